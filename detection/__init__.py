@@ -1,0 +1,1 @@
+"""Object detection on fused images. May import fusion, never ray."""

@@ -1,0 +1,85 @@
+"""Files by path or URI (`/data/x`, `s3://bucket/x`), one way for both, through pyarrow's file systems.
+
+Whole-file writes go to a temporary name beside the target and are then moved into place, so that a file
+that can be seen is complete. (On S3 an upload becomes visible only when it is complete; there is nothing to move.)
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+import pyarrow.fs as pafs
+
+from fusion.errors import UserError
+
+
+def is_uri(path: str) -> bool:
+    return "://" in str(path)
+
+
+def resolve(path: str | Path) -> tuple[pafs.FileSystem, str]:
+    """The file system that holds `path` and the path inside it. Raises UserError for an unknown scheme."""
+    text = str(path)
+    if not is_uri(text):
+        return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(text))
+    try:
+        return pafs.FileSystem.from_uri(text)
+    except (ValueError, OSError) as error:
+        raise UserError(f"cannot open {text}: {error}. Use a local path or s3://bucket/path.") from error
+
+
+def join(root: str | Path, *parts: str) -> str:
+    """`root/part/...`, for paths and URIs alike."""
+    return "/".join([str(root).rstrip("/"), *parts])
+
+
+def exists(path: str | Path) -> bool:
+    fs, inner = resolve(path)
+    return fs.get_file_info(inner).type != pafs.FileType.NotFound
+
+
+def is_dir(path: str | Path) -> bool:
+    fs, inner = resolve(path)
+    return fs.get_file_info(inner).type == pafs.FileType.Directory
+
+
+def list_files(root: str | Path) -> list[str]:
+    """Every file below `root`, as sorted paths relative to it; links are followed. Empty if there is no such folder."""
+    fs, inner = resolve(root)
+    found = fs.get_file_info(pafs.FileSelector(inner, recursive=True, allow_not_found=True))
+    prefix = inner.rstrip("/") + "/"
+    return sorted(info.path.removeprefix(prefix) for info in found if info.type == pafs.FileType.File)
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The whole file. Raises FileNotFoundError or OSError."""
+    fs, inner = resolve(path)
+    with fs.open_input_file(inner) as file:
+        return file.read()
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a whole file so that it is never seen half-written. Creates the folders above it."""
+    fs, inner = resolve(path)
+    if not isinstance(fs, pafs.LocalFileSystem):
+        with fs.open_output_stream(inner) as file:
+            file.write(data)
+        return
+    folder, name = os.path.split(inner)
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.part")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, inner)
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    write_bytes(path, text.encode("utf-8"))
