@@ -1,0 +1,44 @@
+"""Luma and colour: networks see BT.601 luma; the fused luma goes back under the visible image's colour.
+
+Shapes: H height, W width; RGB last.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+BT601 = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def luma(image: np.ndarray) -> np.ndarray:
+    """Y = 0.299 R + 0.587 G + 0.114 B: uint8 H W 3 (or grey H W) -> float32 H W in [0, 1]."""
+    if image.ndim == 2:
+        return image.astype(np.float32) / 255
+    return (image @ BT601) / np.float32(255)
+
+
+def grey(image: np.ndarray) -> np.ndarray:
+    """Luma rounded to 8 bit: uint8 H W 3 (or grey, returned as it is) -> uint8 H W."""
+    return image if image.ndim == 2 else quantise(luma(image))
+
+
+def is_grey(image: np.ndarray) -> bool:
+    """Whether an H W 3 image has three equal channels."""
+    return image.ndim == 2 or bool((image[..., :1] == image).all())
+
+
+def quantise(image: np.ndarray) -> np.ndarray:
+    """Float in [0, 1] (clipped) -> uint8, rounded."""
+    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+def attach_colour(fused: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    """Fused luma with the visible image's Cb and Cr.
+
+    With Cb and Cr kept, YCbCr -> RGB adds the same change of luma to each channel, so no conversion is needed.
+    `fused` float H W in [0, 1]; `visible` uint8 H W 3 -> uint8 H W 3 (H W when the visible image is grey).
+    """
+    if is_grey(visible):
+        return quantise(fused)
+    change = fused - luma(visible)
+    return quantise(visible.astype(np.float32) / 255 + change[..., None])

@@ -1,0 +1,70 @@
+"""Frozen dataclasses to JSON and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from typing import Any, TypeVar
+
+from fusion.errors import UserError
+
+T = TypeVar("T")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Nested dicts, lists and plain values, ready for JSON."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(cls: type[T], data: dict[str, Any], where: str = "config") -> T:
+    """Build the dataclass `cls` from what `to_dict` made. Unknown or missing fields and wrong types: UserError."""
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    if not isinstance(data, dict):
+        raise UserError(f"{where}: expected a table of settings for {cls.__name__}, found {data!r}")
+    unknown = sorted(set(data) - set(fields))
+    if unknown:
+        raise UserError(f"{where}.{unknown[0]}: {cls.__name__} has no such setting; it has {', '.join(fields)}")
+    values = {name: _value(hints[name], data[name], f"{where}.{name}") for name in fields if name in data}
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        candidates = [a for a in arguments if a is not type(None)]
+        for candidate in candidates[:-1]:
+            try:
+                return _value(candidate, value, where)
+            except UserError:
+                continue
+        return _value(candidates[-1], value, where)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise UserError(f"{where}: expected a list, found {value!r}")
+        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+        if len(kinds) != len(value):
+            raise UserError(f"{where}: expected {len(kinds)} values, found {len(value)}")
+        return tuple(_value(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True)))
+    if dataclasses.is_dataclass(hint):
+        return from_dict(hint, value, where)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, float, str, bool) and (type(value) is not hint):
+        raise UserError(f"{where}: expected {hint.__name__}, found {value!r}")
+    return value
+
+
+def fingerprint(value: Any) -> str:
+    """sha256 of the canonical JSON of a dataclass or JSON value: equal settings, equal fingerprint."""
+    plain = to_dict(value) if dataclasses.is_dataclass(value) else value
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

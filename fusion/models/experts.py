@@ -1,0 +1,126 @@
+"""Noisy top-K gating and the task mixture of experts: the parts shared by every mixture model here.
+
+Shapes: B batch, C channels, H height, W width, T tokens, N experts, K experts kept, D token width, F hidden width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fusion.models.mixture import mixture
+
+
+class Routing(NamedTuple):
+    """What a gate decided: the K experts of each token and the log of their weights."""
+
+    experts_TK: Tensor  # int64, in 0..N-1
+    log_weights_TK: Tensor  # logsumexp over K is 0
+    balance: Tensor  # scalar: CV^2(importance) + CV^2(load)
+
+
+def squared_cv(values_N: Tensor) -> Tensor:
+    """Squared coefficient of variation, var / mean^2 (unbiased variance); 0 for a single expert."""
+    if values_N.numel() == 1:
+        return values_N.new_zeros(())
+    values_N = values_N.float()
+    return values_N.var() / (values_N.mean().square() + 1e-10)
+
+
+def noisy_top_k(clean_TN: Tensor, raw_std_TN: Tensor | None, top_k: int) -> Routing:
+    """Keep the K largest of `clean + noise * std`, softmax over them.
+
+    std = softplus(raw_std) + 0.01; without `raw_std_TN` (evaluation) there is no noise.
+    Importance is the sum of the weights, load the expected number of tokens that keep an expert if its own
+    noise were drawn again (Shazeer et al. 2017, appendix A). With K = N every expert is always kept: no load term.
+    """
+    clean_TN = clean_TN.float()
+    experts = clean_TN.shape[1]
+    noisy_TN, std_TN = clean_TN, None
+    if raw_std_TN is not None:
+        std_TN = F.softplus(raw_std_TN.float()) + 0.01
+        noisy_TN = clean_TN + torch.randn_like(clean_TN) * std_TN
+    top_TK, index_TK = noisy_TN.topk(min(top_k + 1, experts), dim=1)
+    experts_TK = index_TK[:, :top_k]
+    log_weights_TK = top_TK[:, :top_k].log_softmax(dim=1)
+
+    weights_TN = torch.zeros_like(clean_TN).scatter(1, experts_TK, log_weights_TK.exp())
+    balance = squared_cv(weights_TN.sum(0))
+    if top_k < experts:
+        if std_TN is None:
+            load_N = (weights_TN > 0).float().sum(0)
+        else:
+            # An expert that is in must stay above the first one left out; one that is out must pass the last one in.
+            first_out, last_in = top_TK[:, top_k, None], top_TK[:, top_k - 1, None]
+            bar_TN = torch.where(noisy_TN > first_out, first_out, last_in)
+            load_N = (0.5 * (1 + torch.erf((clean_TN - bar_TN) / (std_TN * math.sqrt(2))))).sum(0)
+        balance = balance + squared_cv(load_N)
+    return Routing(experts_TK, log_weights_TK, balance)
+
+
+class TaskPrompt(nn.Module):
+    """A vector per image that tells which degradation it suffers from: soft look-up in a learned dictionary."""
+
+    def __init__(self, channels: int, width: int, atoms: int) -> None:
+        super().__init__()
+        act = nn.LeakyReLU(0.1)
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, 64, 3, stride=3, padding=1),
+            act,
+            nn.Conv2d(64, 64, 3, stride=3, padding=1),
+            act,
+            nn.Conv2d(64, 64, 1),
+            act,
+            nn.Conv2d(64, 64, 1),
+            act,
+            nn.Conv2d(64, 32, 1),
+        )
+        self.choose = nn.Linear(32, atoms)
+        self.atoms = nn.Parameter(torch.randn(atoms, width))
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, width)."""
+        summary = self.body(image_BCHW).mean(dim=(2, 3))
+        return F.gelu(self.choose(summary).softmax(dim=1) @ self.atoms)
+
+
+class TaskMoE(nn.Module):
+    """x + log sum_i g_i exp(E_i(x)) for every pixel; the gate sees the pixel and the image's task prompt.
+
+    Each expert is D -> F -> D with GELU. Weights of all experts are stacked, so an expert that no token chose
+    still takes part in the graph and gets a zero gradient (data-parallel training needs one for every parameter).
+    """
+
+    def __init__(self, width: int, prompt_width: int, experts: int, top_k: int, expansion: float) -> None:
+        super().__init__()
+        hidden = int(width * expansion)
+        self.top_k = top_k
+        self.prompt = nn.Linear(prompt_width, width)
+        self.gate = nn.Parameter(torch.randn(2 * width, experts) / math.sqrt(2 * width))
+        self.noise = nn.Parameter(torch.zeros(2 * width, experts))
+        self.w1 = nn.Parameter(torch.empty(experts, width, hidden).uniform_(-1, 1) / math.sqrt(width))
+        self.b1 = nn.Parameter(torch.empty(experts, hidden).uniform_(-1, 1) / math.sqrt(width))
+        self.w2 = nn.Parameter(torch.empty(experts, hidden, width).uniform_(-1, 1) / math.sqrt(hidden))
+        self.b2 = nn.Parameter(torch.empty(experts, width).uniform_(-1, 1) / math.sqrt(hidden))
+
+    def route(self, tokens_TD: Tensor, prompt_BD: Tensor, batch: int) -> Routing:
+        """The gate's choice. [token, prompt] @ W is taken apart, so the prompt is multiplied once an image."""
+        width = tokens_TD.shape[1]
+
+        def scores(weight: Tensor) -> Tensor:
+            token_BPN = (tokens_TD @ weight[:width]).view(batch, -1, weight.shape[1])
+            return (token_BPN + (prompt_BD @ weight[width:])[:, None]).flatten(0, 1)
+
+        return noisy_top_k(scores(self.gate), scores(self.noise) if self.training else None, self.top_k)
+
+    def forward(self, x_BCHW: Tensor, prompt_BP: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W), (B, prompt width) -> (B, C, H, W) and the balance loss of this gate (scalar)."""
+        batch, width, height, wide = x_BCHW.shape
+        tokens_TD = x_BCHW.permute(0, 2, 3, 1).reshape(-1, width)
+        routing = self.route(tokens_TD, self.prompt(prompt_BP), batch)
+        y_TD = mixture(tokens_TD, routing.experts_TK, routing.log_weights_TK, self.w1, self.b1, self.w2, self.b2)
+        return x_BCHW + y_TD.view(batch, height, wide, width).permute(0, 3, 1, 2), routing.balance

@@ -1,0 +1,202 @@
+"""TG-ECNet (ICML 2025): restoration, then fusion, of degraded pairs with experts gated by a task prompt.
+
+Stage "restore" is a U-shaped transformer for one grey channel; stage "fuse" runs that network, frozen, on both
+modalities and fuses what its last decoder level sees. One class serves both: a stage-2 model holds its stage 1.
+
+Shapes: B batch, C channels, H height, W width. Images are grey, float, in [0, 1].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fusion.errors import UserError
+from fusion.models.experts import TaskMoE, TaskPrompt
+from fusion.models.restormer import Block, Down, PromptBank, Up, blocks, conv
+
+STAGES = ("restore", "fuse")
+
+
+@dataclass(frozen=True)
+class TGECNetConfig:
+    """The paper's sizes by default. `experts` is N, `top_k` is K, in every gate."""
+
+    stage: str = "restore"
+    width: int = 48
+    blocks: tuple[int, int, int, int] = (4, 6, 6, 8)
+    heads: tuple[int, int, int, int] = (1, 2, 4, 8)
+    refinement: int = 4
+    expansion: float = 2.66
+    experts: int = 11
+    top_k: int = 6
+    prompt_atoms: int = 32
+    prompt_width: int = 256
+    bank_maps: int = 5
+    bank_channels: tuple[int, int, int] = (64, 128, 320)  # decoder entries at levels 2, 3, 4
+    bank_sizes: tuple[int, int, int] = (64, 32, 16)
+    bank_heads: int = 4
+
+    def __post_init__(self) -> None:
+        if self.stage not in STAGES:
+            raise UserError(f"model.stage is {self.stage!r}; it must be one of {', '.join(STAGES)}")
+        if not 1 <= self.top_k <= self.experts:
+            raise UserError(f"model.top_k (K) is {self.top_k} of {self.experts} experts (N); it must be 1..N")
+        if self.width < 4 or self.width % 4:
+            raise UserError(f"model.width is {self.width}; it must be a positive multiple of 4")
+        widths = [self.width * 2**level for level in range(4)]
+        for channels, heads in zip([*widths, 2 * self.width], [*self.heads, self.heads[0]], strict=True):
+            if channels % heads:
+                raise UserError(f"model.heads: {channels} channels cannot be shared by {heads} heads")
+        for bank, channels in zip(self.bank_channels, (2 * self.width, 4 * self.width, 8 * self.width), strict=True):
+            if (bank + channels) % self.bank_heads:
+                raise UserError(f"model.bank_channels: {bank} + {channels} is not a multiple of {self.bank_heads}")
+
+
+class Restored(NamedTuple):
+    image: Tensor  # (B, 1, H, W)
+    features: Tensor  # (B, 2 * width, H, W), the level-1 decoder's
+    balance: Tensor  # scalar, summed over the gates
+
+
+class Fused(NamedTuple):
+    image: Tensor  # (B, 1, H, W)
+    visible: Tensor  # restored
+    infrared: Tensor  # restored
+    balance: Tensor
+
+
+def pad_to(x_BCHW: Tensor, multiple: int) -> Tensor:
+    """Pad right and below to a multiple, by reflection (by replication where the image is too small for it)."""
+    height, width = x_BCHW.shape[-2:]
+    down, right = -height % multiple, -width % multiple
+    if not (down or right):
+        return x_BCHW
+    mode = "reflect" if down < height and right < width else "replicate"
+    return F.pad(x_BCHW, (0, right, 0, down), mode=mode)
+
+
+class Restoration(nn.Module):
+    """Stage 1: a degraded grey image in, the restored image and its last decoder features out. Sizes: multiples of 8."""
+
+    def __init__(self, config: TGECNetConfig) -> None:
+        super().__init__()
+        c = config
+        w1, w2, w3, w4 = (c.width * 2**level for level in range(4))
+
+        def stack(level: int, channels: int) -> nn.Sequential:
+            return blocks(c.blocks[level], channels, c.heads[level], c.expansion)
+
+        def moe(channels: int) -> TaskMoE:
+            return TaskMoE(channels, c.prompt_width, c.experts, c.top_k, c.expansion)
+
+        self.embed = conv(1, w1, 3)
+        self.prompt = TaskPrompt(1, c.prompt_width, c.prompt_atoms)
+        self.moe1, self.encoder1, self.down1 = moe(w1), stack(0, w1), Down(w1)
+        self.moe2, self.encoder2, self.down2 = moe(w2), stack(1, w2), Down(w2)
+        self.moe3, self.encoder3, self.down3 = moe(w3), stack(2, w3), Down(w3)
+        self.latent = stack(3, w4)
+
+        b2, b3, b4 = c.bank_channels
+        s2, s3, s4 = c.bank_sizes
+        self.bank4 = PromptBank(w4, b4, s4, c.bank_maps)
+        self.mix4 = nn.Sequential(Block(w4 + b4, c.bank_heads, c.expansion), conv(w4 + b4, w3, 1))
+        self.up4, self.reduce3, self.decoder3 = Up(w3), conv(w2 + w3, w3, 1), stack(2, w3)
+        self.bank3 = PromptBank(w3, b3, s3, c.bank_maps)
+        self.mix3 = nn.Sequential(Block(w3 + b3, c.bank_heads, c.expansion), conv(w3 + b3, w3, 1))
+        self.up3, self.reduce2, self.decoder2 = Up(w3), conv(w2 + w2, w2, 1), stack(1, w2)
+        self.bank2 = PromptBank(w2, b2, s2, c.bank_maps)
+        self.mix2 = nn.Sequential(Block(w2 + b2, c.bank_heads, c.expansion), conv(w2 + b2, w2, 1))
+        self.up2, self.decoder1 = Up(w2), stack(0, w2)
+        self.refine = blocks(c.refinement, w2, c.heads[0], c.expansion)
+        self.output = conv(w2, 1, 3)
+
+    def forward(self, image_B1HW: Tensor) -> Restored:
+        prompt = self.prompt(image_B1HW)
+        x, balance1 = self.moe1(self.embed(image_B1HW), prompt)
+        skip1 = self.encoder1(x)
+        x, balance2 = self.moe2(self.down1(skip1), prompt)
+        skip2 = self.encoder2(x)
+        x, balance3 = self.moe3(self.down2(skip2), prompt)
+        skip3 = self.encoder3(x)
+        x = self.latent(self.down3(skip3))
+
+        x = self.up4(self.mix4(torch.cat([x, self.bank4(x)], 1)))
+        x = self.decoder3(self.reduce3(torch.cat([x, skip3], 1)))
+        x = self.up3(self.mix3(torch.cat([x, self.bank3(x)], 1)))
+        x = self.decoder2(self.reduce2(torch.cat([x, skip2], 1)))
+        x = self.up2(self.mix2(torch.cat([x, self.bank2(x)], 1)))
+        features = self.decoder1(torch.cat([x, skip1], 1))
+        image = self.output(self.refine(features)) + image_B1HW
+        return Restored(image, features, balance1 + balance2 + balance3)
+
+
+class FusionHead(nn.Module):
+    """Stage 2: the features of both restored modalities meet, pass a fusion-aware mixture, and become one image."""
+
+    def __init__(self, config: TGECNetConfig) -> None:
+        super().__init__()
+        c = config
+        width = 2 * c.width
+        self.alpha = nn.Parameter(torch.ones(width, 1, 1))
+        self.beta = nn.Parameter(torch.ones(width, 1, 1))
+        self.theta = nn.Parameter(torch.ones(()))
+        self.gamma = nn.Parameter(torch.ones(()))
+        self.prompt = TaskPrompt(width, c.prompt_width, c.prompt_atoms)
+        self.moe = TaskMoE(width, c.prompt_width, c.experts, c.top_k, c.expansion)
+        self.decoder = blocks(c.blocks[0], width, c.heads[0], c.expansion)
+        self.refine = blocks(c.refinement, width, c.heads[0], c.expansion)
+        self.output = conv(width, 1, 3)
+
+    def forward(self, visible: Restored, infrared: Restored) -> tuple[Tensor, Tensor]:
+        x = self.alpha * visible.features + self.beta * infrared.features
+        x, balance = self.moe(x, self.prompt(x))
+        x = self.output(self.refine(self.decoder(x)))
+        return x + self.theta * visible.image + self.gamma * infrared.image, balance
+
+
+class TGECNet(nn.Module):
+    """Both stages. `forward(image)` restores one modality; `forward(visible, infrared)` fuses (stage "fuse" only).
+
+    Any size: images are padded by reflection to multiples of 8 and the result is cropped back. In stage "fuse" the
+    restoration network is frozen: no gradient, no gate noise, whatever `train()` says.
+    """
+
+    def __init__(self, config: TGECNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.restoration = Restoration(config)
+        self.fusion = FusionHead(config) if config.stage == "fuse" else None
+        if self.fusion is not None:
+            self.restoration.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> TGECNet:
+        super().train(mode)
+        if self.fusion is not None:
+            self.restoration.eval()
+        return self
+
+    def forward(self, visible_B1HW: Tensor, infrared_B1HW: Tensor | None = None) -> Restored | Fused:
+        height, width = visible_B1HW.shape[-2:]
+        if infrared_B1HW is None:
+            image, features, balance = self.restoration(pad_to(visible_B1HW, 8))
+            return Restored(image[..., :height, :width], features, balance)
+        if self.fusion is None:
+            raise ValueError("a stage-1 TG-ECNet restores one image at a time; it has no fusion head")
+        visible, infrared = self._restore_both(pad_to(visible_B1HW, 8), pad_to(infrared_B1HW, 8))
+        image, balance = self.fusion(visible, infrared)
+        cropped = (t[..., :height, :width] for t in (image, visible.image, infrared.image))
+        return Fused(*cropped, balance)
+
+    @torch.no_grad()
+    def _restore_both(self, visible: Tensor, infrared: Tensor) -> tuple[Restored, Restored]:
+        if not self.training:  # one after the other: half the memory for large images
+            return self.restoration(visible), self.restoration(infrared)
+        image, features, balance = self.restoration(torch.cat([visible, infrared]))
+        (vi, ir), (fv, fi) = image.chunk(2), features.chunk(2)
+        return Restored(vi, fv, balance), Restored(ir, fi, balance)
