@@ -45,6 +45,13 @@ def is_dir(path: str | Path) -> bool:
     return fs.get_file_info(inner).type == pafs.FileType.Directory
 
 
+def file_size(path: str | Path) -> int | None:
+    """Bytes of a file; None if there is no such file."""
+    fs, inner = resolve(path)
+    info = fs.get_file_info(inner)
+    return info.size if info.type == pafs.FileType.File else None
+
+
 def list_files(root: str | Path) -> list[str]:
     """Every file below `root`, as sorted paths relative to it; links are followed. Empty if there is no such folder."""
     fs, inner = resolve(root)

@@ -7,7 +7,7 @@ scales it by the level), and one line in `FAMILIES`. The order of that table is 
 scene, the lens, the visible sensor, the infrared sensor; a combination always runs in it.
 
 Images are uint8 at rest and float32 in [0, 1] inside a chain; they are clipped and rounded (half to even) once, at
-its end. Draws depend on (seed, key, family) alone: see `seeding`. So the result does not depend on the number of
+its end. Draws depend on (seed, key, family) alone: see `fusion.seeds`. So the result does not depend on the number of
 workers or threads, on the order of the work, or on a restart. With the same versions of numpy and OpenCV the bytes are
 also the same with and without AVX-512 (tried by switching instruction sets off); without AVX2 and FMA a few defocused
 values in a million are rounded the other way, by one grey level.
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from fusion.degrade import defocus, haze, noise, stripes
-from fusion.degrade.seeding import generator
+from fusion.seeds import generator
 from fusion.errors import UserError
 
 __all__ = ["FAMILIES", "PRESETS", "Degradation", "Degraded", "Family", "degrade", "expand", "parse"]

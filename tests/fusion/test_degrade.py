@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusion.degrade import FAMILIES, PRESETS, Degradation, defocus, degrade, expand, haze, noise, parse, stripes
-from fusion.degrade.seeding import generator
+from fusion.seeds import generator
 from fusion.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"

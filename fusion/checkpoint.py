@@ -1,0 +1,156 @@
+"""A checkpoint is a folder that alone rebuilds the model; nothing in it is ever unpickled.
+
+    model.safetensors       weights
+    optimiser.safetensors   Adam's moments, by parameter name (only in a run's own checkpoints)
+    config.json             model name and config, recipe, versions
+    state.json              epoch, step, validation; written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fusion import config as configs
+from fusion.errors import UserError
+from fusion.models import MODELS
+
+FORMAT = 1
+FILES = ("model.safetensors", "config.json", "state.json")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model read from a folder. `fingerprint` is the sha256 of its config and weights: equal ones fuse alike."""
+
+    name: str
+    model: nn.Module
+    recipe: dict[str, Any]
+    state: dict[str, Any]
+    fingerprint: str
+
+
+def save(
+    folder: Path,
+    name: str,
+    model: nn.Module,
+    *,
+    recipe: dict[str, Any],
+    state: dict[str, Any],
+    optimiser: torch.optim.Optimizer | None = None,
+) -> None:
+    """Write the folder; `state.json` comes last, so a folder without it is not a checkpoint."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
+    if optimiser is not None:
+        save_file(_moments(model, optimiser), folder / "optimiser.safetensors")
+    about = {"format": FORMAT, "model": name, "config": configs.to_dict(model.config), "recipe": recipe}
+    (folder / "config.json").write_text(json.dumps(about, indent=2) + "\n")
+    (folder / "state.json").write_text(json.dumps(state, indent=2) + "\n")
+
+
+def load(folder: str | Path, expect: str | None = None) -> Checkpoint:
+    """Rebuild the model (on the CPU, in evaluation mode) from a local folder.
+
+    UserError when the folder is no checkpoint, is damaged, or holds another model than `expect`.
+    """
+    folder = Path(folder)
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{folder} is not a checkpoint: {missing[0]} is missing. Give the folder `duskfuse train` wrote.")
+    about = _read_json(folder / "config.json")
+    name = about.get("model")
+    if name not in MODELS:
+        raise UserError(f"{folder}: unknown model {name!r}; known are {', '.join(MODELS)}. Was it saved by a newer version?")
+    if expect is not None and name != expect:
+        raise UserError(f"{folder} holds {name}, not {expect}. Give a {expect} checkpoint.")
+    model = MODELS[name].build(configs.from_dict(MODELS[name].config, about["config"], f"{folder}/config.json"))
+    load_weights(model, folder)
+    return Checkpoint(name, model.eval(), about.get("recipe", {}), _read_json(folder / "state.json"), _digest(folder))
+
+
+def load_weights(model: nn.Module, folder: Path, only: str = "") -> None:
+    """Load the weights whose name starts with `only` into the model; every such weight must be there and fit."""
+    found = read_tensors(folder / "model.safetensors")
+    wanted = {key: value for key, value in model.state_dict().items() if key.startswith(only)}
+    absent = sorted(set(wanted) - set(found))
+    unfit = [key for key in wanted if key in found and found[key].shape != wanted[key].shape]
+    if absent or unfit:
+        key = absent[0] if absent else unfit[0]
+        have = "none" if absent else tuple(found[key].shape)
+        raise UserError(
+            f"{folder}: the weights do not fit this model ({key}: wanted {tuple(wanted[key].shape)}, found {have}). "
+            "Use the recipe the checkpoint was trained with, or another checkpoint."
+        )
+    model.load_state_dict({key: found[key] for key in wanted}, strict=not only)
+
+
+def load_optimiser(model: nn.Module, optimiser: torch.optim.Optimizer, folder: Path) -> None:
+    """Put Adam's moments back, by parameter name."""
+    moments = read_tensors(folder / "optimiser.safetensors")
+    by_name = dict(model.named_parameters())
+    for name, parameter in by_name.items():
+        entry = {key.rpartition("/")[2]: value for key, value in moments.items() if key.startswith(f"{name}/")}
+        if entry:
+            step = entry.pop("step")
+            optimiser.state[parameter] = {"step": step, **{k: v.to(parameter.device) for k, v in entry.items()}}
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read ({error}). It is damaged or incomplete; copy or train it again.") from error
+
+
+def _moments(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{name}/{key}": value.detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        for key, value in optimiser.state.get(parameter, {}).items()
+    }
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}). It is damaged; copy or train the checkpoint again.") from error
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    about = _read_json(folder / "config.json")
+    digest.update(json.dumps([about["model"], about["config"]], sort_keys=True).encode())
+    digest.update((folder / "model.safetensors").read_bytes())
+    return digest.hexdigest()
+
+
+def fetch(where: str) -> Path:
+    """A local folder with the checkpoint at a path or URI: a checkpoint itself, or a finished run that holds one."""
+    from fusion import storage  # pyarrow, needed only to reach remote checkpoints
+
+    if not storage.is_dir(where):
+        raise UserError(f"no checkpoint at {where}: there is no such folder. Give the folder `duskfuse train` wrote.")
+    if not storage.exists(storage.join(where, "config.json")):
+        inner = storage.join(where, "checkpoint")
+        if not storage.exists(storage.join(inner, "config.json")):
+            raise UserError(f"{where} holds no finished checkpoint. Run the same `duskfuse train` again to finish it.")
+        where = inner
+    if not storage.is_uri(where):
+        return Path(where)
+    local = Path(tempfile.mkdtemp(prefix="duskfuse-checkpoint-"))
+    for name in storage.list_files(where):
+        (local / name).parent.mkdir(parents=True, exist_ok=True)
+        (local / name).write_bytes(storage.read_bytes(storage.join(where, name)))
+    return local

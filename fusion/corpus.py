@@ -1,0 +1,204 @@
+"""What a degraded corpus is on disk: rows, Parquet shards, and the manifest that is written last.
+
+    OUT/shards/00000.parquet ...    one row a sample
+    OUT/manifest.json               schema version, settings, counts, rejected pairs, a checksum per shard
+
+A shard is a fixed list of samples, planned before anything runs and built by one task. Its bytes depend on its plan
+alone, so any number of workers, in any order, after any restart, write the same files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fusion import storage
+from fusion.degrade import FAMILIES
+from fusion.errors import UserError
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+IMAGES = ("visible", "infrared", "degraded_visible", "degraded_infrared")
+SPLITS = ("train", "val", "test")
+
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("split", pa.string()),
+        ("source", pa.string()),
+        ("degradation", pa.string()),  # "haze", "haze+noise", "clean"
+        ("level", pa.string()),  # "2", "2+3", "0"
+        ("parameters", pa.string()),  # JSON: what was drawn and used, by family
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        *((name, pa.large_binary()) for name in IMAGES),  # uint8 pixels, H W 3 (RGB) or H W, C order
+        ("boxes", pa.list_(pa.list_(pa.float32(), 4))),  # x1 y1 x2 y2, pixels
+        ("classes", pa.list_(pa.string())),
+        ("notes", pa.list_(pa.string())),  # conversions made when the files were read
+    ],
+    metadata={"duskfuse.schema": str(SCHEMA_VERSION)},
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A row with its images as arrays: visible uint8 H W 3, infrared uint8 H W, both clean and degraded."""
+
+    key: str
+    split: str
+    source: str
+    degradation: str
+    level: str
+    parameters: str
+    visible: np.ndarray
+    infrared: np.ndarray
+    degraded_visible: np.ndarray
+    degraded_infrared: np.ndarray
+    boxes: np.ndarray
+    classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def degraded_modalities(self) -> tuple[str, ...]:
+        """Which of "visible" and "infrared" differ from their clean images by plan."""
+        if self.degradation == "clean":
+            return ()
+        return tuple(dict.fromkeys(FAMILIES[family].modality for family in self.degradation.split("+")))
+
+
+def to_row(sample: Sample) -> dict[str, Any]:
+    """The sample as a row of `SCHEMA`."""
+    height, width = sample.infrared.shape
+    row = {name: getattr(sample, name) for name in ("key", "split", "source", "degradation", "level", "parameters")}
+    row |= {"height": height, "width": width}
+    row |= {name: np.ascontiguousarray(getattr(sample, name)).tobytes() for name in IMAGES}
+    return row | {"boxes": sample.boxes.tolist(), "classes": list(sample.classes), "notes": list(sample.notes)}
+
+
+def from_row(row: dict[str, Any]) -> Sample:
+    """The inverse of `to_row`; images are read-only views of the row's bytes, nothing is copied."""
+    shape = (int(row["height"]), int(row["width"]))
+
+    def pixels(name: str) -> np.ndarray:
+        flat = np.frombuffer(row[name], np.uint8)
+        return flat.reshape(*shape, 3) if name.endswith("visible") else flat.reshape(shape)
+
+    boxes = [np.asarray(box, np.float32) for box in (row["boxes"] if row["boxes"] is not None else [])]
+    text = {name: row[name] for name in ("key", "split", "source", "degradation", "level", "parameters")}
+    return Sample(
+        **text,
+        **{name: pixels(name) for name in IMAGES},
+        boxes=np.stack(boxes) if boxes else np.zeros((0, 4), np.float32),
+        classes=tuple(row["classes"] if row["classes"] is not None else ()),
+        notes=tuple(row["notes"] if row["notes"] is not None else ()),
+    )
+
+
+def shard_bytes(samples: list[Sample]) -> bytes:
+    """A whole Parquet file, zstd. Images go through a dictionary, so a clean image shared by rows is stored once."""
+    table = pa.Table.from_pylist([to_row(sample) for sample in samples], schema=SCHEMA)
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        compression_level=3,  # measured in benchmarks/storage.py
+        use_dictionary=True,
+        dictionary_pagesize_limit=2**30,
+        data_page_size=2**30,
+        row_group_size=max(len(samples), 1),
+        write_statistics=False,
+        store_schema=True,
+    )
+    return sink.getvalue().to_pybytes()
+
+
+def read_shard(path: str, columns: list[str] | None = None) -> pa.Table:
+    """The rows of a shard. UserError when the file is damaged."""
+    fs, inner = storage.resolve(path)
+    try:
+        return pq.read_table(inner, filesystem=fs, columns=columns)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"{path} cannot be read ({error}). Delete it and run the same `duskfuse corpus` again.") from error
+
+
+def samples_of(path: str) -> list[Sample]:
+    return [from_row(row) for row in read_shard(path).to_pylist()]
+
+
+def checksum(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A read `manifest.json`. `content` is the sha256 over the shards' checksums: the corpus's identity."""
+
+    root: str
+    data: dict[str, Any]
+
+    @property
+    def content(self) -> str:
+        return self.data["content"]
+
+    def shards(self) -> list[dict[str, Any]]:
+        return self.data["shards"]
+
+    def paths(self, split: str | None = None) -> list[str]:
+        """Shards that hold rows of the split (shards hold one split each)."""
+        chosen = [shard for shard in self.shards() if split is None or shard["split"] == split]
+        return [storage.join(self.root, "shards", shard["name"]) for shard in chosen]
+
+    def rows(self, split: str | None = None) -> int:
+        return sum(shard["rows"] for shard in self.shards() if split is None or shard["split"] == split)
+
+
+def write_manifest(root: str, data: dict[str, Any]) -> Manifest:
+    """Complete `data` with the schema version and the content checksum and write it; the corpus is then visible."""
+    sums = "".join(shard["sha256"] for shard in data["shards"])
+    data = {"schema": SCHEMA_VERSION, "content": checksum(sums.encode())} | data
+    storage.write_text(storage.join(root, MANIFEST), json.dumps(data, indent=1) + "\n")
+    return Manifest(root, data)
+
+
+def open_corpus(root: str) -> Manifest:
+    """Read the manifest. UserError: no corpus there, an unfinished one, a damaged or newer manifest."""
+    if not storage.is_dir(root):
+        raise UserError(f"no corpus at {root}: there is no such folder. Build one with `duskfuse corpus`.")
+    path = storage.join(root, MANIFEST)
+    if not storage.exists(path):
+        raise UserError(f"{root} has no {MANIFEST}: the corpus is not finished. Run the same `duskfuse corpus` again.")
+    try:
+        data = json.loads(storage.read_bytes(path))
+        schema = data["schema"]
+        names = [shard["name"] for shard in data["shards"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error!r}). Run the same `duskfuse corpus` again to rewrite it.") from error
+    if schema != SCHEMA_VERSION:
+        raise UserError(f"{path} has schema {schema}, this version reads {SCHEMA_VERSION}. Build the corpus again.")
+    if any("/" in name or name.startswith(".") for name in names):
+        raise UserError(f"{path} names a shard outside its folder. The manifest is damaged; build the corpus again.")
+    return Manifest(str(root), data)
+
+
+def verify(manifest: Manifest) -> list[str]:
+    """Re-read every shard; one line per shard that is missing, changed, or short of rows."""
+    damaged = []
+    for shard in manifest.shards():
+        path = storage.join(manifest.root, "shards", shard["name"])
+        try:
+            data = storage.read_bytes(path)
+        except OSError as error:
+            damaged.append(f"{path}: {error}")
+            continue
+        if checksum(data) != shard["sha256"]:
+            damaged.append(f"{path}: checksum differs from the manifest ({len(data)} bytes, expected {shard['bytes']})")
+        elif pq.read_metadata(pa.BufferReader(data)).num_rows != shard["rows"]:
+            damaged.append(f"{path}: row count differs from the manifest")
+    return damaged

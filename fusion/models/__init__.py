@@ -1,0 +1,28 @@
+"""The table of networks. A new one is a file here and a line below.
+
+`build(config)` makes the network; every config has a `stage`, and fusing networks answer `model(visible, infrared)`
+with an object whose `image` is the fused luma (B, 1, H, W).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from fusion.models.tgecnet import TGECNet, TGECNetConfig
+
+
+@dataclass(frozen=True)
+class Model:
+    label: str
+    config: type
+    build: Callable[[Any], nn.Module]
+    source: str
+
+
+MODELS: dict[str, Model] = {
+    "tgecnet": Model("TG-ECNet", TGECNetConfig, TGECNet, "Task-gated multi-expert collaboration network, ICML 2025"),
+}

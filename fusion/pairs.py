@@ -1,0 +1,164 @@
+"""Pairs of a visible and an infrared image: where they are found, and reading one.
+
+`find_pairs` lists a folder (or s3:// prefix) once, opens no image, and matches the two modalities by file stem under
+the table of `layouts` (the work is in `finding`). What looks like half a pair is in `Found.rejected` with its reason.
+`read_pair` reads, checks and converts one pair. "scenes:COUNT[:WIDTHxHEIGHT[:SEED]]" instead of a folder stands for
+the built-in procedural scenes.
+
+Keys name files all through the work (`<key>.png`), so they are unique over all that was found, and flat: the stem, with
+the split or the source in front only where stems repeat ("train_000001", "LLVIP_train_000001").
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from fusion import storage
+from fusion.errors import UserError
+from fusion.finding import Found, PairRef, Rejected, find_in_folder
+from fusion.images import BadImage, decode, decode_depth
+from fusion.labels import BadLabels, Labels, read_voc, read_yolo
+
+__all__ = ["BadPair", "Found", "Pair", "PairRef", "Rejected", "find_pairs", "read_pair"]
+
+SCENES = "scenes:"
+SCENES_FORM = "scenes:COUNT[:WIDTHxHEIGHT[:SEED]]"
+FALSE_COLOUR = 16  # mean difference of channels above which an infrared image is a palette, not a grey tone in JPEG
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """visible: uint8 (H, W, 3) RGB. infrared: uint8 (H, W). boxes: float32 (n, 4) x1 y1 x2 y2 in pixels.
+
+    classes: n names. depth: float32 (H, W) in [0, 1], 0 near, or None. notes: every conversion that was made.
+    """
+
+    key: str
+    visible: np.ndarray
+    infrared: np.ndarray
+    boxes: np.ndarray
+    classes: tuple[str, ...]
+    depth: np.ndarray | None
+    notes: tuple[str, ...]
+
+
+class BadPair(Exception):
+    """A pair that cannot be used; the text says which part and why: "visible: truncated JPEG"."""
+
+
+def find_pairs(where: str) -> Found:
+    """All pairs below a folder or URI, or built-in scenes.
+
+    Raises UserError: no such folder, no pair in it, a class list that cannot be read, a bad scenes string.
+    """
+    if where.startswith(SCENES):
+        return _scenes(where)
+    return find_in_folder(where)
+
+
+def read_pair(ref: PairRef) -> Pair:
+    """Read the images, labels and depth of one pair, checked and converted to the types of `Pair`. Raises BadPair.
+
+    A grey visible image is repeated into three channels. A colour infrared image becomes grey: one channel if all are
+    equal, else the luma of BT.601, 0.299 R + 0.587 G + 0.114 B, rounded; the luma of a false-colour palette (as in
+    DroneRGBT) is not a temperature, and its note says so.
+    """
+    if ref.visible.startswith(SCENES):
+        return _render(ref)
+    visible, notes = _image(ref.visible, "visible")
+    infrared, infrared_notes = _image(ref.infrared, "infrared")
+    notes += infrared_notes
+    if visible.ndim == 2:
+        visible = np.repeat(visible[..., None], 3, axis=2)
+        notes.append("visible: grey repeated to RGB")
+    if infrared.ndim == 3:
+        infrared, note = _grey(infrared)
+        notes.append(f"infrared: {note}")
+    height, width = visible.shape[:2]
+    if infrared.shape != (height, width):
+        raise BadPair(f"sizes differ: visible {width}x{height}, infrared {infrared.shape[1]}x{infrared.shape[0]}")
+    labels = _labels(ref, height, width)
+    if labels.clipped or labels.dropped:
+        notes.append(f"labels: {labels.clipped} boxes clipped, {labels.dropped} dropped")
+    depth = _depth(ref.depth, height, width) if ref.depth else None
+    return Pair(ref.key, visible, infrared, labels.boxes, labels.classes, depth, tuple(notes))
+
+
+def _bytes(path: str, part: str) -> bytes:
+    try:
+        return storage.read_bytes(path)
+    except FileNotFoundError as error:
+        raise BadPair(f"{part}: no such file") from error
+    except OSError as error:
+        raise BadPair(f"{part}: cannot be read ({' '.join(str(error).split())})") from error
+
+
+def _image(path: str, part: str) -> tuple[np.ndarray, list[str]]:
+    try:
+        image = decode(_bytes(path, part))
+    except BadImage as error:
+        raise BadPair(f"{part}: {error}") from error
+    return image.pixels, [f"{part}: {note}" for note in image.notes]
+
+
+def _grey(image_HW3: np.ndarray) -> tuple[np.ndarray, str]:
+    red_HW, green_HW, blue_HW = (image_HW3[..., channel] for channel in range(3))
+    if (red_HW == green_HW).all() and (red_HW == blue_HW).all():
+        return np.ascontiguousarray(red_HW), "three equal channels to one"
+    luma_HW = image_HW3.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
+    spread = float((image_HW3.max(axis=2) - image_HW3.min(axis=2)).mean())
+    false_colour = ", false colours: luma is not temperature" if spread > FALSE_COLOUR else ""
+    return np.rint(luma_HW).astype(np.uint8), f"colour to luma{false_colour}"
+
+
+def _labels(ref: PairRef, height: int, width: int) -> Labels:
+    if ref.labels is None:
+        return Labels(np.zeros((0, 4), np.float32), ())
+    data = _bytes(ref.labels, "labels")
+    try:
+        text = data.decode("utf-8-sig")
+        if ref.labels.lower().endswith(".xml"):
+            return read_voc(text, height, width)
+        return read_yolo(text, ref.names, height, width)
+    except UnicodeDecodeError as error:
+        raise BadPair("labels: not UTF-8 text") from error
+    except BadLabels as error:
+        raise BadPair(f"labels: {error}") from error
+
+
+def _depth(path: str, height: int, width: int) -> np.ndarray:
+    try:
+        depth = decode_depth(_bytes(path, "depth"))
+    except BadImage as error:
+        raise BadPair(f"depth: {error}") from error
+    if depth.shape != (height, width):
+        raise BadPair(f"sizes differ: visible {width}x{height}, depth {depth.shape[1]}x{depth.shape[0]}")
+    return depth
+
+
+def _scenes(where: str) -> Found:
+    form = re.fullmatch(r"scenes:(\d{1,9})(?::(\d{1,5})x(\d{1,5})(?::(\d{1,18}))?)?", where)
+    if form is None:
+        raise UserError(f"'{where}' is not of the form {SCENES_FORM}, for example scenes:100:640x480:7.")
+    count, width, height, seed = (
+        int(text or default) for text, default in zip(form.groups(), (0, 640, 480, 0), strict=True)
+    )
+    if not count or min(width, height) < SMALLEST or width * height > MAX_PIXELS:
+        raise UserError(f"'{where}': at least 1 scene, of {SMALLEST} to {MAX_PIXELS // SMALLEST} pixels a side, is possible.")
+    uris = [f"{SCENES}{index}:{width}x{height}:{seed}" for index in range(count)]
+    refs = tuple(PairRef(f"scene-{i:06d}", "scenes", "", uri, uri, None, ()) for i, uri in enumerate(uris))
+    return Found(refs, (), "scenes")
+
+
+def _render(ref: PairRef) -> Pair:
+    from fusion.scenes import render  # draws with OpenCV; not needed for pairs from files
+
+    form = re.fullmatch(r"scenes:(\d+):(\d+)x(\d+):(\d+)", ref.visible)
+    if form is None:
+        raise BadPair(f"'{ref.visible}' is no scene")
+    index, width, height, seed = map(int, form.groups())
+    scene = render(seed, index, height, width)
+    return Pair(ref.key, scene.visible, scene.infrared, scene.boxes, tuple(scene.classes), scene.depth, ())

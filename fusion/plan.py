@@ -1,0 +1,188 @@
+"""From pairs to a corpus: which pair is in which split, which samples are in which shard, and building one shard."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+
+from fusion import storage
+from fusion.config import fingerprint
+from fusion.corpus import SCHEMA_VERSION, SPLITS, Sample, checksum, shard_bytes
+from fusion.degrade import degrade, expand, parse
+from fusion.errors import UserError
+from fusion.images import size
+from fusion.pairs import BadPair, PairRef, Rejected, read_pair
+from fusion.seeds import derive
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """What shapes a corpus. `preset` is a preset or a list of degradations, as in "demmi-rf" or "noise2,haze2+noise3".
+
+    `val_share` of the training pairs becomes "val"; `test_share` of all becomes "test" where the folders have no
+    test split of their own. Shards hold at most `shard_samples` samples and about `shard_megabytes`.
+    """
+
+    pairs: str
+    preset: str = "demmi-rf"
+    seed: int = 0
+    val_share: float = 0.1
+    test_share: float = 0.2
+    shard_samples: int = 64
+    shard_megabytes: int = 128
+
+    def __post_init__(self) -> None:
+        expand(self.preset)
+        for name in ("val_share", "test_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 0 and below 1")
+        if self.shard_samples < 1 or self.shard_megabytes < 1:
+            raise UserError("a shard must hold at least 1 sample and 1 MB")
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """One unit of work: these pairs, each with all these degradations, in this order."""
+
+    name: str
+    split: str
+    refs: tuple[PairRef, ...]
+    degradations: tuple[str, ...]
+    seed: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal plans under equal versions of what draws and packs the pixels give equal bytes."""
+        versions = {"schema": SCHEMA_VERSION, "numpy": np.__version__, "opencv": cv2.__version__}
+        return fingerprint([asdict(self), versions])
+
+
+def assign_splits(refs: Sequence[PairRef], config: CorpusConfig) -> list[PairRef]:
+    """Keep the splits that folders give, draw the others; the draw depends on seed, source and key alone.
+
+    Shares are met exactly (rounded) per source: pairs are ranked by a hash of their key and the first ones are taken.
+    """
+    by_source: dict[str, list[PairRef]] = {}
+    for ref in refs:
+        by_source.setdefault(ref.source, []).append(ref)
+    placed: dict[str, str] = {}
+    for group in by_source.values():
+        ranked = sorted(group, key=lambda ref: derive(config.seed, "split", ref.source, ref.key))
+        if not any(ref.split == "test" for ref in group):
+            loose = [ref for ref in ranked if not ref.split]
+            placed |= {ref.key: "test" for ref in loose[: round(config.test_share * len(loose))]}
+        placed |= {ref.key: ref.split for ref in group if ref.split}
+        train = [ref for ref in ranked if placed.get(ref.key, "train") == "train"]
+        validation = [] if any(ref.split == "val" for ref in group) else train[: round(config.val_share * len(train))]
+        placed |= {ref.key: "train" for ref in train} | {ref.key: "val" for ref in validation}
+    return [replace(ref, split=placed[ref.key]) for ref in refs]
+
+
+def plan_shards(refs: Sequence[PairRef], config: CorpusConfig) -> list[ShardPlan]:
+    """Shards of one split each, whole pairs each, in the order of the keys."""
+    degradations = tuple(str(degradation) for degradation in expand(config.preset))
+    plans: list[ShardPlan] = []
+    for split in SPLITS:
+        chosen = sorted((ref for ref in refs if ref.split == split), key=lambda ref: ref.key)
+        step = _pairs_per_shard(chosen, len(degradations), config)
+        for start in range(0, len(chosen), step):
+            name = f"{len(plans):06d}-{split}.parquet"
+            plans.append(ShardPlan(name, split, tuple(chosen[start : start + step]), degradations, config.seed))
+    return plans
+
+
+def _pairs_per_shard(refs: Sequence[PairRef], degradations: int, config: CorpusConfig) -> int:
+    by_count = config.shard_samples // degradations
+    largest = max((_pixels(ref) for ref in _first_of_each_source(refs)), default=1)
+    bytes_per_pair = 4 * largest * (1 + degradations)  # three visible and one infrared byte a pixel, before zstd
+    return max(1, min(by_count, math.floor(config.shard_megabytes * 1e6 / bytes_per_pair)))
+
+
+def _first_of_each_source(refs: Sequence[PairRef]) -> list[PairRef]:
+    first: dict[str, PairRef] = {}
+    for ref in refs:
+        first.setdefault(ref.source, ref)
+    return list(first.values())
+
+
+def _pixels(ref: PairRef) -> int:
+    """Pixels of a pair by its infrared image's header; unreadable files count as VGA, they are rejected later."""
+    try:
+        if ref.infrared.startswith("scenes:"):
+            return math.prod(int(n) for n in ref.infrared.split(":")[2].split("x"))
+        return math.prod(size(storage.read_bytes(ref.infrared)))
+    except Exception:
+        return 640 * 480
+
+
+def build_shard(plan: ShardPlan, root: str) -> dict[str, Any]:
+    """Read, degrade, pack and write one shard and its record; or return the record when both are already there."""
+    record_path = storage.join(root, "records", plan.name.replace(".parquet", ".json"))
+    done = finished_record(plan, root)
+    if done is not None:
+        return done
+    cv2.setNumThreads(1)  # Ray gives a task one core
+    samples: list[Sample] = []
+    rejected: list[Rejected] = []
+    for ref in plan.refs:
+        try:
+            pair = read_pair(ref)
+        except BadPair as error:
+            rejected.append(Rejected(ref.key, str(error)))
+            continue
+        samples.extend(make_sample(ref, pair, text, plan.seed) for text in plan.degradations)
+    data = shard_bytes(samples)
+    storage.write_bytes(storage.join(root, "shards", plan.name), data)
+    counts = Counter((sample.degradation, sample.level) for sample in samples)
+    record = {
+        "name": plan.name,
+        "split": plan.split,
+        "rows": len(samples),
+        "pairs": len(plan.refs) - len(rejected),
+        "bytes": len(data),
+        "sha256": checksum(data),
+        "counts": [[*what, count] for what, count in counts.items()],
+        "boxes": sum(len(sample.boxes) for sample in samples),
+        "rejected": [asdict(item) for item in rejected],
+        "plan": plan.fingerprint,
+    }
+    storage.write_text(record_path, json.dumps(record) + "\n")
+    return record
+
+
+def finished_record(plan: ShardPlan, root: str) -> dict[str, Any] | None:
+    """The record of a shard that an earlier run of the same plan finished, else None."""
+    try:
+        record = json.loads(storage.read_bytes(storage.join(root, "records", plan.name.replace(".parquet", ".json"))))
+    except (OSError, ValueError):
+        return None
+    whole = storage.file_size(storage.join(root, "shards", plan.name)) == record.get("bytes")
+    return record if whole and record.get("plan") == plan.fingerprint else None
+
+
+def make_sample(ref: PairRef, pair, degradation: str, seed: int) -> Sample:
+    """One row: the pair, and the pair under one degradation."""
+    what = parse(degradation)
+    degraded = degrade(pair.visible, pair.infrared, what, seed=seed, key=ref.key, depth=pair.depth)
+    return Sample(
+        key=ref.key,
+        split=ref.split,
+        source=ref.source,
+        degradation=what.name,
+        level=what.level,
+        parameters=json.dumps(degraded.parameters, sort_keys=True),
+        visible=pair.visible,
+        infrared=pair.infrared,
+        degraded_visible=degraded.visible,
+        degraded_infrared=degraded.infrared,
+        boxes=pair.boxes,
+        classes=pair.classes,
+        notes=pair.notes,
+    )

@@ -1,0 +1,118 @@
+"""Named training recipes: the papers', and tiny ones that finish on a laptop. A recipe is all that shapes a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from fusion.crops import CropConfig
+from fusion.errors import UserError
+from fusion.losses import FuseLoss, RestoreLoss
+from fusion.models.tgecnet import TGECNetConfig
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Adam with cosine annealing from `lr` to `lr * final`, linear warm-up over the first `warmup` share of all steps."""
+
+    lr: float = 1e-4
+    final: float = 0.01
+    warmup: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    clip: float = 0.0  # greatest gradient norm; 0: none
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise UserError(f"optim.lr is {self.lr}; it must be positive")
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """Each epoch, on centre crops of rows of the `val` split, evenly chosen."""
+
+    rows: int = 96
+    size: int = 256
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """`batch_size` is global: it is shared by the workers, so more workers train the same way, faster."""
+
+    name: str
+    model_name: str
+    model: TGECNetConfig
+    loss: RestoreLoss | FuseLoss
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    crops: CropConfig = field(default_factory=CropConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    epochs: int = 30
+    batch_size: int = 60
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1:
+            raise UserError(f"recipe {self.name}: epochs and batch_size must be at least 1")
+
+
+def tgecnet_restore() -> Recipe:
+    """TG-ECNet stage 1 as in the paper. Batch size is not stated there: 60 = 10 on each of its 6 GPUs."""
+    return Recipe("tgecnet-restore", "tgecnet", TGECNetConfig(stage="restore"), RestoreLoss())
+
+
+def tgecnet_fuse() -> Recipe:
+    """TG-ECNet stage 2 as in the paper; starts from stage 1. Batch: 42 = 7 on each of its 6 GPUs."""
+    return Recipe("tgecnet-fuse", "tgecnet", TGECNetConfig(stage="fuse"), FuseLoss(), batch_size=42)
+
+
+TINY = TGECNetConfig(
+    width=16,
+    blocks=(1, 1, 1, 1),
+    refinement=1,
+    experts=4,
+    top_k=2,
+    prompt_width=64,
+    bank_channels=(16, 32, 64),
+    bank_sizes=(32, 16, 8),
+)
+
+
+def tgecnet_restore_tiny() -> Recipe:
+    """Stage 1 small enough for two CPU cores: 1.6 million parameters."""
+    return Recipe(
+        "tgecnet-restore-tiny",
+        "tgecnet",
+        replace(TINY, stage="restore"),
+        RestoreLoss(gradient=1.0),
+        OptimConfig(lr=1e-3, warmup=0.05, clip=1.0),
+        CropConfig(size=64, per_image=2),
+        ValidationConfig(rows=24, size=128),
+        epochs=6,
+        batch_size=8,
+    )
+
+
+def tgecnet_fuse_tiny() -> Recipe:
+    """Stage 2 on top of `tgecnet-restore-tiny`."""
+    return replace(
+        tgecnet_restore_tiny(),
+        name="tgecnet-fuse-tiny",
+        model=replace(TINY, stage="fuse"),
+        loss=FuseLoss(),
+        epochs=3,
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "tgecnet-restore": tgecnet_restore,
+    "tgecnet-fuse": tgecnet_fuse,
+    "tgecnet-restore-tiny": tgecnet_restore_tiny,
+    "tgecnet-fuse-tiny": tgecnet_fuse_tiny,
+}
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of that name. UserError names the known ones."""
+    if name not in RECIPES:
+        raise UserError(f"unknown recipe {name!r}. Known: {', '.join(RECIPES)}.")
+    return RECIPES[name]()

@@ -1,0 +1,287 @@
+"""The metrics against plain numpy and scipy versions of the same formulae, and both against published values.
+
+The published values are those of two benchmarks, with the images they were computed from: Tang et al. on TNO (ten
+pairs, nine methods, full doubles) and VIFB (five digits). Where a benchmark follows another convention, the test
+converts it, or the plain version takes the convention as an option: with it, it gives the published value, and
+without it, ours.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from functools import cache, lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.signal import convolve2d
+
+from fusion.metrics import METRICS, score
+
+SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
+needs_tno = pytest.mark.skipif(not (SHARED / "tno_tang").is_dir(), reason="no shared/data/tno_tang")
+needs_vifb = pytest.mark.skipif(not (SHARED / "vifb").is_dir(), reason="no shared/data/vifb")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Small images: threads cost more than they bring, and very much more on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# Plain versions: one source, float64 arrays on 0..255, no shared code with fusion.metrics
+
+
+def plain_entropy(values) -> float:
+    counts = np.unique(values, return_counts=True)[1] / len(values)
+    return -math.fsum(p * math.log2(p) for p in counts)
+
+
+def plain_mi(source, fused, merge_top=False) -> float:
+    """merge_top: levels 254 and 255 share a bin of the joint histogram, but not of the marginal ones (Tang)."""
+    top = 254 if merge_top else 255
+    joint = list(zip(np.minimum(source, top).ravel(), np.minimum(fused, top).ravel(), strict=True))
+    values = np.array([int(a) * 256 + int(f) for a, f in joint])
+    return plain_entropy(source.ravel()) + plain_entropy(fused.ravel()) - plain_entropy(values)
+
+
+def plain_sd(fused, saturate=False) -> float:
+    """saturate: differences and squares in unsigned 8-bit integers (Tang)."""
+    difference = fused - fused.mean()
+    if saturate:
+        return math.sqrt(np.minimum(np.clip(np.round(difference), 0, 255) ** 2, 255).mean())
+    return math.sqrt((difference**2).mean())
+
+
+def gaussian(size, sigma):
+    offset = np.arange(size) - (size - 1) / 2
+    window = np.exp(-(offset[:, None] ** 2 + offset**2) / (2 * sigma**2))
+    return window / window.sum()
+
+
+def moments(a, f, window, top=math.inf):
+    def mean(x):
+        return convolve2d(x, window, mode="valid")
+
+    aa, ff, af = (mean(np.minimum(x, top)) for x in (a * a, f * f, a * f))
+    return mean(a), mean(f), aa - mean(a) ** 2, ff - mean(f) ** 2, af - mean(a) * mean(f)
+
+
+def plain_vif(a, f, saturate=False) -> float:
+    """saturate: the products of the first scale in unsigned 8-bit integers (Tang)."""
+    kept = present = 0.0
+    for scale in range(1, 5):
+        size = 2 ** (5 - scale) + 1
+        window = gaussian(size, size / 5)
+        if scale > 1:
+            a, f = (convolve2d(x, window, mode="valid")[::2, ::2] for x in (a, f))
+        _, _, s1, s2, s12 = moments(a, f, window, 255 if saturate and scale == 1 else math.inf)
+        s1, s2 = np.maximum(s1, 0), np.maximum(s2, 0)
+        g = s12 / (s1 + 1e-10)
+        sv = s2 - g * s12
+        flat = s1 < 1e-10
+        g[flat], sv[flat], s1[flat] = 0, s2[flat], 0
+        flat = s2 < 1e-10
+        g[flat], sv[flat] = 0, 0
+        negative = g < 0
+        sv[negative], g[negative] = s2[negative], 0
+        sv = np.maximum(sv, 1e-10)
+        kept += np.log10(1 + g**2 * s1 / (sv + 2)).sum()
+        present += np.log10(1 + s1 / 2).sum()
+    return kept / present
+
+
+def plain_ssim(a, f) -> float:
+    m, n, s, t, c = moments(a, f, gaussian(11, 1.5))
+    c1, c2 = 6.5025, 58.5225
+    return ((2 * m * n + c1) * (2 * c + c2) / ((m * m + n * n + c1) * (s + t + c2))).mean()
+
+
+def plain_ag(f) -> float:
+    gy, gx = np.gradient(f)
+    return np.sqrt((gx**2 + gy**2) / 2).mean()
+
+
+def plain_scd(a, b, f) -> float:
+    return np.corrcoef((f - b).ravel(), a.ravel())[0, 1] + np.corrcoef((f - a).ravel(), b.ravel())[0, 1]
+
+
+def plain_edges(x):
+    """Sobel as a full convolution, summed column by column over the kernel (the order matters for fractions)."""
+    vertical = np.array([[1, 2, 1], [0, 0, 0], [-1, -2, -1]])
+    horizontal = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
+    height, width = x.shape
+    padded = np.pad(x, 1)
+    sums = []
+    for kernel in (horizontal, vertical):
+        total = np.zeros_like(x)
+        for j in range(3):
+            for i in range(3):
+                total += kernel[i, j] * padded[2 - i : 2 - i + height, 2 - j : 2 - j + width]
+        sums.append(total)
+    sx, sy = sums
+    with np.errstate(all="ignore"):
+        return np.sqrt(sx**2 + sy**2), np.where(sx == 0, np.pi / 2, np.arctan(sy / sx))
+
+
+def plain_qabf(a, b, f) -> float:
+    (gf, af), kept, weight = plain_edges(f), 0.0, 0.0
+    for source in (a, b):
+        g, angle = plain_edges(source)
+        with np.errstate(all="ignore"):
+            ratio = np.where(g > gf, gf / g, np.where(g == gf, gf, g / gf))
+        aligned = 1 - np.abs(angle - af) / (np.pi / 2)
+        quality = 0.9994 / (1 + np.exp(-15 * (ratio - 0.5))) * 0.9879 / (1 + np.exp(-22 * (aligned - 0.8)))
+        kept, weight = kept + (quality * g).sum(), weight + g.sum()
+    return kept / weight
+
+
+def plain_sf(f) -> float:
+    return math.sqrt(((f[:, 1:] - f[:, :-1]) ** 2).mean() + ((f[1:] - f[:-1]) ** 2).mean())
+
+
+PLAIN = {
+    "en": lambda f, a, b: plain_entropy(f.ravel()),
+    "sf": lambda f, a, b: plain_sf(f),
+    "sd": lambda f, a, b: plain_sd(f),
+    "mi": lambda f, a, b: plain_mi(a, f) + plain_mi(b, f),
+    "vif": lambda f, a, b: plain_vif(a, f) + plain_vif(b, f),
+    "ag": lambda f, a, b: plain_ag(f),
+    "scd": lambda f, a, b: plain_scd(a, b, f),
+    "qabf": lambda f, a, b: plain_qabf(a, b, f),
+    "psnr": lambda f, a, b: 10 * math.log10(255**2 / (((a - f) ** 2).mean() / 2 + ((b - f) ** 2).mean() / 2)),
+    "ssim": lambda f, a, b: (plain_ssim(a, f) + plain_ssim(b, f)) / 2,
+}
+
+
+# VIF divides by variances that are rounding noise in flat parts, so that two ways to sum a window differ more
+TOLERANCE = dict.fromkeys(PLAIN, 1e-10) | {"vif": 1e-8}
+
+
+def scores(fused, visible, infrared, names=None) -> dict[str, float]:
+    images = [torch.from_numpy(x)[None, None] for x in (fused, visible, infrared)]
+    return {name: float(found[0]) for name, found in score(*images, names).items()}
+
+
+def generated(seed: int, height: int, width: int) -> list[np.ndarray]:
+    """A fused image and its sources: waves, saturated flat parts, a black block, noise in one half."""
+    generator = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width]
+    sources = []
+    for _ in range(2):
+        wave = 128 + 160 * np.sin(x / generator.uniform(4, 12) + 1) * np.cos(y / generator.uniform(4, 12))
+        wave[:, : width // 2] += generator.normal(0, 6, (height, width // 2))
+        wave[height // 3 : height // 2, width // 4 : width // 2] = 0
+        sources.append(np.clip(np.round(wave), 0, 255))
+    fused = np.round(np.clip(0.6 * sources[0] + 0.4 * sources[1] + generator.normal(0, 2, (height, width)), 0, 255))
+    fused[: height // 4] = sources[0][: height // 4]  # equal edges: the equality rule of Q_abf counts
+    return [fused, *sources]
+
+
+@pytest.mark.parametrize(("height", "width"), [(41, 41), (64, 97), (120, 75)])
+def test_every_metric_equals_its_plain_version(height, width):
+    images = generated(height, height, width)
+    ours = scores(*images)
+    assert set(PLAIN) == set(METRICS)
+    for name, plain in PLAIN.items():
+        assert ours[name] == pytest.approx(plain(*images), rel=TOLERANCE[name]), name
+
+
+# Tang et al. on TNO
+
+
+@lru_cache(maxsize=4)
+def read_grey(path: Path) -> np.ndarray:
+    """As MATLAB's rgb2gray on 8-bit images."""
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture, dtype=np.float64)
+    if pixels.ndim == 2:
+        return pixels
+    luma = pixels @ np.array([0.298936021293775, 0.587043074451121, 0.114020904255103])
+    return np.floor(luma + 0.5)
+
+
+@cache
+def published(folder: str) -> dict[tuple[str, str], dict[str, float]]:
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    with open(SHARED / folder / "published.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            found.setdefault((row["image"], row["method"]), {})[row["metric"]] = float(row["value"])
+    return found
+
+
+def tno(key: str, method: str) -> list[np.ndarray]:
+    root = SHARED / "tno_tang"
+    return [read_grey(root / part / f"{key}.png") for part in (f"fused/{method}", "visible", "infrared")]
+
+
+@needs_tno
+def test_tno_values_that_convert_exactly():
+    """EN, SF (on 0..1), AG (divisor (m-1)(n-1)), SCD, PSNR (MSE on 0..1, peak 255): all ninety fused images."""
+    assert len(published("tno_tang")) == 90
+    for (key, method), wanted in sorted(published("tno_tang").items(), key=lambda item: item[0]):
+        images = tno(key, method)
+        ours = scores(*images, ["en", "sf", "ag", "scd", "psnr"])
+        height, width = images[0].shape
+        converted = {
+            "EN": ours["en"],
+            "SF": ours["sf"] / 255,
+            "AG": ours["ag"] * height * width / ((height - 1) * (width - 1)),
+            "SCD": ours["scd"],
+            "PSNR": ours["psnr"] + 20 * math.log10(255),
+            "MSE": 10 ** (-ours["psnr"] / 10),
+        }
+        for name, value in converted.items():
+            assert value == pytest.approx(wanted[name], rel=1e-9), (key, method, name)
+
+
+@needs_tno
+@pytest.mark.parametrize(("key", "method"), [("08", "PIAFusion"), ("12", "DenseFuse")])
+def test_tno_values_of_another_arithmetic(key, method):
+    """SD, MI, VIF, Q_abf: the plain versions give the published values with Tang's arithmetic, and ours without."""
+    fused, visible, infrared = images = tno(key, method)
+    wanted = published("tno_tang")[key, method]
+    unit = [x / 255 for x in images]
+    assert plain_sd(fused, saturate=True) == pytest.approx(wanted["SD"], rel=1e-9)
+    assert plain_qabf(unit[1], unit[2], unit[0]) == pytest.approx(wanted["Qabf"], rel=1e-9)
+    sources = (visible, infrared)
+    assert sum(plain_mi(x, fused, merge_top=True) for x in sources) == pytest.approx(wanted["MI"], rel=1e-9)
+    assert sum(plain_vif(x, fused, saturate=True) for x in sources) == pytest.approx(wanted["VIF"], rel=1e-7)
+    ours = scores(*images)
+    for name in ("sd", "qabf", "mi", "vif", "ssim"):
+        assert ours[name] == pytest.approx(PLAIN[name](*images), rel=TOLERANCE[name]), name
+
+
+# VIFB
+
+
+@needs_vifb
+@pytest.mark.parametrize(("key", "method"), [("carLight", "GFF"), ("manWalking", "IFCNN"), ("snow", "Hybrid_MSD")])
+def test_vifb_values_to_all_five_digits(key, method):
+    """VIFB's values are means over the colour channels; MI in nats, SSIM summed, AG over (m-1)(n-1), Q_abf on 255 x."""
+    planes = []
+    for part in (f"fused/{method}", "visible", "infrared"):
+        with Image.open(SHARED / "vifb" / part / f"{key}.jpg") as picture:
+            pixels = np.asarray(picture)
+        pixels = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+        planes.append(torch.tensor(pixels).permute(2, 0, 1)[:, None])
+    height, width = planes[0].shape[-2:]
+    ours = {name: float(v.mean()) for name, v in score(*planes, ["en", "sd", "mi", "ag", "ssim"]).items()}
+    converted = {
+        "Entropy": ours["en"],
+        "Variance": ours["sd"],
+        "Mutinf": ours["mi"] * math.log(2),
+        "Avg_gradient": ours["ag"] * height * width / ((height - 1) * (width - 1)),
+        "Ssim": 2 * ours["ssim"],
+        "Qabf": float(METRICS["qabf"].compute(*(255 * plane.double() for plane in planes)).mean()),
+    }
+    wanted = published("vifb")[key, method]
+    assert {name: f"{value:.5g}" for name, value in converted.items()} == {
+        name: f"{wanted[name]:.5g}" for name in converted
+    }

@@ -1,0 +1,158 @@
+"""YOLO and VOC labels: pixels of the boxes, what is clipped, dropped and refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fusion.labels import BadLabels, read_names, read_voc, read_yolo
+
+NAMES = ("person", "bicycle", "car")
+
+
+def voc(*objects: str, size: str = "<size><width>100</width><height>80</height></size>") -> str:
+    return f"<annotation><filename>a.jpg</filename>{size}{''.join(objects)}</annotation>"
+
+
+def voc_object(name: str, box: tuple[float | str, ...], extra: str = "") -> str:
+    inner = "".join(f"<{tag}>{v}</{tag}>" for tag, v in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
+    return f"<object><name>{name}</name>{extra}<bndbox>{inner}</bndbox></object>"
+
+
+def test_yolo_boxes_in_pixels():
+    labels = read_yolo("2 0.5 0.5 0.2 0.5\n\n0 0.25 0.125 0.1 0.05\r\n", NAMES, height=80, width=100)
+    np.testing.assert_allclose(labels.boxes, [[40, 20, 60, 60], [20, 8, 30, 12]], atol=1e-5)
+    assert labels.boxes.dtype == np.float32
+    assert labels.classes == ("car", "person")
+    assert (labels.clipped, labels.dropped) == (0, 0)
+
+
+def test_an_empty_yolo_file_is_an_image_without_boxes():
+    for text in ("", "\n \n"):
+        labels = read_yolo(text, NAMES, 80, 100)
+        assert labels.boxes.shape == (0, 4)
+        assert labels.boxes.dtype == np.float32
+        assert labels.classes == ()
+
+
+def test_yolo_without_names():
+    assert read_yolo("7 0.5 0.5 0.2 0.2\n0.0 0.5 0.5 0.2 0.2", (), 80, 100).classes == ("class7", "class0")
+
+
+def test_yolo_boxes_are_clipped_and_dropped_and_counted():
+    text = "0 0.0 0.5 0.2 0.5\n1 0.5 0.5 0.005 0.5\n2 1.3 0.5 0.2 0.2\n0 0.5 0.5 1 1\n0 0.5 0.5 0.01 0.0125\n"
+    labels = read_yolo(text, NAMES, 80, 100)
+    np.testing.assert_allclose(labels.boxes, [[0, 20, 10, 60], [0, 0, 100, 80], [49.5, 39.5, 50.5, 40.5]], atol=1e-5)
+    assert labels.classes == ("person", "person", "person")
+    assert (labels.clipped, labels.dropped) == (1, 2)
+
+
+def test_rounding_of_six_decimals_is_not_counted_as_clipped():
+    labels = read_yolo("0 0.968751 0.5 0.0625 1.000001", NAMES, 1024, 1280)
+    assert labels.clipped == 0
+    assert labels.boxes[0, 2] == 1280
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("0 0.5 0.5 0.2", "line 3: 4 columns"),
+        ("0 0.5 0.5 0.2 0.2 0.9", "line 3: 6 columns"),
+        ("person 0.5 0.5 0.2 0.2", "line 3: 'person' is not a number"),
+        ("0 0.5 nan 0.2 0.2", "line 3: 'nan' is not a number"),
+        ("0 0.5 0.5 inf 0.2", "line 3: 'inf' is not a number"),
+        ("7 0.5 0.5 0.2 0.2", "line 3: class id 7 but the class list has 3 names"),
+        ("-1 0.5 0.5 0.2 0.2", "line 3: class id -1"),
+        ("1.5 0.5 0.5 0.2 0.2", "line 3: class id 1.5"),
+        ("0 0.5 0.5 -0.2 0.2", "line 3: negative box size"),
+        ("0 320 240 50 80", "line 3: 320 240 50 80 is not relative"),
+    ],
+)
+def test_bad_yolo_lines_are_named(line, message):
+    with pytest.raises(BadLabels, match=message):
+        read_yolo(f"0 0.5 0.5 0.1 0.1\n\n{line}\n", NAMES, 80, 100)
+
+
+def test_voc_counts_pixels_from_1():
+    labels = read_voc(voc(voc_object("car", (1, 1, 100, 80)), voc_object("person", (11, 21, 30, 40))), 80, 100)
+    np.testing.assert_array_equal(labels.boxes, [[0, 0, 100, 80], [10, 20, 30, 40]])
+    assert labels.classes == ("car", "person")
+    assert labels.clipped == 0
+
+
+def test_voc_zero_stays_zero_and_is_not_clipped():
+    labels = read_voc(voc(voc_object("car", (0, 0, 50, 60))), 80, 100)
+    np.testing.assert_array_equal(labels.boxes, [[0, 0, 50, 60]])
+    assert labels.clipped == 0
+
+
+def test_voc_keeps_difficult_objects_and_ignores_parts():
+    part = "<part><name>head</name><bndbox><xmin>5</xmin><ymin>5</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></part>"
+    text = voc(voc_object("person", (11, 11, 20, 30), "<difficult>1</difficult><truncated>1</truncated>" + part))
+    labels = read_voc(text, 80, 100)
+    np.testing.assert_array_equal(labels.boxes, [[10, 10, 20, 30]])
+
+
+def test_voc_clips_and_drops():
+    text = voc(voc_object("car", (91, 71, 140, 90)), voc_object("bus", (105, 10, 130, 20)))
+    labels = read_voc(text, 80, 100)
+    np.testing.assert_array_equal(labels.boxes, [[90, 70, 100, 80]])
+    assert (labels.classes, labels.clipped, labels.dropped) == (("car",), 1, 1)
+
+
+def test_polygons_become_boxes_and_points_are_dropped():
+    polygon = "<polygon><x1>54</x1><y1>39</y1><x2>64.5</x2><y2>33</y2><x3>66</x3><y3>69</y3><x4>58</x4><y4>66</y4></polygon>"
+    point = "<object><name>car</name><point><x>4</x><y>5</y></point></object>"
+    labels = read_voc(voc(f"<object><name>feright car</name>{polygon}</object>", point), 80, 100)
+    np.testing.assert_array_equal(labels.boxes, [[54, 33, 66, 69]])
+    assert labels.classes == ("feright car",)
+    assert labels.dropped == 1
+
+
+def test_voc_without_objects_or_size():
+    assert read_voc(voc(), 80, 100).boxes.shape == (0, 4)
+    assert read_voc(voc(voc_object("car", (1, 1, 5, 5)), size=""), 80, 100).classes == ("car",)
+    assert read_voc('<?xml version="1.0" encoding="gb2312"?>' + voc(), 100, 80).classes == ()  # exchanged size
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nonsense", "not XML"),
+        (voc()[:-5], "not XML"),
+        ("<html></html>", "not a VOC file"),
+        ('<!DOCTYPE a [<!ENTITY x "y">]>' + voc(), "entity"),
+        (voc("<object><bndbox/></object>"), "object 1: no class name"),
+        (voc(voc_object("car", (1, 1, 5, 5)), "<object><name>car</name></object>"), "object 2: neither"),
+        (voc(voc_object("car", (1, "x", 5, 5))), "object 1: ymin 'x' is not a number"),
+        (voc(voc_object("car", (1, 1, "nan", 5))), "object 1: xmax 'nan' is not a number"),
+        (voc(voc_object("car", (9, 1, 5, 5))), "object 1: maximum below minimum"),
+        (voc("<object><name>a</name><polygon><x1>1</x1><y1>2</y1></polygon></object>"), "object 1: polygon of 1 x"),
+        (voc(size="<size><width>640</width><height>512</height></size>"), "an image of 640x512, not 100x80"),
+    ],
+)
+def test_bad_voc_files(text, message):
+    with pytest.raises(BadLabels, match=message):
+        read_voc(text, 80, 100)
+
+
+@pytest.mark.parametrize(
+    ("text", "file"),
+    [
+        ("person\nbicycle\ncar\n\n", "classes.txt"),
+        ("person\r\nbicycle \r\ncar", "obj.names"),
+        ("path: x\nnames: [person, bicycle, 'car']\n", "data.yaml"),
+        ("names:\n- person\n- bicycle\n- car\nnc: 3\n", "data.yaml"),
+        ("names:\n  0: person\n  2: car\n  1: bicycle\n", "data.yml"),
+    ],
+)
+def test_class_lists(text, file):
+    assert read_names(text, file) == NAMES
+
+
+def test_class_lists_that_say_nothing_or_cannot_be_read():
+    assert read_names("", "classes.txt") == ()
+    assert read_names("train: images\n", "data.yaml") == ()
+    for text in ("names: {1: a, 2: b}", "names: 3", "names: [a"):
+        with pytest.raises(BadLabels):
+            read_names(text, "data.yaml")
