@@ -76,7 +76,7 @@ def load(folder: str | Path, expect: str | None = None) -> Checkpoint:
         raise UserError(f"{folder} holds {name}, not {expect}. Give a {expect} checkpoint.")
     model = MODELS[name].build(configs.from_dict(MODELS[name].config, about["config"], f"{folder}/config.json"))
     load_weights(model, folder)
-    return Checkpoint(name, model.eval(), about.get("recipe", {}), _read_json(folder / "state.json"), _digest(folder))
+    return Checkpoint(name, model.eval(), about.get("recipe", {}), read_state(folder), _digest(folder))
 
 
 def load_weights(model: nn.Module, folder: Path, only: str = "") -> None:
@@ -104,6 +104,10 @@ def load_optimiser(model: nn.Module, optimiser: torch.optim.Optimizer, folder: P
         if entry:
             step = entry.pop("step")
             optimiser.state[parameter] = {"step": step, **{k: v.to(parameter.device) for k, v in entry.items()}}
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    return _read_json(Path(folder) / "state.json")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -19,12 +19,13 @@ import numpy as np
 from fusion import storage
 from fusion.errors import UserError
 from fusion.finding import Found, PairRef, Rejected, find_in_folder
-from fusion.images import BadImage, decode, decode_depth
+from fusion.images import MAX_PIXELS, BadImage, decode, decode_depth
 from fusion.labels import BadLabels, Labels, read_voc, read_yolo
 
 __all__ = ["BadPair", "Found", "Pair", "PairRef", "Rejected", "find_pairs", "read_pair"]
 
 SCENES = "scenes:"
+MAX_SCENES = 1_000_000  # six digits in the key
 SCENES_FORM = "scenes:COUNT[:WIDTHxHEIGHT[:SEED]]"
 FALSE_COLOUR = 16  # mean difference of channels above which an infrared image is a palette, not a grey tone in JPEG
 
@@ -54,6 +55,7 @@ def find_pairs(where: str) -> Found:
 
     Raises UserError: no such folder, no pair in it, a class list that cannot be read, a bad scenes string.
     """
+    where = str(where)
     if where.startswith(SCENES):
         return _scenes(where)
     return find_in_folder(where)
@@ -140,21 +142,24 @@ def _depth(path: str, height: int, width: int) -> np.ndarray:
 
 
 def _scenes(where: str) -> Found:
+    from fusion.scenes import SMALLEST  # draws with OpenCV; not needed for pairs from files
+
     form = re.fullmatch(r"scenes:(\d{1,9})(?::(\d{1,5})x(\d{1,5})(?::(\d{1,18}))?)?", where)
     if form is None:
         raise UserError(f"'{where}' is not of the form {SCENES_FORM}, for example scenes:100:640x480:7.")
     count, width, height, seed = (
         int(text or default) for text, default in zip(form.groups(), (0, 640, 480, 0), strict=True)
     )
-    if not count or min(width, height) < SMALLEST or width * height > MAX_PIXELS:
-        raise UserError(f"'{where}': at least 1 scene, of {SMALLEST} to {MAX_PIXELS // SMALLEST} pixels a side, is possible.")
+    if not 1 <= count <= MAX_SCENES or min(width, height) < SMALLEST or width * height > MAX_PIXELS:
+        limits = f"1 to {MAX_SCENES} scenes of at least {SMALLEST} pixels a side and {MAX_PIXELS // 10**6} megapixels"
+        raise UserError(f"'{where}' must ask for {limits} at most.")
     uris = [f"{SCENES}{index}:{width}x{height}:{seed}" for index in range(count)]
     refs = tuple(PairRef(f"scene-{i:06d}", "scenes", "", uri, uri, None, ()) for i, uri in enumerate(uris))
     return Found(refs, (), "scenes")
 
 
 def _render(ref: PairRef) -> Pair:
-    from fusion.scenes import render  # draws with OpenCV; not needed for pairs from files
+    from fusion.scenes import render
 
     form = re.fullmatch(r"scenes:(\d+):(\d+)x(\d+):(\d+)", ref.visible)
     if form is None:

@@ -54,6 +54,7 @@ def test_lossy_formats_are_close(form):
     assert np.abs(image.pixels.astype(int) - SMOOTH).mean() < 3
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF:UserWarning", "ignore:Truncated File:UserWarning")
 @pytest.mark.parametrize(
     ("form", "options"),
     [
@@ -121,6 +122,7 @@ def test_a_changed_byte_in_a_png_is_refused():
         decode(bytes(data))
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF:UserWarning", "ignore:Truncated File:UserWarning")
 def test_random_bytes_after_a_signature_raise_nothing_but_bad_image():
     rng = np.random.default_rng(1)
     for magic in (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"BM", b"II*\0\x08\0\0\0", b"RIFF\x20\0\0\0WEBP", b"P6 "):
@@ -176,11 +178,8 @@ def test_a_float_tiff_with_nan_is_refused():
         decode(encode(values, "TIFF"))
 
 
-@pytest.mark.parametrize("form", [".png", ".tiff"])
-@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize(("form", "channels"), [(".png", 3), (".png", 4), (".tiff", 3)])
 def test_16_bit_colour_is_divided_by_257_with_rounding(form, channels):
-    if (form, channels) == (".tiff", 4):
-        pytest.skip("OpenCV writes such a file with a warning on stderr")
     values = np.random.default_rng(2).integers(0, 65536, (20, 30, channels), dtype=np.uint16)
     _, buffer = cv2.imencode(form, values)
     image = decode(buffer.tobytes())

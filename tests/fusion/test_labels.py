@@ -101,7 +101,9 @@ def test_voc_clips_and_drops():
 
 
 def test_polygons_become_boxes_and_points_are_dropped():
-    polygon = "<polygon><x1>54</x1><y1>39</y1><x2>64.5</x2><y2>33</y2><x3>66</x3><y3>69</y3><x4>58</x4><y4>66</y4></polygon>"
+    polygon = (
+        "<polygon><x1>54</x1><y1>39</y1><x2>64.5</x2><y2>33</y2><x3>66</x3><y3>69</y3><x4>58</x4><y4>66</y4></polygon>"
+    )
     point = "<object><name>car</name><point><x>4</x><y>5</y></point></object>"
     labels = read_voc(voc(f"<object><name>feright car</name>{polygon}</object>", point), 80, 100)
     np.testing.assert_array_equal(labels.boxes, [[54, 33, 66, 69]])

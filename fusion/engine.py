@@ -1,0 +1,175 @@
+"""The training loop, without Ray: an epoch over any iterable of batches, validation, and what must be saved to go on.
+
+Parallel training only changes three things, which come in from outside: the wrapped network whose forward is called
+(`wrap`), the mean of numbers over the workers (`reduce`), and each worker's own batches.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fusion import checkpoint, losses, metrics
+from fusion.crops import Batch
+from fusion.models import MODELS
+from fusion.recipes import OptimConfig, Recipe
+from fusion.seeds import torch_seed
+
+Numbers = dict[str, float]
+VALIDATION_METRICS = {"restore": ("psnr", "ssim"), "fuse": ("qabf", "vif", "en")}
+
+
+def learning_rate(optim: OptimConfig, progress: float) -> float:
+    """Linear warm-up, then half a cosine from `lr` to `lr * final`; `progress` in 0..1 over all steps of the run."""
+    if progress < optim.warmup:
+        return optim.lr * (progress / optim.warmup)
+    rest = min((progress - optim.warmup) / max(1 - optim.warmup, 1e-9), 1.0)
+    return optim.lr * (optim.final + (1 - optim.final) * 0.5 * (1 + math.cos(math.pi * rest)))
+
+
+def terms(stage: str, network: nn.Module, batch: Batch) -> losses.Terms:
+    """One forward pass and the named loss terms of the stage."""
+    if stage == "restore":
+        output = network(batch["degraded"])
+        return losses.restore_terms(output.image, batch["clean"], output.balance)
+    output = network(batch["degraded_visible"], batch["degraded_infrared"])
+    return losses.fuse_terms(output.image, batch["visible"], batch["infrared"], output.balance)
+
+
+@dataclass
+class Engine:
+    """A recipe being trained. `batches_per_epoch` sets the pace of the learning rate; `rank` only seeds gate noise."""
+
+    recipe: Recipe
+    batches_per_epoch: int
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    rank: int = 0
+    wrap: Callable[[nn.Module], nn.Module] = lambda network: network
+    reduce: Callable[[Numbers], Numbers] = lambda numbers: numbers  # sums over the workers
+    epoch: int = 0  # finished epochs
+
+    def __post_init__(self) -> None:
+        torch.manual_seed(torch_seed(self.recipe.seed, "weights"))
+        self.model = MODELS[self.recipe.model_name].build(self.recipe.model).to(self.device)
+        optim = self.recipe.optim
+        trainable = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.Adam(trainable, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
+        self.bf16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        self._network: nn.Module | None = None
+
+    @property
+    def stage(self) -> str:
+        return self.recipe.model.stage
+
+    @property
+    def network(self) -> nn.Module:
+        """The model as it is called: wrapped once, after weights were loaded."""
+        if self._network is None:
+            self._network = self.wrap(self.model)
+        return self._network
+
+    def start_from(self, folder: Path) -> None:
+        """Stage 2 takes the restoration network of a stage-1 checkpoint."""
+        checkpoint.load_weights(self.model, folder, only="restoration.")
+
+    def train_epoch(self, batches: Iterable[Batch], tick: Callable[[int, Numbers], None] | None = None) -> Numbers:
+        """One pass. Returns the mean of each loss term, "wait_s" (for data), "step_s", images, over all workers.
+
+        `tick(step, latest terms)` is called after every step. Raises UserError at a loss that is not finite.
+        """
+        optim = self.recipe.optim
+        self.model.train()
+        sums: dict[str, torch.Tensor] = {}
+        wait = busy = 0.0
+        count = images = 0
+        clock = time.perf_counter()
+        for batch in batches:
+            start = time.perf_counter()
+            wait += start - clock
+            progress = (self.epoch + min(count / self.batches_per_epoch, 1.0)) / self.recipe.epochs
+            rate = learning_rate(optim, progress)
+            for group in self.optimiser.param_groups:
+                group["lr"] = rate
+            # Gate noise is named by where it is used, so a resumed run draws what an undisturbed one would.
+            torch.manual_seed(torch_seed(self.recipe.seed, "gates", self.epoch, count, self.rank))
+            batch = self._move(batch)
+            with self._autocast():
+                latest = terms(self.stage, self.network, batch)
+                loss = losses.total(latest, self.recipe.loss)
+            self.optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            if optim.clip:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip)
+            self.optimiser.step()
+            for name, value in ({"loss": loss} | latest).items():
+                sums[name] = sums.get(name, 0) + value.detach().float()
+            count += 1
+            images += next(iter(batch.values())).shape[0]
+            clock = time.perf_counter()
+            busy += clock - start
+            if tick is not None:
+                tick(count, latest)
+        self.epoch += 1
+        numbers = {name: float(value) for name, value in sums.items()} | {"steps": count, "images": images}
+        numbers = self.reduce(numbers | {"wait_s": wait, "step_s": busy})
+        steps = max(numbers.pop("steps"), 1)
+        extra = ("images", "wait_s", "step_s")
+        return {k: v if k in extra else v / steps for k, v in numbers.items()} | {"steps": steps}
+
+    @torch.no_grad()
+    def validate(self, batches: Iterable[Batch]) -> Numbers:
+        """Mean metrics over all images of all workers, each against the clean pair.
+
+        Restoring: PSNR and SSIM, and the PSNR of the degraded input ("psnr_in"). Fusing: Q_abf, VIF, EN.
+        """
+        self.model.eval()
+        sums: Numbers = {}
+        for batch in batches:
+            batch = self._move(batch)
+            with self._autocast():
+                if self.stage == "restore":
+                    image = self.model(batch["degraded"]).image
+                    truth = (batch["clean"], batch["clean"])
+                else:
+                    image = self.model(batch["degraded_visible"], batch["degraded_infrared"]).image
+                    truth = (batch["visible"], batch["infrared"])
+            results = metrics.score(_eight_bit(image), *map(_eight_bit, truth), VALIDATION_METRICS[self.stage])
+            if self.stage == "restore":
+                given = metrics.score(_eight_bit(batch["degraded"]), *map(_eight_bit, truth), ("psnr",))
+                results["psnr_in"] = given["psnr"]
+            for name, values in results.items():
+                finite = values[torch.isfinite(values)]
+                sums[name] = sums.get(name, 0.0) + float(finite.sum())
+                sums[f"{name}_n"] = sums.get(f"{name}_n", 0.0) + finite.numel()
+        sums = self.reduce(sums)
+        return {name: sums[name] / sums[f"{name}_n"] for name in sums if sums.get(f"{name}_n")}
+
+    def save(self, folder: Path, numbers: Numbers) -> None:
+        from fusion.config import to_dict
+
+        state = {"epoch": self.epoch, "numbers": numbers}
+        name = self.recipe.model_name
+        checkpoint.save(folder, name, self.model, recipe=to_dict(self.recipe), state=state, optimiser=self.optimiser)
+
+    def resume(self, folder: Path) -> None:
+        """Go on from a checkpoint of this run: weights, moments, epoch."""
+        checkpoint.load_weights(self.model, folder)
+        checkpoint.load_optimiser(self.model, self.optimiser, folder)
+        self.epoch = checkpoint.read_state(folder)["epoch"]
+
+    def _move(self, batch: Batch) -> Batch:
+        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+
+    def _autocast(self):
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+
+def _eight_bit(image_B1HW: torch.Tensor) -> torch.Tensor:
+    """[0, 1] -> 0..255, clipped and rounded, as the image would be stored."""
+    return (image_B1HW.float().clamp(0, 1) * 255).round()
