@@ -7,7 +7,7 @@ Radiance is linear light in red, green, blue and, as a fourth channel, the infra
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import cv2
 import numpy as np
@@ -38,7 +38,7 @@ class Camera:
         return flat
 
 
-@lru_cache(maxsize=None)
+@cache
 def noise_tile(roughness: float) -> np.ndarray:
     """A periodic BANK x BANK tile of 1 / frequency^roughness noise with mean 0 and deviation 1 (read-only)."""
     rng = np.random.default_rng(20240917 + int(roughness * 100))
@@ -63,7 +63,9 @@ def sample_noise(roughness: float, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def noise_patch(roughness: float, rng: np.random.Generator, size: int, height: int, width: int) -> np.ndarray:
     """A size x size cut of the tile, stretched to height x width: the same pattern at any resolution."""
     y, x = rng.integers(0, BANK - size, 2)
-    return cv2.resize(noise_tile(roughness)[y : y + size, x : x + size], (width, height), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(
+        noise_tile(roughness)[y : y + size, x : x + size], (width, height), interpolation=cv2.INTER_LINEAR
+    )
 
 
 def planes(image: np.ndarray) -> np.ndarray:
@@ -91,16 +93,19 @@ class Frame:
         self.areas.append(0)
         return len(self.names)
 
-    def blend(self, y: int, x: int, colour: np.ndarray, alpha: np.ndarray, distance: float | np.ndarray, owner: int = 0) -> None:
+    def blend(
+        self, y: int, x: int, colour: np.ndarray, alpha: np.ndarray, distance: float | np.ndarray, owner: int = 0
+    ) -> None:
         """Lay `colour` (4 h w) with `alpha` (h w) over the frame at row y, column x, and claim the pixels over a half.
 
         `colour` is used up.
         """
         h, w = alpha.shape
         region = self.radiance[:, y : y + h, x : x + w]
-        colour -= region
-        colour *= alpha
-        region += colour
+        for plane, fill in zip(region, colour, strict=True):  # plane by plane: the scratch memory stays in the cache
+            fill -= plane
+            fill *= alpha
+            plane += fill
         inside = alpha > 0.5
         np.copyto(self.distance[y : y + h, x : x + w], distance, where=inside)
         np.copyto(self.owner[y : y + h, x : x + w], np.int16(owner), where=inside)
@@ -145,7 +150,14 @@ class Sprite:
         if not self.empty:
             self.polygon(self.camera.project(points_N3), rgb, heat)
 
-    def stroke(self, points_N2: np.ndarray, thickness: float, rgb: tuple[float, ...] | np.ndarray, heat: float, closed: bool = False) -> None:
+    def stroke(
+        self,
+        points_N2: np.ndarray,
+        thickness: float,
+        rgb: tuple[float, ...] | np.ndarray,
+        heat: float,
+        closed: bool = False,
+    ) -> None:
         """A line through image points, `thickness` in image pixels."""
         if self.empty:
             return
@@ -177,7 +189,7 @@ class Sprite:
         if self.empty:
             return
         size = (self.w, self.h)
-        mask = (self.paint[..., 3] > 0).astype(np.uint8) * np.uint8(255)
+        _, mask = cv2.threshold(cv2.extractChannel(self.paint, 3), 0, 255, cv2.THRESH_BINARY)
         cover = cv2.resize(mask, size, interpolation=cv2.INTER_AREA).astype(np.float32)
         colour = planes(cv2.resize(self.paint, size, interpolation=cv2.INTER_AREA)).astype(np.float32)
         colour *= 1.0 / np.maximum(cover, 1.0)
@@ -195,7 +207,7 @@ class Sprite:
         frame.blend(self.y0, self.x0, colour, cover * np.float32(opacity / 255.0), distance, owner)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _round(count: int, start: float, stop: float) -> np.ndarray:
     angle = np.linspace(start, stop, count)
     return np.stack([np.cos(angle), np.sin(angle)], axis=1)

@@ -8,10 +8,20 @@ from fusion.scene_canvas import Frame, Sprite, circle
 from fusion.scene_people import Place
 
 PAINT = (
-    (0.55, 0.55, 0.56), (0.30, 0.31, 0.33), (0.03, 0.03, 0.035), (0.70, 0.70, 0.68), (0.35, 0.02, 0.03), (0.03, 0.07, 0.25),
-    (0.09, 0.10, 0.11), (0.55, 0.40, 0.04), (0.05, 0.18, 0.12), (0.08, 0.20, 0.36), (0.28, 0.22, 0.16), (0.80, 0.80, 0.80),
-)  # fmt: skip
-# length, width, height, hood height, tail height, then positions along the car: windscreen foot and head, roof end, rear screen foot
+    (0.55, 0.55, 0.56),
+    (0.30, 0.31, 0.33),
+    (0.03, 0.03, 0.035),
+    (0.70, 0.70, 0.68),
+    (0.35, 0.02, 0.03),
+    (0.03, 0.07, 0.25),
+    (0.09, 0.10, 0.11),
+    (0.55, 0.40, 0.04),
+    (0.05, 0.18, 0.12),
+    (0.08, 0.20, 0.36),
+    (0.28, 0.22, 0.16),
+    (0.80, 0.80, 0.80),
+)
+# Length, width, height, hood height, tail height; along the car: windscreen foot and head, roof end, rear screen foot.
 SHAPES = (
     (4.5, 1.80, 1.45, 0.80, 0.98, 0.70, 0.54, 0.22, 0.07),  # saloon
     (4.0, 1.75, 1.50, 0.84, 0.98, 0.74, 0.58, 0.10, 0.03),  # hatchback
@@ -22,8 +32,18 @@ SHAPES = (
 GLASS = np.array((0.025, 0.032, 0.04))
 
 
-def draw_car(frame: Frame, place: Place, seed: int, light: np.ndarray, heat: float, moving: bool, lamps_on: bool, sun: np.ndarray, owner: int) -> None:
-    """A car whose middle stands at `place`. `heat` is the infrared level of cold metal here; `sun` points to the light."""
+def draw_car(
+    frame: Frame,
+    place: Place,
+    seed: int,
+    light: np.ndarray,
+    heat: float,
+    moving: bool,
+    lamps_on: bool,
+    sun: np.ndarray,
+    owner: int,
+) -> None:
+    """A car whose middle stands at `place`; `heat` is the infrared level of cold metal, `sun` points to the light."""
     rng = np.random.default_rng(seed)
     length, width, tall, hood, tail, foot, brow, end, boot = SHAPES[rng.integers(len(SHAPES))]
     paint = np.array(PAINT[rng.integers(len(PAINT))]) * rng.uniform(0.85, 1.1)
@@ -41,7 +61,9 @@ def draw_car(frame: Frame, place: Place, seed: int, light: np.ndarray, heat: flo
         return
     eye_x, eye_y, eye_z = -place.x, frame.camera.above, -place.z
     turn = np.sin(place.yaw), np.cos(place.yaw)
-    eye = np.array([eye_x * turn[1] - eye_z * turn[0], eye_y, eye_x * turn[0] + eye_z * turn[1]])  # the camera seen from the car
+    eye = np.array(
+        [eye_x * turn[1] - eye_z * turn[0], eye_y, eye_x * turn[0] + eye_z * turn[1]]
+    )  # the camera seen from the car
     toward = np.array([sun[0] * turn[1] - sun[2] * turn[0], sun[1], sun[0] * turn[0] + sun[2] * turn[1]])
     cold = 0.75 + 0.25 * abs(eye[1]) / (1 + abs(eye[1]))
 
@@ -56,7 +78,9 @@ def draw_car(frame: Frame, place: Place, seed: int, light: np.ndarray, heat: flo
         shade = (0.52 + 0.33 * ny + 0.45 * max(0.0, nx * toward[0] + ny * toward[1] + nz * toward[2])) * cold
         return nx * (eye[0] - ax) + ny * (eye[1] - ay) + nz * (eye[2] - az) > 0, shade
 
-    def quad(points: list, colour: np.ndarray, warmth: float, middle: tuple[float, float, float], inset: tuple | None = None) -> bool:
+    def quad(
+        points: list, colour: np.ndarray, warmth: float, middle: tuple[float, float, float], inset: tuple | None = None
+    ) -> bool:
         corners = np.asarray(points, float)
         seen, shade = facing(corners, middle)
         if seen:
@@ -69,9 +93,18 @@ def draw_car(frame: Frame, place: Place, seed: int, light: np.ndarray, heat: flo
                 sprite.face(place.points(top), colour2 + sheen, warmth2 + 0.02)
         return seen
 
-    sprite.face(place.points([(-half, 0.12, rear + 0.2), (half, 0.12, rear + 0.2), (half, 0.12, front - 0.2), (-half, 0.12, front - 0.2)]), (0.005,) * 3, heat + 0.5 * engine)
+    sprite.face(
+        place.points(
+            [(-half, 0.12, rear + 0.2), (half, 0.12, rear + 0.2), (half, 0.12, front - 0.2), (-half, 0.12, front - 0.2)]
+        ),
+        (0.005,) * 3,
+        heat + 0.5 * engine,
+    )
     # Plan of the body: eight corners, the ends narrower than the middle; four rings from sill to belt.
-    plan = np.array([(-0.8, 0), (0.8, 0), (1, 0.09), (1, 0.88), (0.78, 1), (-0.78, 1), (-1, 0.88), (-1, 0.09)]) * (half, length) + (0, rear)
+    plan = np.array([(-0.8, 0), (0.8, 0), (1, 0.09), (1, 0.88), (0.78, 1), (-0.78, 1), (-1, 0.88), (-1, 0.09)]) * (
+        half,
+        length,
+    ) + (0, rear)
     along = (plan[:, 1] - rear) / length
     belt = np.interp(along, [0, 0.15, 0.65, 0.8, 1.0], [tail - 0.06, tail, (tail + hood) / 2 + 0.03, hood, hood - 0.16])
     rings = []
@@ -84,7 +117,11 @@ def draw_car(frame: Frame, place: Place, seed: int, light: np.ndarray, heat: flo
     def mirrors() -> None:
         for side in (-1, 1):
             spot = to([(side * (half + 0.08), hood + 0.16, rear + 0.66 * length)])[0]
-            sprite.polygon(circle(spot, 0.1 * frame.camera.focal / place.z, 10) * (1, 0.7) + (0, 0.3 * spot[1]), paint * 0.45, body_heat)
+            sprite.polygon(
+                circle(spot, 0.1 * frame.camera.focal / place.z, 10) * (1, 0.7) + (0, 0.3 * spot[1]),
+                paint * 0.45,
+                body_heat,
+            )
 
     if eye[2] <= 0:
         mirrors()
@@ -103,7 +140,16 @@ def draw_car(frame: Frame, place: Place, seed: int, light: np.ndarray, heat: flo
     lid = rings[3].copy()
     if eye[1] > hood:
         sprite.face(place.points(lid), paint * (0.85 + 0.45 * max(0.0, toward[1])) * cold, body_heat + 0.03)
-        nose = np.stack([lid[3], lid[4], lid[5], lid[6], (-half * 0.86, hood, rear + foot * length), (half * 0.86, hood, rear + foot * length)])
+        nose = np.stack(
+            [
+                lid[3],
+                lid[4],
+                lid[5],
+                lid[6],
+                (-half * 0.86, hood, rear + foot * length),
+                (half * 0.86, hood, rear + foot * length),
+            ]
+        )
         sprite.face(place.points(nose), paint * (0.8 + 0.45 * max(0.0, toward[1])) * cold, body_heat + 0.75 * engine)
 
     for side in (-1, 1):  # wheels on the visible flank, then door lines
@@ -111,8 +157,20 @@ def draw_car(frame: Frame, place: Place, seed: int, light: np.ndarray, heat: flo
             continue
         for spot in (0.19, 0.80):
             ring = np.linspace(0, 2 * np.pi, 20, endpoint=False)
-            for radius, colour, warmth in ((0.37, (0.004,) * 3, heat + 0.08), (0.32, (0.018,) * 3, tyre_heat), (0.21, (0.22,) * 3, tyre_heat - 0.05), (0.07, (0.06,) * 3, tyre_heat + 0.1)):
-                hoop = np.stack([np.full(20, side * half), 0.32 + radius * np.sin(ring), rear + spot * length + radius * np.cos(ring)], axis=1)
+            for radius, colour, warmth in (
+                (0.37, (0.004,) * 3, heat + 0.08),
+                (0.32, (0.018,) * 3, tyre_heat),
+                (0.21, (0.22,) * 3, tyre_heat - 0.05),
+                (0.07, (0.06,) * 3, tyre_heat + 0.1),
+            ):
+                hoop = np.stack(
+                    [
+                        np.full(20, side * half),
+                        0.32 + radius * np.sin(ring),
+                        rear + spot * length + radius * np.cos(ring),
+                    ],
+                    axis=1,
+                )
                 hoop[:, 1] = np.maximum(hoop[:, 1], 0.0)
                 sprite.face(place.points(hoop), colour, warmth)
         for spot in (0.30, 0.50, 0.70):
@@ -124,23 +182,45 @@ def draw_car(frame: Frame, place: Place, seed: int, light: np.ndarray, heat: flo
     # Cabin: a lower ring at the belt, a narrower one at the roof.
     low_w, top_w = half * 0.93, half * 0.74
     base = np.interp([boot, foot], [0, 0.7, 1], [tail - 0.03, (tail + hood) / 2 - 0.02, hood])
-    lower = [(-low_w, base[0], rear + boot * length), (low_w, base[0], rear + boot * length), (low_w, base[1], rear + foot * length), (-low_w, base[1], rear + foot * length)]
-    upper = [(-top_w, tall - 0.04, rear + end * length), (top_w, tall - 0.04, rear + end * length), (top_w, tall - 0.03, rear + brow * length), (-top_w, tall - 0.03, rear + brow * length)]
+    lower = [
+        (-low_w, base[0], rear + boot * length),
+        (low_w, base[0], rear + boot * length),
+        (low_w, base[1], rear + foot * length),
+        (-low_w, base[1], rear + foot * length),
+    ]
+    upper = [
+        (-top_w, tall - 0.04, rear + end * length),
+        (top_w, tall - 0.04, rear + end * length),
+        (top_w, tall - 0.03, rear + brow * length),
+        (-top_w, tall - 0.03, rear + brow * length),
+    ]
     inside = (0.0, 1.1, 0.0)
     glass_heat = heat - 0.10 + (0.10 if moving else 0.0)
     sheen = np.array((0.10, 0.12, 0.14))
-    walls = [(lower[0], lower[1], upper[1], upper[0]), (lower[1], lower[2], upper[2], upper[1]), (lower[2], lower[3], upper[3], upper[2]), (lower[3], lower[0], upper[0], upper[3])]
+    walls = [
+        (lower[0], lower[1], upper[1], upper[0]),
+        (lower[1], lower[2], upper[2], upper[1]),
+        (lower[2], lower[3], upper[3], upper[2]),
+        (lower[3], lower[0], upper[0], upper[3]),
+    ]
     walls.sort(key=lambda wall: -np.linalg.norm(np.mean(wall, axis=0) - eye))
     for wall in walls:
         flank = abs(wall[0][0] + wall[1][0]) > 0.1
-        if not quad(list(wall), paint * 0.8, body_heat + 0.02, inside, (GLASS, glass_heat, 0.14 if flank else 0.1, sheen)) or not flank:
+        if (
+            not quad(
+                list(wall), paint * 0.8, body_heat + 0.02, inside, (GLASS, glass_heat, 0.14 if flank else 0.1, sheen)
+            )
+            or not flank
+        ):
             continue
         low, high = np.asarray(wall[:2], float), np.asarray([wall[3], wall[2]], float)
         for part in (0.46,) if length < 4.9 else (0.3, 0.62):  # the pillar between the doors
-            post = [low[0] + (low[1] - low[0]) * (part + d) for d in (-0.025, 0.025)] + [high[0] + (high[1] - high[0]) * (part + d) for d in (0.025, -0.025)]
+            post = [low[0] + (low[1] - low[0]) * (part + d) for d in (-0.025, 0.025)] + [
+                high[0] + (high[1] - high[0]) * (part + d) for d in (0.025, -0.025)
+            ]
             sprite.face(place.points(post), paint * 0.3, body_heat)
     if eye[1] > tall:
-        roof = np.array([upper[0], upper[1], upper[2], upper[3]]) + (0, 0.03, 0)
+        roof = np.asarray(upper) + np.array((0, 0.03, 0))
         sprite.face(place.points(roof), paint * (0.9 + 0.5 * max(0.0, toward[1])) * cold, body_heat + 0.05)
     if eye[2] > 0:
         mirrors()
@@ -154,15 +234,52 @@ def draw_car(frame: Frame, place: Place, seed: int, light: np.ndarray, heat: flo
     if eye[2] < rear:
         for side in (-1, 1):
             a, b = side * half * 0.52, side * half * 0.82
-            lamp([(a, 0.72, rear), (b, 0.70, rear), (b, 0.86, rear), (a, 0.85, rear)], (0.32, 0.01, 0.012), heat + 0.1, (3.0, 0.10, 0.06) if lamps_on else None)
-        lamp([(-0.27, 0.52, rear), (0.27, 0.52, rear), (0.27, 0.64, rear), (-0.27, 0.64, rear)], (0.6, 0.58, 0.45), body_heat - 0.05, (0.25, 0.24, 0.18) if lamps_on else None)
-        lamp([(-0.5, 0.22, rear), (0.5, 0.22, rear), (0.5, 0.34, rear), (-0.5, 0.34, rear)], (0.012,) * 3, heat + 0.04, None)
+            lamp(
+                [(a, 0.72, rear), (b, 0.70, rear), (b, 0.86, rear), (a, 0.85, rear)],
+                (0.32, 0.01, 0.012),
+                heat + 0.1,
+                (3.0, 0.10, 0.06) if lamps_on else None,
+            )
+        lamp(
+            [(-0.27, 0.52, rear), (0.27, 0.52, rear), (0.27, 0.64, rear), (-0.27, 0.64, rear)],
+            (0.6, 0.58, 0.45),
+            body_heat - 0.05,
+            (0.25, 0.24, 0.18) if lamps_on else None,
+        )
+        lamp(
+            [(-0.5, 0.22, rear), (0.5, 0.22, rear), (0.5, 0.34, rear), (-0.5, 0.34, rear)],
+            (0.012,) * 3,
+            heat + 0.04,
+            None,
+        )
         if moving:
-            sprite.polygon(circle(to([(0.42, 0.26, rear)])[0], 0.06 * frame.camera.focal / place.z, 8), (0.02,) * 3, heat + 0.45)
+            sprite.polygon(
+                circle(to([(0.42, 0.26, rear)])[0], 0.06 * frame.camera.focal / place.z, 8), (0.02,) * 3, heat + 0.45
+            )
     if eye[2] > front:
         for side in (-1, 1):
             a, b = side * half * 0.48, side * half * 0.80
-            lamp([(a, 0.56, front), (b, 0.58, front - 0.03), (b, 0.72, front - 0.03), (a, 0.67, front)], (0.6, 0.62, 0.64), heat + 0.2 + 0.3 * lamps_on, (16.0, 15.0, 12.5) if lamps_on else None)
-        lamp([(-0.5 * half, 0.42, front), (0.5 * half, 0.42, front), (0.44 * half, 0.62, front), (-0.44 * half, 0.62, front)], (0.012,) * 3, heat + 0.1 + 0.9 * engine, None)
-        lamp([(-0.26, 0.36, front), (0.26, 0.36, front), (0.26, 0.47, front), (-0.26, 0.47, front)], (0.6, 0.6, 0.58), body_heat, None)
+            lamp(
+                [(a, 0.56, front), (b, 0.58, front - 0.03), (b, 0.72, front - 0.03), (a, 0.67, front)],
+                (0.6, 0.62, 0.64),
+                heat + 0.2 + 0.3 * lamps_on,
+                (16.0, 15.0, 12.5) if lamps_on else None,
+            )
+        lamp(
+            [
+                (-0.5 * half, 0.42, front),
+                (0.5 * half, 0.42, front),
+                (0.44 * half, 0.62, front),
+                (-0.44 * half, 0.62, front),
+            ],
+            (0.012,) * 3,
+            heat + 0.1 + 0.9 * engine,
+            None,
+        )
+        lamp(
+            [(-0.26, 0.36, front), (0.26, 0.36, front), (0.26, 0.47, front), (-0.26, 0.47, front)],
+            (0.6, 0.6, 0.58),
+            body_heat,
+            None,
+        )
     sprite.paste(frame, place.z, light, owner, rng, texture=0.05)

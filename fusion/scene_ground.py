@@ -1,12 +1,13 @@
-"""Ground and sky of the procedural scenes, computed per pixel: each ground pixel knows where in the street it is."""
+"""The ground of the procedural scenes, computed per pixel: each pixel knows where in the street it is."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 
-from fusion.scene_canvas import BANK, FAR, Frame, noise_patch, noise_tile, planes, sample_noise
+from fusion.scene_canvas import BANK, FAR, Frame, planes, sample_noise
 from fusion.scene_plan import Item, Plan
+from fusion.scene_sky import sky_colours
 
 STEP = 0.025  # metres per texel across the street
 REACH = 40.0  # metres to either side that the profile covers
@@ -17,7 +18,9 @@ def blurred_levels(profile_NC: np.ndarray, levels: int = LEVELS) -> np.ndarray:
     """A profile at ever wider blurs (levels N C): what the ground looks like to wider and wider pixels."""
     rows = [profile_NC]
     for level in range(1, levels):
-        rows.append(cv2.blur(profile_NC[None], (2**level | 1, 1), borderType=cv2.BORDER_REPLICATE)[0].reshape(profile_NC.shape))
+        rows.append(
+            cv2.blur(profile_NC[None], (2**level | 1, 1), borderType=cv2.BORDER_REPLICATE)[0].reshape(profile_NC.shape)
+        )
     return np.ascontiguousarray(np.stack(rows))
 
 
@@ -25,7 +28,13 @@ def look_up(levels: np.ndarray, position: np.ndarray, footprint: np.ndarray, ste
     """Read the profile at `position` (texels) with the blur that suits a pixel `footprint` metres wide."""
     level = np.log2(np.maximum(footprint / step, 1.0)).astype(np.float32)
     level = np.broadcast_to(np.minimum(level, levels.shape[0] - 1), position.shape)
-    return cv2.remap(levels, position.astype(np.float32, copy=False), np.ascontiguousarray(level), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.remap(
+        levels,
+        position.astype(np.float32, copy=False),
+        np.ascontiguousarray(level),
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
 
 
 def _profiles(plan: Plan, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -33,7 +42,11 @@ def _profiles(plan: Plan, rng: np.random.Generator) -> tuple[np.ndarray, np.ndar
     street, warm = plan.street, plan.ground
     u = np.arange(-REACH, REACH, STEP, dtype=np.float32)
     a = np.abs(u)
-    tar = rng.uniform(0.06, 0.13) * np.array((1.0, 1.0, rng.uniform(1.0, 1.08))) * (0.55 if plan.weather == "wet" else 1.0)
+    tar = (
+        rng.uniform(0.06, 0.13)
+        * np.array((1.0, 1.0, rng.uniform(1.0, 1.08)))
+        * (0.55 if plan.weather == "wet" else 1.0)
+    )
     slab = rng.uniform(0.20, 0.34) * np.array((1.0, rng.uniform(0.92, 1.0), rng.uniform(0.82, 0.97)))
     grass = np.array((rng.uniform(0.06, 0.13), rng.uniform(0.12, 0.19), rng.uniform(0.02, 0.05)))
     day = plan.time == "day"
@@ -53,7 +66,9 @@ def _profiles(plan: Plan, rng: np.random.Generator) -> tuple[np.ndarray, np.ndar
     slabs = off & ~green & (np.mod(a - inner, 0.6) < 0.03) & (a > inner + 0.2)
     colour[slabs] *= (0.62, 0.62, 0.62, 0.98)
     beyond = a > inner + street.pavement
-    colour[beyond] = (*(grass * 0.9), warm - 0.11) if street.side_grass or plan.buildings == () else (*(slab * 0.75), warm - 0.05)
+    colour[beyond] = (
+        (*(grass * 0.9), warm - 0.11) if street.side_grass or plan.buildings == () else (*(slab * 0.75), warm - 0.05)
+    )
     field = a > inner + street.pavement + 9.0
     colour[field] = (*(grass * 0.85), warm - 0.10)
     if any(plan.light.sun):
@@ -117,19 +132,27 @@ def draw_ground(frame: Frame, plan: Plan) -> None:
     coarse = sample_noise(1.3, u * 9 + shift[2], zz * 5 + shift[3]) * (1 / (1 + footprint / 0.25))
     painted *= wear * np.clip(0.9 + 0.18 * coarse + 0.12 * fine, 0.25, 1.0)
     shading = np.maximum(1.0 + 0.20 * fine + 0.13 * coarse, 0.3)
-    surface[:3] += (0.62 - surface[:3]) * painted
-    surface[:3] *= shading
+    unpainted = 1 - painted
+    for plane in surface[:3]:
+        plane *= unpainted
+        plane += np.float32(0.62) * painted
+        plane *= shading
     surface[3] -= 0.035 * painted
     surface[3] *= 1.0 + 0.012 * fine + 0.03 * coarse
     base = np.asarray(light.ambient) + np.asarray(light.sun) * max(light.toward_sun[1], 0.0) * 1.25
     base = base.astype(np.float32)[:, None, None]
     if light.lamps or light.beams:
         step = max(1, round(camera.height / 120))
-        small_x = cv2.resize(u + street.bend(z).astype(np.float32)[:, None], (camera.width // step + 1, rows // step + 1), interpolation=cv2.INTER_AREA)
+        small_x = cv2.resize(
+            u + street.bend(z).astype(np.float32)[:, None],
+            (camera.width // step + 1, rows // step + 1),
+            interpolation=cv2.INTER_AREA,
+        )
         small_z = cv2.resize(zz, (camera.width // step + 1, rows // step + 1), interpolation=cv2.INTER_AREA)
         glow = light.local(small_x, np.zeros_like(small_x), small_z)
         base = base + np.stack([cv2.resize(g, (camera.width, rows), interpolation=cv2.INTER_LINEAR) for g in glow])
-    surface[:3] *= base
+    for plane, level in zip(surface, base, strict=False):
+        plane *= level
     if plan.weather == "wet":
         _shine(frame, plan, surface, top, coarse)
     frame.radiance[:, top:] = surface
@@ -151,7 +174,9 @@ def _shine(frame: Frame, plan: Plan, surface: np.ndarray, top: int, coarse: np.n
             toward = np.cos(item.yaw)
             tint = np.array((1.0, 0.95, 0.85)) if toward < -0.3 else np.array((0.45, 0.03, 0.02))
             middle = float(item.u + street.bend(item.z))
-            sources += [(middle + s * 0.6, 0.7, item.z - 2.2, tint * (0.9 if toward < -0.3 else 0.5), 0.16) for s in (-1, 1)]
+            sources += [
+                (middle + s * 0.6, 0.7, item.z - 2.2, tint * (0.9 if toward < -0.3 else 0.5), 0.16) for s in (-1, 1)
+            ]
     for sx, sy, sz, tint, size in sources:
         if sz < 2:
             continue
@@ -161,7 +186,9 @@ def _shine(frame: Frame, plan: Plan, surface: np.ndarray, top: int, coarse: np.n
         low, high = int(max(0, image_x - 4 * size * scale)), int(min(width, image_x + 4 * size * scale + 1))
         if high <= low:
             continue
-        along = np.clip((y - start) / (0.1 * scale), 0, 1) * np.exp(-(((y - end) / (0.8 * sy * scale + 0.05 * camera.height)) ** 2))
+        along = np.clip((y - start) / (0.1 * scale), 0, 1) * np.exp(
+            -(((y - end) / (0.8 * sy * scale + 0.05 * camera.height)) ** 2)
+        )
         across = np.exp(-(((x[:, low:high] - image_x) / (size * scale * 1.3)) ** 2))
         surface[:3, :, low:high] += tint.astype(np.float32)[:, None, None] * (along * across * wet[:, low:high])
 
@@ -175,9 +202,24 @@ def shadow(frame: Frame, plan: Plan, item: Item, wide: float, long: float, tall:
     sun = plan.light.toward_sun
     if any(plan.light.sun) and item.u * plan.shadow_side < plan.shadow:
         reach = tall / max(sun[1], 0.3)
-        casts.append((x0, z0, x0 - sun[0] * reach, z0 - sun[2] * reach, wide * 0.9, max(long * 0.9, 0.15), 0.25 if item.kind in ("bicycle", "cyclist") else 0.5))
+        casts.append(
+            (
+                x0,
+                z0,
+                x0 - sun[0] * reach,
+                z0 - sun[2] * reach,
+                wide * 0.9,
+                max(long * 0.9, 0.15),
+                0.25 if item.kind in ("bicycle", "cyclist") else 0.5,
+            )
+        )
     for ax, az, bx, bz, rx, rz, depth in casts:
-        corners = [(x + i * 1.6 * rx, 0.0, max(z + j * 1.6 * rz, 1.0)) for x, z in ((ax, az), (bx, bz)) for i in (-1, 1) for j in (-1, 1)]
+        corners = [
+            (x + i * 1.6 * rx, 0.0, max(z + j * 1.6 * rz, 1.0))
+            for x, z in ((ax, az), (bx, bz))
+            for i in (-1, 1)
+            for j in (-1, 1)
+        ]
         flat = camera.project(np.array(corners))
         left, up = np.floor(np.maximum(flat.min(axis=0), 0)).astype(int)
         right, down = int(min(flat[:, 0].max() + 1, camera.width)), int(min(flat[:, 1].max() + 1, camera.height))
@@ -191,64 +233,3 @@ def shadow(frame: Frame, plan: Plan, item: Item, wide: float, long: float, tall:
         away = ((x - ax - t * dx) / rx) ** 2 + ((z - az - t * dz) / rz) ** 2
         dark = np.float32(depth) / (1 + away**3)
         frame.radiance[:3, up:down, left:right] *= 1 - dark
-
-
-def sky_colours(plan: Plan) -> tuple[np.ndarray, np.ndarray, float]:
-    """Radiance of the zenith and of the horizon, and the infrared level of the sky."""
-    rng = np.random.default_rng(plan.seed + 2)
-    tone = rng.uniform(0.85, 1.15)
-    if plan.time == "day":
-        if plan.weather == "clear":
-            return np.array((0.16, 0.32, 0.68)) * tone, np.array((0.62, 0.74, 0.88)), 0.06
-        return np.array((0.52, 0.56, 0.62)) * tone, np.array((0.74, 0.76, 0.78)), 0.24
-    if plan.time == "dusk":
-        warm = np.array((0.62, 0.30, 0.14)) if plan.weather == "clear" else np.array((0.26, 0.24, 0.28))
-        return np.array((0.05, 0.075, 0.17)) * tone, warm * tone, 0.10
-    glow = np.array((0.035, 0.024, 0.014)) if rng.random() < 0.6 else np.array((0.012, 0.014, 0.022))
-    return np.array((0.0015, 0.002, 0.0045)) * tone, glow, 0.05
-
-
-def draw_sky(frame: Frame, plan: Plan) -> None:
-    """Gradient, clouds or stars, and the far end of the town at the horizon."""
-    camera = frame.camera
-    rng = np.random.default_rng(plan.seed + 3)
-    rows = int(np.clip(np.ceil(camera.horizon), 0, camera.height))
-    if rows < 1:
-        return
-    zenith, low, cold = sky_colours(plan)
-    up = np.clip((camera.horizon - np.arange(rows) - 0.5) / camera.focal, 1e-3, None)
-    rise = np.clip(up / 0.55, 0, 1)[:, None] ** 0.6
-    column = np.empty((4, rows, 1), np.float32)
-    column[:3, :, 0] = (low + (zenith - low) * rise).T
-    column[3] = cold + 0.10 * (1 - rise) ** 2
-    sky = np.repeat(column, camera.width, axis=2)
-    shift, amount = rng.uniform(0, BANK, 2), rng.uniform(0.2, 1.0)
-    side = (np.arange(camera.width) + 0.5 - camera.centre) / camera.focal
-    x, y = np.meshgrid((side * 150).astype(np.float32), (up * 420).astype(np.float32))
-    clouds = sample_noise(1.7, x + shift[0], y + shift[1])
-    if plan.time == "night":
-        stars = (rng.random(60), rng.random(60), rng.random(60))
-        if plan.weather == "clear":
-            for fx, fy, power in zip(*stars, strict=True):
-                sky[:3, int(fy * rows), int(fx * camera.width)] += 0.06 * power**3
-        sky[:3] *= 1 + 0.3 * np.clip(clouds, -1, 2)
-    else:
-        cover = np.clip(clouds * 0.55 + amount - 0.45, 0, 1) * (0.9 if plan.weather == "clear" else 0.5)
-        bright = (np.array((0.9, 0.9, 0.9)) if plan.time == "day" else low * 1.3 + 0.02) * (1.0 if plan.weather == "clear" else 0.72)
-        sky[:3] += (bright.astype(np.float32)[:, None, None] - sky[:3]) * cover
-    sky[3] += (0.05 if plan.weather == "clear" else 0.02) * np.clip(clouds, -1.5, 1.5)
-    frame.radiance[:, :rows] = sky
-    # The skyline: a stepped profile of far roofs and trees.
-    steps = rng.integers(10, 24)
-    roofs, x = rng.uniform(0.01, 0.06, steps) * rng.uniform(0.6, 1.8), (side - side[0]) / 1.6 * 10 + rng.uniform(0, 5)
-    profile = roofs[np.floor(x).astype(int) % steps] if rng.random() < 0.5 else 0.03 + 0.012 * noise_tile(1.3)[7, np.mod((x * 25).astype(int), BANK)]
-    top = camera.horizon - profile * camera.focal
-    alpha = np.clip(np.arange(rows)[:, None] + 1 - top[None], 0, 1).astype(np.float32)
-    ambient = np.asarray(plan.light.ambient)
-    far = np.append(0.35 * low + 0.07 * ambient, plan.ground - 0.06).astype(np.float32)
-    grain = noise_patch(1.0, rng, 256, rows, camera.width)
-    colour = far[:, None, None] * (1 + 0.06 * grain)
-    if plan.time != "day":  # windows of the far town
-        spark = noise_patch(0.0, rng, 200, rows, camera.width) > 2.3
-        colour[:3] += np.array((0.20, 0.14, 0.06), np.float32)[:, None, None] * spark
-    frame.blend(0, 0, colour, alpha, FAR * 0.99)

@@ -12,9 +12,19 @@ from fusion.scene_canvas import Camera, Frame, Sprite, capsule, circle
 SKIN = ((0.62, 0.42, 0.32), (0.50, 0.32, 0.22), (0.30, 0.18, 0.12), (0.68, 0.48, 0.38))
 HAIR = ((0.02, 0.018, 0.015), (0.07, 0.04, 0.02), (0.20, 0.13, 0.06), (0.25, 0.24, 0.23))
 CLOTH = (
-    (0.02, 0.022, 0.03), (0.05, 0.05, 0.055), (0.03, 0.05, 0.14), (0.10, 0.02, 0.025), (0.30, 0.04, 0.04), (0.45, 0.43, 0.40),
-    (0.04, 0.10, 0.06), (0.16, 0.13, 0.09), (0.08, 0.16, 0.30), (0.36, 0.28, 0.10), (0.12, 0.12, 0.13), (0.22, 0.10, 0.20),
-)  # fmt: skip
+    (0.02, 0.022, 0.03),
+    (0.05, 0.05, 0.055),
+    (0.03, 0.05, 0.14),
+    (0.10, 0.02, 0.025),
+    (0.30, 0.04, 0.04),
+    (0.45, 0.43, 0.40),
+    (0.04, 0.10, 0.06),
+    (0.16, 0.13, 0.09),
+    (0.08, 0.16, 0.30),
+    (0.36, 0.28, 0.10),
+    (0.12, 0.12, 0.13),
+    (0.22, 0.10, 0.20),
+)
 
 
 @dataclass(frozen=True)
@@ -45,13 +55,26 @@ def _walk(rng: np.random.Generator, tall: float, stride: float) -> dict[str, tup
         hip = (sign * 0.052 * tall, 0.52 * tall, 0.0)
         knee = (hip[0], hip[1] - 0.25 * tall * np.cos(swing), 0.25 * tall * np.sin(swing))
         low = swing - bend
-        ankle = (hip[0] * 0.9, max(knee[1] - 0.235 * tall * np.cos(low), 0.035 * tall), knee[2] + 0.235 * tall * np.sin(low))
+        ankle = (
+            hip[0] * 0.9,
+            max(knee[1] - 0.235 * tall * np.cos(low), 0.035 * tall),
+            knee[2] + 0.235 * tall * np.sin(low),
+        )
         arm = -0.75 * swing + rng.uniform(-0.1, 0.15)
         fold = rng.uniform(0.15, 0.6) if rng.random() < 0.75 else 1.8
         shoulder = (sign * 0.105 * tall, 0.815 * tall, 0.0)
         elbow = (sign * 0.135 * tall, shoulder[1] - 0.175 * tall * np.cos(arm), 0.175 * tall * np.sin(arm))
-        hand = (sign * 0.12 * tall, elbow[1] - 0.155 * tall * np.cos(arm + fold), elbow[2] + 0.155 * tall * np.sin(arm + fold))
-        joints |= {f"hip{name}": hip, f"knee{name}": knee, f"ankle{name}": ankle, f"toe{name}": (ankle[0], 0.02, ankle[2] + 0.11 * tall)}
+        hand = (
+            sign * 0.12 * tall,
+            elbow[1] - 0.155 * tall * np.cos(arm + fold),
+            elbow[2] + 0.155 * tall * np.sin(arm + fold),
+        )
+        joints |= {
+            f"hip{name}": hip,
+            f"knee{name}": knee,
+            f"ankle{name}": ankle,
+            f"toe{name}": (ankle[0], 0.02, ankle[2] + 0.11 * tall),
+        }
         joints |= {f"shoulder{name}": shoulder, f"elbow{name}": elbow, f"hand{name}": hand}
     joints["neck"], joints["head"] = (0.0, 0.86 * tall, 0.01 * tall), (0.0, 0.925 * tall, 0.02 * tall)
     return joints
@@ -65,7 +88,11 @@ def _ride(rng: np.random.Generator, tall: float) -> dict[str, tuple[float, float
         pedal = (sign * 0.13, 0.29 + 0.16 * np.sin(at), -0.02 + 0.16 * np.cos(at))
         hip = (sign * 0.09, 0.97, -0.2)
         middle = np.array([sign * 0.12, (pedal[1] + hip[1]) / 2 + 0.06, (pedal[2] + hip[2]) / 2 + 0.2])
-        joints |= {f"hip{name}": hip, f"knee{name}": tuple(middle), f"ankle{name}": (pedal[0], pedal[1] + 0.05, pedal[2] - 0.05)}
+        joints |= {
+            f"hip{name}": hip,
+            f"knee{name}": tuple(middle),
+            f"ankle{name}": (pedal[0], pedal[1] + 0.05, pedal[2] - 0.05),
+        }
         joints |= {f"toe{name}": (pedal[0], pedal[1] - 0.02, pedal[2] + 0.13)}
         joints |= {f"shoulder{name}": (sign * 0.18, 0.97 + 0.29 * tall, 0.1), f"elbow{name}": (sign * 0.24, 1.2, 0.22)}
         joints[f"hand{name}"] = (sign * 0.24, 1.07, 0.43)
@@ -106,7 +133,11 @@ def draw_person(frame: Frame, place: Place, seed: int, light: np.ndarray, warm: 
 
     def torso() -> None:
         low = "knee" if coat else "hip"
-        rings = [circle(at["shoulderl"], 0.042 * px, 10), circle(at["shoulderr"], 0.042 * px, 10), circle(at["neck"], 0.035 * px, 8)]
+        rings = [
+            circle(at["shoulderl"], 0.042 * px, 10),
+            circle(at["shoulderr"], 0.042 * px, 10),
+            circle(at["neck"], 0.035 * px, 8),
+        ]
         rings += [circle(at["hipl"], 0.058 * px, 10), circle(at["hipr"], 0.058 * px, 10)]
         if coat:
             rings += [circle(0.75 * at[low + s] + 0.25 * at["hip" + s], 0.062 * px, 10) for s in "lr"]
@@ -115,10 +146,16 @@ def draw_person(frame: Frame, place: Place, seed: int, light: np.ndarray, warm: 
         middle = hull.mean(axis=0)
         sprite.polygon(middle + (hull - middle) * (0.62, 0.86) + (side * 0.05 * px, 0), top * 1.12, body * warm + 0.02)
         if from_front > 0.4:  # the open collar and the zip of a jacket
-            sprite.polygon(capsule(at["neck"], 0.018 * px, at["neck"] * 0.6 + at["hipl"] * 0.2 + at["hipr"] * 0.2, 0.006 * px), top * 0.45, (body + 0.05) * warm)
+            sprite.polygon(
+                capsule(at["neck"], 0.018 * px, at["neck"] * 0.6 + at["hipl"] * 0.2 + at["hipr"] * 0.2, 0.006 * px),
+                top * 0.45,
+                (body + 0.05) * warm,
+            )
 
     def head() -> None:
-        sprite.polygon(capsule(at["neck"] + (0, 0.02 * px), 0.03 * px, at["head"], 0.03 * px), skin * 0.7, skin_heat * warm)
+        sprite.polygon(
+            capsule(at["neck"] + (0, 0.02 * px), 0.03 * px, at["head"], 0.03 * px), skin * 0.7, skin_heat * warm
+        )
         oval = np.array([0.92, 1.12])
         centre, r = at["head"], 0.058 * px
         ring = circle((0, 0), r, 18) * oval
@@ -135,22 +172,38 @@ def draw_person(frame: Frame, place: Place, seed: int, light: np.ndarray, warm: 
         parts.append((leg - 0.004, lambda s=s: limb("hip" + s, 0.052, "knee" + s, 0.036, legs, leg_heat)))
         arm = (far["shoulder" + s] + far["elbow" + s]) / 2
         parts.append((arm, lambda s=s: limb("shoulder" + s, 0.033, "elbow" + s, 0.026, top, body)))
-        parts.append((far["hand" + s], lambda s=s: sprite.polygon(circle(at["hand" + s], 0.021 * px, 10), skin, skin_heat * warm)))
-        parts.append((far["hand" + s] + 0.001, lambda s=s: limb("elbow" + s, 0.026, "hand" + s, 0.019, top, body - 0.02)))
+        parts.append(
+            (
+                far["hand" + s],
+                lambda s=s: sprite.polygon(circle(at["hand" + s], 0.021 * px, 10), skin, skin_heat * warm),
+            )
+        )
+        parts.append(
+            (far["hand" + s] + 0.001, lambda s=s: limb("elbow" + s, 0.026, "hand" + s, 0.019, top, body - 0.02))
+        )
     middle = (far["hipl"] + far["hipr"] + far["shoulderl"] + far["shoulderr"]) / 4
     parts.append((middle, torso))
     parts.append((far["head"] - 0.05, head))
     if pack:
-        back = place.points([(0, 0.72 * tall, -0.16), (0, 0.60 * tall, -0.16)] if pose != "ride" else [(0, 1.42, -0.1), (0, 1.2, -0.2)])
+        back = place.points(
+            [(0, 0.72 * tall, -0.16), (0, 0.60 * tall, -0.16)] if pose != "ride" else [(0, 1.42, -0.1), (0, 1.2, -0.2)]
+        )
         spots = camera.project(back)
         cloth = np.array(CLOTH[rng.integers(len(CLOTH))])
-        parts.append((back[0, 2], lambda: sprite.polygon(capsule(spots[0], 0.07 * px, spots[1], 0.075 * px), cloth, (body - 0.22) * warm)))
+        parts.append(
+            (
+                back[0, 2],
+                lambda: sprite.polygon(capsule(spots[0], 0.07 * px, spots[1], 0.075 * px), cloth, (body - 0.22) * warm),
+            )
+        )
     for _, draw in sorted(parts, key=lambda part: -part[0]):
         draw()
     sprite.paste(frame, place.z, light, owner, rng, texture=0.16)
 
 
-def draw_bicycle(frame: Frame, place: Place, seed: int, light: np.ndarray, ambient: float, night: bool, owner: int) -> None:
+def draw_bicycle(
+    frame: Frame, place: Place, seed: int, light: np.ndarray, ambient: float, night: bool, owner: int
+) -> None:
     """A bicycle 1.75 m long; cold in infrared but for the tyres of one in use."""
     rng = np.random.default_rng(seed)
     camera: Camera = frame.camera
@@ -162,7 +215,10 @@ def draw_bicycle(frame: Frame, place: Place, seed: int, light: np.ndarray, ambie
     def to(points: list | np.ndarray) -> np.ndarray:
         return camera.project(place.points(points))
 
-    wheels = {end: np.stack([np.zeros(24), 0.34 + 0.34 * np.sin(turn), end + 0.34 * np.cos(turn)], axis=1) for end in (-0.53, 0.53)}
+    wheels = {
+        end: np.stack([np.zeros(24), 0.34 + 0.34 * np.sin(turn), end + 0.34 * np.cos(turn)], axis=1)
+        for end in (-0.53, 0.53)
+    }
     bars = to([(-0.27, 1.02, 0.38), (0.27, 1.02, 0.38)])
     sprite = Sprite(camera, np.concatenate([to(wheels[-0.53]), to(wheels[0.53]), bars]), margin=2 + 0.03 * px)
     warm = ambient + 0.12
@@ -171,7 +227,13 @@ def draw_bicycle(frame: Frame, place: Place, seed: int, light: np.ndarray, ambie
             sprite.stroke(to(ring[[spoke, spoke + 12]]), 0.008 * px, rim, ambient)
         sprite.stroke(to(ring), max(0.045 * px, 0.5), tyre, warm, closed=True)
         sprite.stroke(to((ring - (0, 0.34, end)) * 0.9 + (0, 0.34, end)), 0.015 * px, rim, ambient, closed=True)
-    crank, seat, head, fork, rear = (0, 0.29, -0.02), (0, 0.86, -0.2), (0, 0.86, 0.33), (0, 0.34, 0.53), (0, 0.34, -0.53)
+    crank, seat, head, fork, rear = (
+        (0, 0.29, -0.02),
+        (0, 0.86, -0.2),
+        (0, 0.86, 0.33),
+        (0, 0.34, 0.53),
+        (0, 0.34, -0.53),
+    )
     for a, b in ((crank, seat), (seat, head), (crank, head), (head, fork), (rear, seat), (rear, crank)):
         sprite.stroke(to([a, b]), max(0.042 * px, 0.45), colour, ambient + 0.03)
     sprite.stroke(to([head, (0, 1.02, 0.36)]), 0.035 * px, rim * 0.5, ambient)

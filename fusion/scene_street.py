@@ -19,12 +19,20 @@ def draw_tree(frame: Frame, plan: Plan, item: Item, x: float) -> None:
     px = camera.focal / z
     trunk, crown, squash = rng.uniform(1.9, 2.8), rng.uniform(1.3, 2.3), rng.uniform(0.85, 1.35)
     leaf, bare = np.array(LEAVES[rng.integers(len(LEAVES))]) * rng.uniform(0.8, 1.2), rng.random() < 0.12
-    foot, fork, tip = camera.project(np.array([(x, 0, z), (x + rng.uniform(-0.1, 0.1), trunk, z), (x, trunk + crown * squash, z)]))
+    foot, fork, tip = camera.project(
+        np.array([(x, 0, z), (x + rng.uniform(-0.1, 0.1), trunk, z), (x, trunk + crown * squash, z)])
+    )
     light = plan.light.upright(x, z, shade=float(item.u * plan.shadow_side < plan.shadow))
     bark, cool = np.array((0.09, 0.065, 0.045)), plan.ground - 0.07
-    sprite = Sprite(camera, np.stack([foot, fork, tip, fork - crown * px, fork + crown * px, tip - crown * squash * px]))
+    sprite = Sprite(
+        camera, np.stack([foot, fork, tip, fork - crown * px, fork + crown * px, tip - crown * squash * px])
+    )
     sprite.polygon(capsule(foot, 0.14 * px, fork, 0.1 * px), bark * 0.8, cool + 0.02)
-    sprite.polygon(capsule(foot + (0.04 * px, 0), 0.06 * px, fork + (0.03 * px, 0), 0.05 * px), bark * 1.3, cool + 0.04)
+    sprite.polygon(
+        capsule(foot + np.array((0.04 * px, 0)), 0.06 * px, fork + np.array((0.03 * px, 0)), 0.05 * px),
+        bark * 1.3,
+        cool + 0.04,
+    )
     boughs = rng.uniform(-1, 1, (9, 2)) * (0.62, 0.62)
     sizes = rng.uniform(0.35, 0.6, 9)
     for (bx, by), _ in zip(boughs[: 9 if bare else 5], sizes, strict=False):
@@ -37,11 +45,17 @@ def draw_tree(frame: Frame, plan: Plan, item: Item, x: float) -> None:
     sprite.paste(frame, z, light, 0, rng, texture=0.2)
     if bare:
         return
-    x0, x1 = int(max(0, np.floor(tip[0] - 1.15 * crown * px))), int(min(camera.width, np.ceil(tip[0] + 1.15 * crown * px)))
-    y0, y1 = int(max(0, np.floor(tip[1] - 1.15 * crown * squash * px))), int(min(camera.height, np.ceil(tip[1] + 1.15 * crown * squash * px)))
+    x0, x1 = (
+        int(max(0, np.floor(tip[0] - 1.15 * crown * px))),
+        int(min(camera.width, np.ceil(tip[0] + 1.15 * crown * px))),
+    )
+    y0, y1 = (
+        int(max(0, np.floor(tip[1] - 1.15 * crown * squash * px))),
+        int(min(camera.height, np.ceil(tip[1] + 1.15 * crown * squash * px))),
+    )
     if x1 <= x0 or y1 <= y0:
         return
-    # The crown is made in its own square and the visible cut of it is taken, so that it does not depend on the clipping.
+    # The crown is made in its own square and the visible cut of it taken: clipping must not change it.
     grid = np.linspace(-1.15, 1.15, 48, dtype=np.float32)
     gx, gy = np.meshgrid(grid, grid)
     bx, by, r = (a.astype(np.float32)[:, None, None] for a in (boughs[:, 0], boughs[:, 1], sizes))
@@ -50,16 +64,22 @@ def draw_tree(frame: Frame, plan: Plan, item: Item, x: float) -> None:
     field = np.take_along_axis(bulge, front, 0)[0]
     bright = np.take_along_axis(0.5 - 0.55 * (gy - by) / r - 0.3 * by, front, 0)[0]
     side = int(np.clip(2.3 * crown * px, 24, 240))
-    field, bright = (cv2.resize(a, (side, side), interpolation=cv2.INTER_LINEAR) for a in (field, cv2.blur(bright, (5, 5))))
+    field, bright = (
+        cv2.resize(a, (side, side), interpolation=cv2.INTER_LINEAR) for a in (field, cv2.blur(bright, (5, 5)))
+    )
     fine, clump = noise_patch(0.55, rng, 160, side, side), noise_patch(1.1, rng, 90, side, side)
     soft = np.float32(1.0 / max(0.06, 1.2 / (crown * px)))
     alpha = np.clip((field + 0.14 * fine + 0.14 * clump) * soft + 0.3, 0, 1)
     shade = np.clip(0.25 + 0.75 * bright + 0.22 * fine + 0.18 * clump, 0.12, 2.0)
     zoom_x, zoom_y = side / (2.3 * crown * px), side / (2.3 * crown * squash * px)
     corner = tip - 1.15 * crown * px * np.array([1.0, squash])
-    cut = np.array([(zoom_x, 0, (x0 + 0.5 - corner[0]) * zoom_x - 0.5), (0, zoom_y, (y0 + 0.5 - corner[1]) * zoom_y - 0.5)])
+    cut = np.array(
+        [(zoom_x, 0, (x0 + 0.5 - corner[0]) * zoom_x - 0.5), (0, zoom_y, (y0 + 0.5 - corner[1]) * zoom_y - 0.5)]
+    )
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    both = cv2.warpAffine(cv2.merge([alpha, shade]), cut, (x1 - x0, y1 - y0), flags=flags, borderMode=cv2.BORDER_CONSTANT)
+    both = cv2.warpAffine(
+        cv2.merge([alpha, shade]), cut, (x1 - x0, y1 - y0), flags=flags, borderMode=cv2.BORDER_CONSTANT
+    )
     alpha, shade = cv2.split(both)
     colour = np.empty((4, *alpha.shape), np.float32)
     colour[:3] = (leaf * light).astype(np.float32)[:, None, None] * shade
@@ -77,7 +97,11 @@ def draw_lamp(frame: Frame, plan: Plan, item: Item, x: float) -> None:
     warm = plan.ground - 0.04
     sprite.polygon(capsule(foot, 0.10 * px, low, 0.09 * px), STEEL * 0.8, warm)
     sprite.polygon(capsule(low, max(0.065 * px, 0.35), top, max(0.045 * px, 0.3)), STEEL, warm)
-    sprite.polygon(capsule(low + (0.02 * px, 0), 0.02 * px, top + (0.015 * px, 0), 0.015 * px), STEEL * 1.8, warm + 0.02)
+    sprite.polygon(
+        capsule(low + np.array((0.02 * px, 0)), 0.02 * px, top + np.array((0.015 * px, 0)), 0.015 * px),
+        STEEL * 1.8,
+        warm + 0.02,
+    )
     sprite.polygon(capsule(top, max(0.04 * px, 0.3), head, max(0.035 * px, 0.3)), STEEL, warm)
     shade = np.array([(-0.38, -0.06), (0.38, -0.06), (0.32, 0.06), (-0.32, 0.06)]) * max(px, 4.0) + head
     sprite.polygon(shade, STEEL * 1.2, warm + (0.30 if item.moving else 0.0))
@@ -106,14 +130,26 @@ def draw_sign(frame: Frame, plan: Plan, item: Item, x: float) -> None:
     box = np.array([(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)])
     shapes: list[tuple[np.ndarray, tuple[float, ...]]]
     if kind == 0:
-        bars = [np.array([(-0.42 + d, -0.3), (-0.12 + d, -0.3), (-0.12 + d, 0.32), (-0.42 + d, 0.32)]) for d in (0.0, 0.52)]
+        bars = [
+            np.array([(-0.42 + d, -0.3), (-0.12 + d, -0.3), (-0.12 + d, 0.32), (-0.42 + d, 0.32)]) for d in (0.0, 0.52)
+        ]
         shapes = [(circle((0, 0), 1.0, 24), red), (circle((0, 0), 0.74, 24), white), (bars[0], dark), (bars[1], dark)]
     elif kind == 1:
-        shapes = [(tri, red), (tri * 0.66 + (0, 0.05), white), (np.array([(-0.08, -0.25), (0.08, -0.25), (0.05, 0.3), (-0.05, 0.3)]), dark)]
+        shapes = [
+            (tri, red),
+            (tri * 0.66 + (0, 0.05), white),
+            (np.array([(-0.08, -0.25), (0.08, -0.25), (0.05, 0.3), (-0.05, 0.3)]), dark),
+        ]
     elif kind == 2:
-        shapes = [(box, blue), (tri * 0.6 + (0, 0.1), white), (np.array([(-0.1, -0.25), (0.1, -0.25), (0.16, 0.4), (-0.16, 0.4)]), dark)]
+        shapes = [
+            (box, blue),
+            (tri * 0.6 + (0, 0.1), white),
+            (np.array([(-0.1, -0.25), (0.1, -0.25), (0.16, 0.4), (-0.16, 0.4)]), dark),
+        ]
     else:
-        arrow = np.array([(-0.15, 0.7), (0.15, 0.7), (0.15, -0.1), (0.45, -0.1), (0, -0.7), (-0.45, -0.1), (-0.15, -0.1)])
+        arrow = np.array(
+            [(-0.15, 0.7), (0.15, 0.7), (0.15, -0.1), (0.45, -0.1), (0, -0.7), (-0.45, -0.1), (-0.15, -0.1)]
+        )
         shapes = [(circle((0, 0), 1.0, 24), blue), (arrow, white)]
     for shape, colour in shapes:
         sprite.polygon(plate + shape * r, colour, warm + 0.01)
@@ -147,11 +183,19 @@ def draw_bin(frame: Frame, plan: Plan, item: Item, x: float) -> None:
     rng = np.random.default_rng(item.seed)
     camera, z = frame.camera, item.z
     wide, tall = rng.uniform(0.22, 0.4), rng.uniform(0.8, 1.25)
-    colour = np.array([(0.03, 0.07, 0.04), (0.06, 0.06, 0.065), (0.12, 0.03, 0.02), (0.16, 0.15, 0.13)][rng.integers(4)])
-    front = np.array([(x - wide, 0, z - wide), (x + wide, 0, z - wide), (x + wide, tall, z - wide), (x - wide, tall, z - wide)])
-    lid = np.array([(x - wide, tall, z - wide), (x + wide, tall, z - wide), (x + wide, tall, z + wide), (x - wide, tall, z + wide)])
+    colour = np.array(
+        [(0.03, 0.07, 0.04), (0.06, 0.06, 0.065), (0.12, 0.03, 0.02), (0.16, 0.15, 0.13)][rng.integers(4)]
+    )
+    front = np.array(
+        [(x - wide, 0, z - wide), (x + wide, 0, z - wide), (x + wide, tall, z - wide), (x - wide, tall, z - wide)]
+    )
+    lid = np.array(
+        [(x - wide, tall, z - wide), (x + wide, tall, z - wide), (x + wide, tall, z + wide), (x - wide, tall, z + wide)]
+    )
     near = -np.sign(x) * wide
-    flank = np.array([(x + near, 0, z - wide), (x + near, 0, z + wide), (x + near, tall, z + wide), (x + near, tall, z - wide)])
+    flank = np.array(
+        [(x + near, 0, z - wide), (x + near, 0, z + wide), (x + near, tall, z + wide), (x + near, tall, z - wide)]
+    )
     sprite = Sprite(camera, camera.project(np.concatenate([front, lid])))
     warm = plan.ground - 0.02
     for face, shade in ((flank, 0.75), (front, 1.0), (lid, 1.5)):
@@ -175,8 +219,18 @@ def draw_smoke(frame: Frame, plan: Plan, item: Item, x: float) -> None:
     columns, rows = np.arange(x0, x1, step) + 0.5 * step, np.arange(y0, y1, step) + 0.5 * step
     sx, sy = np.meshgrid((columns - camera.centre) / px - x, camera.above - (rows - camera.horizon) / px)
     puff = noise_patch(1.7, rng, 200, 256, 256)
-    noise = cv2.remap(puff, ((sx + 8) * 15).astype(np.float32), ((sy + 2) * 15).astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-    shape = 1.1 - ((sx - lean * sy) / (wide * (0.7 + 0.25 * np.maximum(sy, 0)))) ** 2 - ((sy - 0.35 * tall) / (0.75 * tall)) ** 2
+    noise = cv2.remap(
+        puff,
+        ((sx + 8) * 15).astype(np.float32),
+        ((sy + 2) * 15).astype(np.float32),
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REFLECT,
+    )
+    shape = (
+        1.1
+        - ((sx - lean * sy) / (wide * (0.7 + 0.25 * np.maximum(sy, 0)))) ** 2
+        - ((sy - 0.35 * tall) / (0.75 * tall)) ** 2
+    )
     thick = (np.clip(shape * 1.1 + 0.35 * noise, 0, 1) * np.clip(1 + sy / 0.4, 0, 1)).astype(np.float32)
     thick = cv2.resize(thick, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
     bright = cv2.resize(noise.astype(np.float32), (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)

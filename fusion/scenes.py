@@ -1,8 +1,8 @@
 """Procedural road scenes: registered visible and infrared pictures with depth and boxes, from two numbers.
 
-Streets by day, at dusk and at night, drawn in perspective from a seeded plan: people, bicycles and cars among houses, trees,
-lamps and signs. Night hides people in visible light and infrared shows them; signs, paint, lit windows and shop names exist in
-visible light only; smoke hides what stands behind it in visible light only.
+Streets by day, at dusk and at night, drawn in perspective from a seeded plan: people, bicycles and cars among houses,
+trees, lamps and signs. Night hides people in visible light and infrared shows them; signs, paint, lit windows and shop
+names exist in visible light only; smoke hides what stands behind it in visible light only.
 """
 
 from __future__ import annotations
@@ -15,23 +15,36 @@ import numpy as np
 from fusion.scene_buildings import draw_building
 from fusion.scene_canvas import FAR, Camera, Frame
 from fusion.scene_cars import draw_car
-from fusion.scene_ground import draw_ground, draw_sky, shadow, sky_colours
+from fusion.scene_ground import draw_ground, shadow
+from fusion.scene_layout import make_plan
 from fusion.scene_light import bloom, expose_infrared, expose_visible, haze
 from fusion.scene_people import Place, draw_bicycle, draw_person
-from fusion.scene_plan import Building, Item, Plan, make_plan
+from fusion.scene_plan import Building, Item, Plan
+from fusion.scene_sky import draw_sky, sky_colours
 from fusion.scene_street import draw_bin, draw_lamp, draw_sign, draw_signal, draw_smoke, draw_tree
 
 CLASSES = ("person", "bicycle", "car")
 SMALLEST = 64  # pixels a side
 KEEP = 0.3  # an object needs this share of its silhouette unhidden to have a box
 BOX = 6  # pixels a side under which a box is dropped
-FURNITURE = {"tree": draw_tree, "lamp": draw_lamp, "sign": draw_sign, "signal": draw_signal, "bin": draw_bin, "smoke": draw_smoke}
+FURNITURE = {
+    "tree": draw_tree,
+    "lamp": draw_lamp,
+    "sign": draw_sign,
+    "signal": draw_signal,
+    "bin": draw_bin,
+    "smoke": draw_smoke,
+}
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A registered pair: visible (uint8 H W 3, RGB), infrared (uint8 H W), depth (float32 H W, 0 camera, 1 far),
-    boxes (float32 n 4: x1 y1 x2 y2 in pixels, the extent of what is visible of each silhouette), class names, time of day."""
+    """A registered pair with its truth.
+
+    visible: uint8 H W 3, RGB; infrared: uint8 H W; depth: float32 H W in [0, 1], distance over FAR, 1 for the sky;
+    boxes: float32 n 4, x1 y1 x2 y2 in pixels (x2, y2 exclusive), the extent of the part of each silhouette that nothing
+    nearer hides; classes: n names out of CLASSES; time: "day", "dusk" or "night".
+    """
 
     visible: np.ndarray
     infrared: np.ndarray
@@ -83,7 +96,9 @@ def _compose(plan: Plan, camera: Camera) -> Frame:
     draw_sky(frame, plan)
     draw_ground(frame, plan)
     for item in plan.items:
-        wide, long, tall = {"car": (0.95, 2.2, 1.4), "parked": (0.95, 2.2, 1.4), "tree": (1.2, 0.8, 3.5)}.get(item.kind, (0.28, 0.22, 1.7))
+        wide, long, tall = {"car": (0.95, 2.2, 1.4), "parked": (0.95, 2.2, 1.4), "tree": (1.2, 0.8, 3.5)}.get(
+            item.kind, (0.28, 0.22, 1.7)
+        )
         if item.kind in ("cyclist", "bicycle"):
             wide, long = (0.75, 0.2) if abs(np.sin(item.yaw)) > 0.7 else (0.2, 0.7)
         elif abs(np.sin(item.yaw)) > 0.7 and item.kind in ("car", "parked"):
@@ -126,7 +141,7 @@ def render_with_masks(seed: int, index: int, height: int = 480, width: int = 640
     numbers = np.zeros(len(frame.names) + 1, np.int16)
     numbers[list(owners)] = np.arange(1, len(owners) + 1)
     beta = 1.6 if plan.weather == "mist" else 0.14
-    zenith, low, _ = sky_colours(plan)
+    _, low, _ = sky_colours(plan)
     haze(frame, beta, 0.6 * low + 0.4 * np.asarray(plan.light.ambient))
     if plan.time != "day":
         bloom(frame, 1.0 if plan.weather == "mist" else 0.6)

@@ -1,0 +1,79 @@
+"""Ray: connecting, what there is to use, and errors that come back from it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from fusion.errors import UserError
+
+# Ray reads these when it is imported. No usage statistics leave the machine, and token authentication is on only
+# where RAY_AUTH_MODE asks for it (a bare ray.init() would turn it on for its own cluster and lock other clients out).
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
+
+def connect() -> None:
+    """Join the cluster of RAY_ADDRESS (set by `ray job submit`), or start Ray on this machine. Idempotent."""
+    import ray
+    import ray.data
+
+    if not ray.is_initialized():
+        address = os.environ.get("RAY_ADDRESS")
+        say(f"connecting to Ray at {address}" if address else "starting Ray on this machine")
+        try:
+            if address:
+                ray.init(address=address, logging_level=logging.WARNING)
+            else:
+                ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise UserError(f"cannot reach Ray ({first}). Check RAY_ADDRESS and RAY_AUTH_MODE, or unset both.") from error
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False  # the jobs show their own, in their own units
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+
+
+def resources() -> tuple[float, int]:
+    """(CPUs, GPUs) of the whole cluster."""
+    import ray
+
+    total = ray.cluster_resources()
+    return float(total.get("CPU", 1)), int(total.get("GPU", 0))
+
+
+def in_parallel(rows: list[dict[str, Any]], work: Any, **options: Any) -> Iterator[dict[str, Any]]:
+    """Run `work`, a function or actor class of an importable module, on each row: one task a row, results as they come.
+
+    `work` takes {column: array of one} and returns {column: list}; `options` go to `Dataset.map_batches`.
+    """
+    import ray.data
+
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    yield from dataset.map_batches(work, batch_size=None, zero_copy_batch=False, **options).iter_rows()
+
+
+def say(text: str) -> None:
+    """A line of progress, on stderr: stdout is for results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def user_error_in(error: BaseException) -> UserError | None:
+    """The UserError that a remote task raised, however deep Ray wrapped it."""
+    seen: set[int] = set()
+    queue: list[BaseException | None] = [error]
+    while queue:
+        current = queue.pop(0)
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, UserError):
+            return UserError(*current.args[:1])
+        queue += [current.__cause__, current.__context__, getattr(current, "cause", None)]
+        failures = getattr(current, "worker_failures", None)
+        queue += list(failures.values()) if isinstance(failures, dict) else []
+    return None
