@@ -1,9 +1,9 @@
 """A checkpoint is a folder that alone rebuilds the model; nothing in it is ever unpickled.
 
-    model.safetensors       weights
-    optimiser.safetensors   Adam's moments, by parameter name (only in a run's own checkpoints)
-    config.json             model name and config, recipe, versions
-    state.json              epoch, step, validation; written last
+model.safetensors       weights
+optimiser.safetensors   Adam's moments, by parameter name (only in a run's own checkpoints)
+config.json             model name and config, recipe, versions
+state.json              epoch, step, validation; written last
 """
 
 from __future__ import annotations
@@ -67,11 +67,15 @@ def load(folder: str | Path, expect: str | None = None) -> Checkpoint:
     folder = Path(folder)
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
-        raise UserError(f"{folder} is not a checkpoint: {missing[0]} is missing. Give the folder `duskfuse train` wrote.")
+        raise UserError(
+            f"{folder} is not a checkpoint: {missing[0]} is missing. Give the folder `duskfuse train` wrote."
+        )
     about = _read_json(folder / "config.json")
     name = about.get("model")
     if name not in MODELS:
-        raise UserError(f"{folder}: unknown model {name!r}; known are {', '.join(MODELS)}. Was it saved by a newer version?")
+        raise UserError(
+            f"{folder}: unknown model {name!r}; known are {', '.join(MODELS)}. Was it saved by a newer version?"
+        )
     if expect is not None and name != expect:
         raise UserError(f"{folder} holds {name}, not {expect}. Give a {expect} checkpoint.")
     model = MODELS[name].build(configs.from_dict(MODELS[name].config, about["config"], f"{folder}/config.json"))
@@ -114,7 +118,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be read ({error}). It is damaged or incomplete; copy or train it again.") from error
+        raise UserError(
+            f"{path} cannot be read ({error}). It is damaged or incomplete; copy or train it again."
+        ) from error
 
 
 def _moments(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -129,7 +135,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}). It is damaged; copy or train the checkpoint again.") from error
+        raise UserError(
+            f"{path} cannot be read ({error}). It is damaged; copy or train the checkpoint again."
+        ) from error
 
 
 def _digest(folder: Path) -> str:

@@ -125,7 +125,9 @@ def read_shard(path: str, columns: list[str] | None = None) -> pa.Table:
     try:
         return pq.read_table(inner, filesystem=fs, columns=columns)
     except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"{path} cannot be read ({error}). Delete it and run the same `duskfuse corpus` again.") from error
+        raise UserError(
+            f"{path} cannot be read ({error}). Delete it and run the same `duskfuse corpus` again."
+        ) from error
 
 
 def samples_of(path: str) -> list[Sample]:
@@ -179,7 +181,9 @@ def open_corpus(root: str) -> Manifest:
         schema = data["schema"]
         names = [shard["name"] for shard in data["shards"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error!r}). Run the same `duskfuse corpus` again to rewrite it.") from error
+        raise UserError(
+            f"{path} is damaged ({error!r}). Run the same `duskfuse corpus` again to rewrite it."
+        ) from error
     if schema != SCHEMA_VERSION:
         raise UserError(f"{path} has schema {schema}, this version reads {SCHEMA_VERSION}. Build the corpus again.")
     if any("/" in name or name.startswith(".") for name in names):

@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from fusion import checkpoint, losses, metrics
+from fusion.config import to_dict
 from fusion.crops import Batch
 from fusion.models import MODELS
 from fusion.recipes import OptimConfig, Recipe
@@ -150,10 +152,9 @@ class Engine:
         sums = self.reduce(sums)
         return {name: sums[name] / sums[f"{name}_n"] for name in sums if sums.get(f"{name}_n")}
 
-    def save(self, folder: Path, numbers: Numbers) -> None:
-        from fusion.config import to_dict
-
-        state = {"epoch": self.epoch, "numbers": numbers}
+    def save(self, folder: Path, state: dict[str, Any]) -> None:
+        """A checkpoint of this moment; `state` joins the epoch in its state.json."""
+        state = {"epoch": self.epoch} | state
         name = self.recipe.model_name
         checkpoint.save(folder, name, self.model, recipe=to_dict(self.recipe), state=state, optimiser=self.optimiser)
 

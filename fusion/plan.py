@@ -42,7 +42,9 @@ class CorpusConfig:
         expand(self.preset)
         for name in ("val_share", "test_share"):
             if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 0 and below 1")
+                raise UserError(
+                    f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 0 and below 1"
+                )
         if self.shard_samples < 1 or self.shard_megabytes < 1:
             raise UserError("a shard must hold at least 1 sample and 1 MB")
 

@@ -14,6 +14,8 @@ from fusion.errors import UserError
 # where RAY_AUTH_MODE asks for it (a bare ray.init() would turn it on for its own cluster and lock other clients out).
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # the jobs show their own, in their own units
+os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # it prints every line twice
 
 
 def connect() -> None:
@@ -28,12 +30,14 @@ def connect() -> None:
             if address:
                 ray.init(address=address, logging_level=logging.WARNING)
             else:
-                ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING)
+                # Ray Train and Tune ask the dashboard which actors live; it listens on this machine only.
+                ray.init(address="local", include_dashboard=True, logging_level=logging.WARNING)
         except (ConnectionError, RuntimeError, ValueError) as error:
             first = str(error).strip().splitlines()[0]
-            raise UserError(f"cannot reach Ray ({first}). Check RAY_ADDRESS and RAY_AUTH_MODE, or unset both.") from error
+            raise UserError(
+                f"cannot reach Ray ({first}). Check RAY_ADDRESS and RAY_AUTH_MODE, or unset both."
+            ) from error
     context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False  # the jobs show their own, in their own units
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
 

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from fusion.degrade import defocus, haze, noise, stripes
-from fusion.seeds import generator
 from fusion.errors import UserError
+from fusion.seeds import generator
 
 __all__ = ["FAMILIES", "PRESETS", "Degradation", "Degraded", "Family", "degrade", "expand", "parse"]
 

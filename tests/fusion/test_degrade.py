@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusion.degrade import FAMILIES, PRESETS, Degradation, defocus, degrade, expand, haze, noise, parse, stripes
-from fusion.seeds import generator
 from fusion.errors import UserError
+from fusion.seeds import generator
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 GOLDEN = [817344496, 176588473, 2148551039]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from fusion.scene_canvas import Camera, Frame, Sprite, capsule, circle
+from fusion.scenes.canvas import Camera, Frame, Sprite, capsule, circle
 
 SKIN = ((0.62, 0.42, 0.32), (0.50, 0.32, 0.22), (0.30, 0.18, 0.12), (0.68, 0.48, 0.38))
 HAIR = ((0.02, 0.018, 0.015), (0.07, 0.04, 0.02), (0.20, 0.13, 0.06), (0.25, 0.24, 0.23))
@@ -115,7 +115,7 @@ def draw_person(frame: Frame, place: Place, seed: int, light: np.ndarray, warm: 
     px = camera.focal / place.z * tall  # pixels of a whole body
     outline = np.concatenate([flat - 0.09 * px, flat + 0.09 * px])
     sprite = Sprite(camera, outline)
-    skin, hair = np.array(SKIN[rng.integers(len(SKIN))]), np.array(HAIR[rng.integers(len(HAIR))])
+    skin, hair = np.array(SKIN[rng.integers(len(SKIN))]), np.array(HAIR[int(len(HAIR) * rng.random() ** 1.8)])
     top, legs = np.array(CLOTH[rng.integers(len(CLOTH))]), np.array(CLOTH[rng.integers(len(CLOTH))]) * 0.7
     shoe = np.array((0.03, 0.03, 0.03)) if rng.random() < 0.6 else np.array((0.4, 0.38, 0.35))
     coat = pose != "ride" and rng.random() < 0.3

@@ -5,9 +5,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from fusion.scene_canvas import Frame, planes, sample_noise
-from fusion.scene_ground import blurred_levels, look_up
-from fusion.scene_plan import Building, Plan
+from fusion.scenes.canvas import Frame, planes, sample_noise
+from fusion.scenes.ground import blurred_levels, look_up
+from fusion.scenes.plan import Building, Plan
 
 TALL = 0.05  # metres per texel up the wall
 WALLS = (
@@ -73,7 +73,7 @@ class Style:
         self.rooms[..., :3] = colour * power[..., None]
         self.rooms[..., 3] = rng.uniform(0.5, 1.5, (floors, bays)) + lit
         self.shop_light = float(rng.uniform(0.35, 0.9)) if plan.time != "day" and rng.random() < 0.65 else 0.0
-        self.goods = (rng.uniform(0.25, 1.0, (7, 61, 3)) * rng.uniform(0.3, 1.0, (7, 61, 1))).astype(np.float32)
+        self.goods = (rng.uniform(0.15, 1.0, (7, 61, 1)) * rng.uniform(0.62, 1.0, (7, 61, 3))).astype(np.float32)
         self.shift = rng.uniform(0, 400, 2)
         self.brick = rng.random() < 0.5 and not office
         levels = self._profiles(house)
@@ -191,7 +191,7 @@ def _windows(
     run: tuple,
     grain: np.ndarray,
 ) -> None:
-    """Lay frames and panes over the lit wall `rows` (4 h w): a profile says where up the wall, the column where along."""
+    """Lay frames and panes over the lit wall `rows` (4 h w), placed by a profile up the wall and by column along it."""
     reading, up, foot = rise
     along, along32, step, length = run
     shares = cv2.split(look_up(style.openings, reading, foot, TALL))

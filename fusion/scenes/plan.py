@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fusion.scene_light import Light
+from fusion.scenes.light import Light
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from fusion.scene_canvas import BANK, FAR, Frame, planes, sample_noise
-from fusion.scene_plan import Item, Plan
-from fusion.scene_sky import sky_colours
+from fusion.scenes.canvas import BANK, FAR, Frame, planes, sample_noise
+from fusion.scenes.plan import Item, Plan
+from fusion.scenes.sky import sky_colours
 
 STEP = 0.025  # metres per texel across the street
 REACH = 40.0  # metres to either side that the profile covers
@@ -131,7 +131,7 @@ def draw_ground(frame: Frame, plan: Plan) -> None:
     fine = sample_noise(0.4, u * 45 + shift[0], zz * 45 + shift[1]) * (1 / (1 + (footprint / 0.03) ** 1.5))
     coarse = sample_noise(1.3, u * 9 + shift[2], zz * 5 + shift[3]) * (1 / (1 + footprint / 0.25))
     painted *= wear * np.clip(0.9 + 0.18 * coarse + 0.12 * fine, 0.25, 1.0)
-    shading = np.maximum(1.0 + 0.20 * fine + 0.13 * coarse, 0.3)
+    shading = np.maximum(1.0 + 0.16 * fine + 0.13 * coarse, 0.3)
     unpainted = 1 - painted
     for plane in surface[:3]:
         plane *= unpainted

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from fusion.scene_canvas import NEAR, Frame, Sprite
-from fusion.scene_facade import Style, draw_facade
-from fusion.scene_plan import Building, Plan
+from fusion.scenes.canvas import NEAR, Frame, Sprite
+from fusion.scenes.facade import Style, draw_facade
+from fusion.scenes.plan import Building, Plan
 
 LETTERS = {
     "A": "0210 1022 0121",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fusion.scene_light import Beam, Lamp, Light
-from fusion.scene_plan import Building, Item, Plan, Street, View
+from fusion.scenes.light import Beam, Lamp, Light
+from fusion.scenes.plan import Building, Item, Plan, Street, View
 
 
 def _seed(rng: np.random.Generator) -> int:

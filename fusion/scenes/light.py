@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from fusion.scene_canvas import FAR, Frame, noise_patch
+from fusion.scenes.canvas import FAR, Frame, noise_patch
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def haze(frame: Frame, beta: float, air: np.ndarray) -> None:
 
 
 def sensor_noise(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Nearly normal noise (H W), mean 0, deviation 1: sums of four random bytes, many times faster than normal deviates."""
+    """Nearly normal noise (H W), mean 0, deviation 1, from sums of four random bytes: faster than normal deviates."""
     size = height * width
     parts = np.frombuffer(rng.bytes(4 * size), np.uint8).reshape(4, height, width)
     total = np.add(parts[0], parts[1], dtype=np.uint16)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fusion.scene_canvas import Frame, Sprite, circle
-from fusion.scene_people import Place
+from fusion.scenes.canvas import Frame, Sprite, circle
+from fusion.scenes.people import Place
 
 PAINT = (
     (0.55, 0.55, 0.56),

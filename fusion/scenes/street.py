@@ -5,8 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from fusion.scene_canvas import Frame, Sprite, capsule, circle, noise_patch
-from fusion.scene_plan import Item, Plan
+from fusion.scenes.canvas import Frame, Sprite, capsule, circle, noise_patch
+from fusion.scenes.plan import Item, Plan
 
 STEEL = np.array((0.10, 0.105, 0.11))
 LEAVES = ((0.07, 0.13, 0.03), (0.05, 0.10, 0.03), (0.12, 0.15, 0.03), (0.20, 0.12, 0.03), (0.06, 0.12, 0.05))
@@ -231,7 +231,7 @@ def draw_smoke(frame: Frame, plan: Plan, item: Item, x: float) -> None:
         - ((sx - lean * sy) / (wide * (0.7 + 0.25 * np.maximum(sy, 0)))) ** 2
         - ((sy - 0.35 * tall) / (0.75 * tall)) ** 2
     )
-    thick = (np.clip(shape * 1.1 + 0.35 * noise, 0, 1) * np.clip(1 + sy / 0.4, 0, 1)).astype(np.float32)
+    thick = (np.clip(shape * 0.8 + 0.35 * noise, 0, 1) * np.clip(1 + sy / 0.9, 0, 1)).astype(np.float32)
     thick = cv2.resize(thick, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
     bright = cv2.resize(noise.astype(np.float32), (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
     alpha = np.float32(rng.uniform(0.75, 0.95)) * thick * thick * (3 - 2 * thick)

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fusion.scene_buildings import draw_building
-from fusion.scene_canvas import FAR, Camera, Frame
-from fusion.scene_cars import draw_car
-from fusion.scene_ground import draw_ground, shadow
-from fusion.scene_layout import make_plan
-from fusion.scene_light import bloom, expose_infrared, expose_visible, haze
-from fusion.scene_people import Place, draw_bicycle, draw_person
-from fusion.scene_plan import Building, Item, Plan
-from fusion.scene_sky import draw_sky, sky_colours
-from fusion.scene_street import draw_bin, draw_lamp, draw_sign, draw_signal, draw_smoke, draw_tree
+from fusion.scenes.buildings import draw_building
+from fusion.scenes.canvas import FAR, Camera, Frame
+from fusion.scenes.cars import draw_car
+from fusion.scenes.ground import draw_ground, shadow
+from fusion.scenes.layout import make_plan
+from fusion.scenes.light import bloom, expose_infrared, expose_visible, haze
+from fusion.scenes.people import Place, draw_bicycle, draw_person
+from fusion.scenes.plan import Building, Item, Plan
+from fusion.scenes.sky import draw_sky, sky_colours
+from fusion.scenes.street import draw_bin, draw_lamp, draw_sign, draw_signal, draw_smoke, draw_tree
 
 CLASSES = ("person", "bicycle", "car")
 SMALLEST = 64  # pixels a side

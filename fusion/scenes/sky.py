@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fusion.scene_canvas import BANK, FAR, Frame, noise_patch, noise_tile, sample_noise
-from fusion.scene_plan import Plan
+from fusion.scenes.canvas import BANK, FAR, Frame, noise_patch, noise_tile, sample_noise
+from fusion.scenes.plan import Plan
 
 
 def sky_colours(plan: Plan) -> tuple[np.ndarray, np.ndarray, float]:

@@ -1,0 +1,334 @@
+"""duskfuse train RECIPE: a recipe on a corpus, with Ray Train.
+
+    duskfuse train tgecnet-restore --corpus DIR --out DIR
+    duskfuse train tgecnet-fuse --corpus DIR --from STAGE_1_RUN --out DIR
+
+The loop itself is `fusion.engine`; here are its workers, its data, its checkpoints. The same command goes on where a
+killed run stopped. OUT/checkpoint is the finished model, OUT/run.json says how it was made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from fusion.errors import UserError
+from fusion.recipes import Recipe
+from workflows.cluster import connect, resources, say
+
+TICK_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Args:
+    recipe: Recipe
+    """Any field of the recipe can be set, as in --recipe.epochs 3 --recipe.model.top-k 4."""
+    corpus: str
+    """A finished corpus: a folder or s3://bucket/path."""
+    out: str
+    """Where the run goes: a folder or s3://bucket/path. Every node must reach it."""
+    start: Annotated[str | None, tyro.conf.arg(name="from")] = None
+    """The stage-1 run or checkpoint that stage 2 starts from."""
+    workers: int = 0
+    """Training workers; 0: one per GPU of the cluster, or one on a cluster without GPUs."""
+    cpus_per_worker: float = 1
+    max_failures: int = 3
+    """How often a run goes on by itself after a worker or node was lost."""
+
+
+def main(arguments: list[str]) -> None:
+    from fusion.recipes import recipe
+    from workflows.cli import parse
+
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
+        recipe(arguments[0] if arguments else "")
+    if arguments[0] in ("-h", "--help"):
+        from fusion.recipes import RECIPES
+
+        print("usage: duskfuse train RECIPE --corpus DIR --out DIR [options]\n\nrecipes:")
+        for name, make in RECIPES.items():
+            print(f"  {name:22} {(make.__doc__ or '').strip().splitlines()[0]}")
+        print("\nduskfuse train RECIPE --help lists all options with the recipe's values.")
+        return
+    chosen = recipe(arguments[0])
+    default = Args(recipe=chosen, corpus=tyro.MISSING, out=tyro.MISSING)
+    run(parse(Args, f"train {arguments[0]}", arguments[1:], default=default), arguments)
+
+
+def run(args: Args, command: list[str]) -> None:
+    """Train, or go on training, and put the finished model in OUT/checkpoint."""
+    from fusion import checkpoint, storage
+    from fusion.config import to_dict
+    from fusion.corpus import open_corpus
+    from workflows.stamps import stamp
+
+    manifest = open_corpus(args.corpus)
+    steps = len_train(args, manifest)
+    settings = {"recipe": to_dict(args.recipe), "corpus": manifest.content, "from": None}
+    if args.recipe.model.stage == "fuse":
+        if args.start is None:
+            raise UserError(f"{args.recipe.name} starts from stage 1: give --from, the run of its restore recipe.")
+        settings["from"] = check_start(args)
+    elif args.start is not None:
+        raise UserError(f"{args.recipe.name} starts afresh; --from is for stage 2.")
+    claim(args.out, settings)
+    done = storage.join(args.out, "run.json")
+    if storage.exists(done):
+        print(f"{args.out} is finished; its model is in {storage.join(args.out, 'checkpoint')}")
+        return
+
+    connect()
+    workers, use_gpu = plan_workers(args)
+    start = time.time()
+    result = fit(args, manifest, steps, workers, use_gpu)
+    with result.checkpoint.as_directory() as folder:
+        names = [name for name in checkpoint.FILES if name != "state.json"] + ["state.json"]
+        for name in names:
+            storage.write_bytes(storage.join(args.out, "checkpoint", name), (Path(folder) / name).read_bytes())
+        history = checkpoint.read_state(Path(folder))["history"]
+    about = {"stamp": stamp(["train", *command]), "settings": settings, "workers": workers, "history": history}
+    storage.write_text(done, json.dumps(about, indent=1) + "\n")
+    say(f"trained {len(history)} epochs in {time.time() - start:.0f} s")
+    print(f"{args.out}: the model is in {storage.join(args.out, 'checkpoint')}")
+
+
+def len_train(args: Args, manifest) -> int:
+    """Steps of an epoch; UserError when the corpus is too small for one."""
+    rows = manifest.rows("train")
+    steps = rows * args.recipe.crops.per_image // args.recipe.batch_size
+    if not steps:
+        raise UserError(
+            f"{args.corpus} has {rows} training samples: too few for a batch of {args.recipe.batch_size} "
+            f"at {args.recipe.crops.per_image} crops each. Lower --recipe.batch-size or build a larger corpus."
+        )
+    return steps
+
+
+def check_start(args: Args) -> str:
+    """The fingerprint of the stage-1 checkpoint. UserError when it is not one or does not fit the recipe."""
+    from fusion import checkpoint
+    from fusion.models import MODELS
+
+    folder = checkpoint.fetch(args.start)
+    loaded = checkpoint.load(folder, expect=args.recipe.model_name)
+    if loaded.model.config.stage != "restore":
+        raise UserError(f"{args.start} is a stage-2 checkpoint; --from wants stage 1, as tgecnet-restore trains it.")
+    checkpoint.load_weights(MODELS[args.recipe.model_name].build(args.recipe.model), folder, only="restoration.")
+    return loaded.fingerprint
+
+
+def claim(out: str, settings: dict[str, Any]) -> None:
+    """Write the settings first, so that a folder never mixes two runs. UserError if it holds another run."""
+    from fusion import storage
+
+    path = storage.join(out, "settings.json")
+    try:
+        there = json.loads(storage.read_bytes(path))
+    except FileNotFoundError:
+        if storage.is_dir(out) and storage.list_files(out):
+            raise UserError(f"{out} is not empty and holds no run. Choose another --out, or empty it.") from None
+        storage.write_text(path, json.dumps(settings, indent=1) + "\n")
+        return
+    except ValueError:
+        there = None
+    if there != settings:
+        raise UserError(f"{out} holds a run with other settings (see {path}). Choose another --out, or delete it.")
+
+
+def plan_workers(args: Args) -> tuple[int, bool]:
+    """How many workers, and whether each has a GPU. UserError when the cluster cannot hold them."""
+    cpus, gpus = resources()
+    workers = args.workers or gpus or 1
+    if args.recipe.batch_size % workers:
+        raise UserError(
+            f"a batch of {args.recipe.batch_size} cannot be shared by {workers} workers. Change one of them."
+        )
+    if gpus and workers > gpus:
+        raise UserError(f"{workers} workers were asked for, the cluster has {gpus} GPUs. Lower --workers.")
+    if workers * args.cpus_per_worker > cpus:
+        raise UserError(
+            f"{workers} workers with {args.cpus_per_worker:g} CPUs each need more than the cluster's {cpus:g}."
+        )
+    return workers, bool(gpus)
+
+
+def fit(args: Args, manifest, steps: int, workers: int, use_gpu: bool):
+    """The Ray Train run. A run of the same name in the same place is restored by Ray itself."""
+    import ray.data
+    from ray.data import ExecutionOptions, FileShuffleConfig
+    from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from fusion import storage
+    from fusion.config import to_dict
+    from fusion.seeds import derive
+
+    fs = storage.resolve(args.corpus)[0]
+    paths = [storage.resolve(path)[1] for path in manifest.paths("train")]
+    data = ray.data.read_parquet(
+        paths,
+        filesystem=fs,
+        shuffle=FileShuffleConfig(seed=derive(args.recipe.seed, "shards") % 2**32),
+        num_cpus=0.5,  # reading waits for storage more than it computes; on a small machine it must not starve
+    )
+    say(
+        f"{args.recipe.name}: {args.recipe.epochs} epochs of {steps} steps of {args.recipe.batch_size} crops, "
+        f"{workers} {'GPU' if use_gpu else 'CPU'} worker{'s' if workers > 1 else ''}"
+    )
+    out = args.out if storage.is_uri(args.out) else os.path.abspath(args.out)
+    parent, _, name = out.rstrip("/").rpartition("/")
+    config = {
+        "recipe": to_dict(args.recipe),
+        "corpus": manifest.root if storage.is_uri(manifest.root) else os.path.abspath(manifest.root),
+        "start": args.start if args.start is None or storage.is_uri(args.start) else os.path.abspath(args.start),
+        "steps": steps,
+        "threads": max(1, int((os.cpu_count() or 1) / workers)) if not use_gpu else 1,
+    }
+    trainer = TorchTrainer(
+        train_loop,
+        train_loop_config=config,
+        datasets={"train": data},
+        dataset_config=DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": args.cpus_per_worker} | ({"GPU": 1} if use_gpu else {}),
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=parent or "/",
+            failure_config=FailureConfig(max_failures=args.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    return trainer.fit()
+
+
+def train_loop(config: dict[str, Any]) -> None:
+    """One worker: epochs from where the last checkpoint stopped, each ending in a report to Ray."""
+    import ray.train
+    import torch
+
+    from fusion import checkpoint
+    from fusion.config import from_dict
+    from fusion.corpus import open_corpus
+    from fusion.crops import training_batches, validation_batches
+    from fusion.engine import Engine
+
+    torch.set_num_threads(config["threads"])
+    context = ray.train.get_context()
+    rank, size = context.get_world_rank(), context.get_world_size()
+    recipe = from_dict(Recipe, config["recipe"], "recipe")
+    device = ray.train.torch.get_device()
+    engine = Engine(recipe, config["steps"], device, rank, wrap=ray.train.torch.prepare_model, reduce=sum_over(size))
+    history: list[dict[str, float]] = []
+    saved = ray.train.get_checkpoint()
+    if saved is not None:
+        with saved.as_directory() as folder:
+            engine.resume(Path(folder))
+            history = checkpoint.read_state(Path(folder))["history"]
+        if rank == 0:
+            print(f"resumed after epoch {engine.epoch}", flush=True)
+    elif config["start"] is not None:
+        engine.start_from(checkpoint.fetch(config["start"]))
+
+    held_out = validation_samples(open_corpus(config["corpus"]), recipe.validation.rows, rank, size)
+    held_out = list(validation_batches(held_out, engine.stage, recipe.validation.size))
+    shard = ray.train.get_dataset_shard("train")
+    while engine.epoch < recipe.epochs:
+        epoch = engine.epoch
+        begin = time.perf_counter()
+        batches = training_batches(
+            rows_of(shard), engine.stage, recipe.crops, recipe.batch_size // size, recipe.seed, epoch
+        )
+        tick = progress(recipe, epoch, config["steps"]) if rank == 0 else None
+        numbers = {f"train/{k}": v for k, v in engine.train_epoch(batches, tick).items()}
+        numbers |= {f"val/{name}": value for name, value in engine.validate(held_out).items()}
+        numbers |= {"epoch": engine.epoch, "seconds": time.perf_counter() - begin}
+        numbers["wait_share"] = numbers["train/wait_s"] / (numbers["train/wait_s"] + numbers["train/step_s"])
+        history.append(numbers)
+        with tempfile.TemporaryDirectory() as folder:
+            kept = None
+            if rank == 0:
+                engine.save(Path(folder), {"history": history})
+                kept = ray.train.Checkpoint.from_directory(folder)
+                print(line(recipe, numbers), flush=True)
+            ray.train.report(numbers, checkpoint=kept)
+
+
+def rows_of(shard) -> Iterator:
+    """Samples out of Ray Data, a few rows at a time."""
+    from fusion.corpus import from_row
+
+    for batch in shard.iter_batches(batch_size=4, batch_format="pyarrow", prefetch_batches=2):
+        for row in batch.to_pylist():
+            yield from_row(row)
+
+
+def validation_samples(manifest, rows: int, rank: int, size: int) -> Iterator:
+    """This worker's part of `rows` rows of the val split, evenly chosen; each shard is opened once."""
+    from fusion.corpus import from_row, read_shard
+
+    total = manifest.rows("val")
+    chosen = sorted({i * total // rows for i in range(min(rows, total))})[rank::size] if total else []
+    first = 0
+    for path, shard in zip(manifest.paths("val"), (s for s in manifest.shards() if s["split"] == "val"), strict=True):
+        inside = [i - first for i in chosen if first <= i < first + shard["rows"]]
+        first += shard["rows"]
+        if inside:
+            yield from (from_row(row) for row in read_shard(path).take(inside).to_pylist())
+
+
+def sum_over(size: int):
+    """Sums of named numbers over all workers; names may be missing on some."""
+    import torch.distributed as dist
+
+    def add(numbers: dict[str, float]) -> dict[str, float]:
+        if size == 1:
+            return numbers
+        parts: list[dict[str, float]] = [{}] * size
+        dist.all_gather_object(parts, numbers)
+        names = dict.fromkeys(name for part in parts for name in part)
+        return {name: sum(part.get(name, 0.0) for part in parts) for name in names}
+
+    return add
+
+
+def progress(recipe: Recipe, epoch: int, steps: int):
+    """Prints a line every few seconds."""
+    last = time.perf_counter()
+
+    def tick(step: int, latest: dict) -> None:
+        nonlocal last
+        if time.perf_counter() - last > TICK_SECONDS:
+            last = time.perf_counter()
+            shown = "  ".join(f"{name} {value.item():.4f}" for name, value in latest.items())
+            print(f"{recipe.name}  epoch {epoch + 1}/{recipe.epochs}  step {step}/{steps}  {shown}", flush=True)
+
+    return tick
+
+
+def line(recipe: Recipe, numbers: dict[str, float]) -> str:
+    """One line per epoch: loss, validation, speed, share of the time spent waiting for data."""
+    values = "  ".join(f"{k} {v:.4f}" for k, v in numbers.items() if k.startswith("val/") or k == "train/loss")
+    busy = numbers["train/wait_s"] + numbers["train/step_s"]
+    return (
+        f"{recipe.name}  epoch {numbers['epoch']}/{recipe.epochs} done in {numbers['seconds']:.0f} s  {values}  "
+        f"{numbers['train/images'] / max(busy, 1e-9):.1f} crops/s a worker  data wait {numbers['wait_share']:.0%}"
+    )
+
+
+if __name__ == "__main__":
+    import sys
+
+    from workflows.cli import main as cli
+
+    sys.exit(cli(["train", *sys.argv[1:]]))
