@@ -72,13 +72,14 @@ def load(folder: str | Path, expect: str | None = None) -> Checkpoint:
         )
     about = _read_json(folder / "config.json")
     name = about.get("model")
-    if name not in MODELS:
+    if about.get("format") != FORMAT or name not in list(MODELS):
         raise UserError(
-            f"{folder}: unknown model {name!r}; known are {', '.join(MODELS)}. Was it saved by a newer version?"
+            f"{folder}: unknown model {name!r} or format {about.get('format')!r}; known are {', '.join(MODELS)} in "
+            f"format {FORMAT}. Was it saved by a newer version?"
         )
     if expect is not None and name != expect:
         raise UserError(f"{folder} holds {name}, not {expect}. Give a {expect} checkpoint.")
-    model = MODELS[name].build(configs.from_dict(MODELS[name].config, about["config"], f"{folder}/config.json"))
+    model = MODELS[name].build(configs.from_dict(MODELS[name].config, about.get("config"), f"{folder}/config.json"))
     load_weights(model, folder)
     return Checkpoint(name, model.eval(), about.get("recipe", {}), read_state(folder), _digest(folder))
 
@@ -133,11 +134,14 @@ def _moments(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Te
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        data = json.loads(path.read_text())
+        if not isinstance(data, dict):
+            raise ValueError("it holds no table")
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read ({error}). It is damaged; copy or train the checkpoint again."
         ) from error
+    return data
 
 
 def _digest(folder: Path) -> str:
@@ -160,7 +164,7 @@ def fetch(where: str) -> Path:
             raise UserError(f"{where} holds no finished checkpoint. Run the same `duskfuse train` again to finish it.")
         where = inner
     if not storage.is_uri(where):
-        return Path(where)
+        return Path(where).expanduser()
     local = Path(tempfile.mkdtemp(prefix="duskfuse-checkpoint-"))
     for name in storage.list_files(where):
         (local / name).parent.mkdir(parents=True, exist_ok=True)

@@ -29,10 +29,10 @@ def from_dict(cls: type[T], data: dict[str, Any], where: str = "config") -> T:
     if unknown:
         raise UserError(f"{where}.{unknown[0]}: {cls.__name__} has no such setting; it has {', '.join(fields)}")
     values = {name: _value(hints[name], data[name], f"{where}.{name}") for name in fields if name in data}
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise UserError(f"{where}: {error}") from error
+    for name, field in fields.items():
+        if name not in data and field.default is field.default_factory is dataclasses.MISSING:
+            raise UserError(f"{where}.{name}: missing, and {cls.__name__} has no default for it")
+    return cls(**values)
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:

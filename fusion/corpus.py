@@ -100,8 +100,11 @@ def from_row(row: dict[str, Any]) -> Sample:
     )
 
 
-def shard_bytes(samples: list[Sample]) -> bytes:
-    """A whole Parquet file, zstd. Images go through a dictionary, so a clean image shared by rows is stored once."""
+def shard_bytes(samples: list[Sample], row_group: int) -> bytes:
+    """A whole Parquet file, zstd, `row_group` rows a group (so that a part of a shard can be read alone).
+
+    Images go through a dictionary, so a clean image shared by the rows of a group is stored once.
+    """
     table = pa.Table.from_pylist([to_row(sample) for sample in samples], schema=SCHEMA)
     sink = pa.BufferOutputStream()
     pq.write_table(
@@ -112,7 +115,7 @@ def shard_bytes(samples: list[Sample]) -> bytes:
         use_dictionary=True,
         dictionary_pagesize_limit=2**30,
         data_page_size=2**30,
-        row_group_size=max(len(samples), 1),
+        row_group_size=row_group,
         write_statistics=False,
         store_schema=True,
     )
@@ -125,13 +128,23 @@ def read_shard(path: str, columns: list[str] | None = None) -> pa.Table:
     try:
         return pq.read_table(inner, filesystem=fs, columns=columns)
     except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}). Delete it and run the same `duskfuse corpus` again."
-        ) from error
+        raise damaged(path, error) from error
 
 
-def samples_of(path: str) -> list[Sample]:
-    return [from_row(row) for row in read_shard(path).to_pylist()]
+def read_group(path: str, group: int) -> list[Sample]:
+    """The samples of one row group of a shard. UserError when the file is damaged."""
+    fs, inner = storage.resolve(path)
+    try:
+        with fs.open_input_file(inner) as file:
+            rows = pq.ParquetFile(file).read_row_group(group).to_pylist()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise damaged(path, error) from error
+    return [from_row(row) for row in rows]
+
+
+def damaged(path: str, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines()[0]
+    return UserError(f"{path} cannot be read ({reason}). Delete it and run the same `duskfuse corpus` again.")
 
 
 def checksum(data: bytes) -> str:
@@ -151,6 +164,15 @@ class Manifest:
 
     def shards(self) -> list[dict[str, Any]]:
         return self.data["shards"]
+
+    def groups(self, split: str | None = None) -> list[tuple[str, int]]:
+        """(shard path, row group) of every row group of the split."""
+        return [
+            (storage.join(self.root, "shards", shard["name"]), group)
+            for shard in self.shards()
+            if split is None or shard["split"] == split
+            for group in range(-(-shard["rows"] // self.data["row_group"]))
+        ]
 
     def paths(self, split: str | None = None) -> list[str]:
         """Shards that hold rows of the split (shards hold one split each)."""
@@ -193,16 +215,16 @@ def open_corpus(root: str) -> Manifest:
 
 def verify(manifest: Manifest) -> list[str]:
     """Re-read every shard; one line per shard that is missing, changed, or short of rows."""
-    damaged = []
+    bad = []
     for shard in manifest.shards():
         path = storage.join(manifest.root, "shards", shard["name"])
         try:
             data = storage.read_bytes(path)
         except OSError as error:
-            damaged.append(f"{path}: {error}")
+            bad.append(f"{path}: {error}")
             continue
         if checksum(data) != shard["sha256"]:
-            damaged.append(f"{path}: checksum differs from the manifest ({len(data)} bytes, expected {shard['bytes']})")
+            bad.append(f"{path}: checksum differs from the manifest ({len(data)} bytes, expected {shard['bytes']})")
         elif pq.read_metadata(pa.BufferReader(data)).num_rows != shard["rows"]:
-            damaged.append(f"{path}: row count differs from the manifest")
-    return damaged
+            bad.append(f"{path}: row count differs from the manifest")
+    return bad

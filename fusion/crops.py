@@ -112,7 +112,7 @@ def validation_batches(samples: Iterable[Sample], stage: str, size: int) -> Iter
     """One centre crop a sample, at most `size` on a side and a multiple of 8 where the image allows it."""
     for sample in samples:
         height, width = sample.infrared.shape
-        high, wide = (min(n, size) // 8 * 8 or n for n in (height, width))
+        high, wide = (min(n, size) // 8 * 8 or min(n, size) for n in (height, width))
         top, left = (height - high) // 2, (width - wide) // 2
         window = (slice(top, top + high), slice(left, left + wide))
         roles = inputs(stage, sample, None)

@@ -120,9 +120,9 @@ class Engine:
         self.epoch += 1
         numbers = {name: float(value) for name, value in sums.items()} | {"steps": count, "images": images}
         numbers = self.reduce(numbers | {"wait_s": wait, "step_s": busy})
-        steps = max(numbers.pop("steps"), 1)
+        steps = numbers.pop("steps")
         extra = ("images", "wait_s", "step_s")
-        return {k: v if k in extra else v / steps for k, v in numbers.items()} | {"steps": steps}
+        return {k: v if k in extra else v / max(steps, 1) for k, v in numbers.items()} | {"steps": steps}
 
     @torch.no_grad()
     def validate(self, batches: Iterable[Batch]) -> Numbers:

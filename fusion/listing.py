@@ -9,7 +9,7 @@ import os
 import posixpath
 import unicodedata
 from dataclasses import dataclass, field
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from fusion import storage
 from fusion.errors import UserError
@@ -46,10 +46,7 @@ class Tree:
 
     def full(self, path: str) -> str:
         """The full path or URI of `path`; what has a meaning in URIs is escaped there."""
-        if not storage.is_uri(self.where):
-            return storage.join(self.where, path)
-        base, mark, query = self.where.partition("?")
-        return storage.join(base, quote(path)) + mark + query
+        return storage.join(self.where, path)
 
     def has(self, path: str) -> bool:
         folder, _, name = path.rpartition("/")

@@ -58,7 +58,7 @@ def find_pairs(where: str) -> Found:
     where = str(where)
     if where.startswith(SCENES):
         return _scenes(where)
-    return find_in_folder(where)
+    return find_in_folder(storage.absolute(where))
 
 
 def read_pair(ref: PairRef) -> Pair:

@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
 
 from fusion import storage
 from fusion.config import fingerprint
@@ -62,7 +63,7 @@ class ShardPlan:
     @property
     def fingerprint(self) -> str:
         """Equal plans under equal versions of what draws and packs the pixels give equal bytes."""
-        versions = {"schema": SCHEMA_VERSION, "numpy": np.__version__, "opencv": cv2.__version__}
+        versions = {"schema": SCHEMA_VERSION} | {library.__name__: library.__version__ for library in (np, cv2, pa)}
         return fingerprint([asdict(self), versions])
 
 
@@ -140,7 +141,7 @@ def build_shard(plan: ShardPlan, root: str) -> dict[str, Any]:
             rejected.append(Rejected(ref.key, str(error)))
             continue
         samples.extend(make_sample(ref, pair, text, plan.seed) for text in plan.degradations)
-    data = shard_bytes(samples)
+    data = shard_bytes(samples, row_group(plan.degradations))
     storage.write_bytes(storage.join(root, "shards", plan.name), data)
     counts = Counter((sample.degradation, sample.level) for sample in samples)
     record = {
@@ -157,6 +158,11 @@ def build_shard(plan: ShardPlan, root: str) -> dict[str, Any]:
     }
     storage.write_text(record_path, json.dumps(record) + "\n")
     return record
+
+
+def row_group(degradations: Sequence[str]) -> int:
+    """Rows of a group: whole pairs, about 8 rows."""
+    return len(degradations) * max(1, 8 // len(degradations))
 
 
 def finished_record(plan: ShardPlan, root: str) -> dict[str, Any] | None:

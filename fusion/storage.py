@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import uuid
 from pathlib import Path
+from urllib.parse import quote
 
 import pyarrow.fs as pafs
 
@@ -31,8 +32,16 @@ def resolve(path: str | Path) -> tuple[pafs.FileSystem, str]:
 
 
 def join(root: str | Path, *parts: str) -> str:
-    """`root/part/...`, for paths and URIs alike."""
-    return "/".join([str(root).rstrip("/"), *parts])
+    """`root/part/...`, for paths and URIs alike. Parts are plain names; a URI takes them escaped."""
+    if not is_uri(root):
+        return "/".join([str(root).rstrip("/"), *parts])
+    base, mark, query = str(root).partition("?")
+    return "/".join([base.rstrip("/"), *map(quote, parts)]) + mark + query
+
+
+def absolute(path: str | Path) -> str:
+    """The path from the root, for tasks that run in another folder; a URI as it is."""
+    return str(path) if is_uri(path) else os.path.abspath(os.path.expanduser(path))
 
 
 def exists(path: str | Path) -> bool:

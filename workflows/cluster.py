@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from fusion.errors import UserError
@@ -50,15 +51,49 @@ def resources() -> tuple[float, int]:
     return float(total.get("CPU", 1)), int(total.get("GPU", 0))
 
 
-def in_parallel(rows: list[dict[str, Any]], work: Any, **options: Any) -> Iterator[dict[str, Any]]:
-    """Run `work`, a function or actor class of an importable module, on each row: one task a row, results as they come.
+Row = dict[str, Any]
 
-    `work` takes {column: array of one} and returns {column: list}; `options` go to `Dataset.map_batches`.
+
+def in_parallel(
+    rows: list[Row], work: Callable[[Row], list[Row]] | type, *, make: Row | None = None, **options: Any
+) -> Iterator[Row]:
+    """Run `work` on every row, one task a row, and yield the rows it returns as they come.
+
+    `work` is a function of an importable module, or a class whose instances are called in actors and are made with
+    the arguments `make`. Rows are JSON both ways. A UserError in a task is raised here, as it is.
+    `options` go to `Dataset.map_batches`.
     """
     import ray.data
 
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-    yield from dataset.map_batches(work, batch_size=None, zero_copy_batch=False, **options).iter_rows()
+    dataset = ray.data.from_items([{"row": json.dumps(row)} for row in rows], override_num_blocks=len(rows))
+    if isinstance(work, type):
+        guarded: Any = _Actor
+        options["fn_constructor_kwargs"] = {"work": work, "make": make or {}}
+    else:
+        guarded = _task
+        options["fn_kwargs"] = {"work": work}
+    for result in dataset.map_batches(guarded, batch_size=None, **options).iter_rows():
+        row = json.loads(result["row"])
+        if "user error" in row:
+            raise UserError(row["user error"])
+        yield row
+
+
+def _task(batch: dict, work: Callable[[Row], list[Row]]) -> dict:
+    # Ray keeps the text of a task's exception but not its type, so a UserError travels as a row.
+    try:
+        results = [result for row in batch["row"] for result in work(json.loads(str(row)))]
+    except UserError as error:
+        results = [{"user error": str(error)}]
+    return {"row": [json.dumps(result) for result in results]}
+
+
+class _Actor:
+    def __init__(self, work: type, make: Row) -> None:
+        self.work = work(**make)
+
+    def __call__(self, batch: dict) -> dict:
+        return _task(batch, self.work)
 
 
 def say(text: str) -> None:

@@ -59,13 +59,12 @@ def verify(arguments: list[str]) -> None:
     print(f"{arguments[0]}: {len(manifest.shards())} shards, {manifest.rows()} samples, all as the manifest says")
 
 
-def build(batch: dict) -> dict:
+def build(row: dict) -> list[dict]:
     """One shard, in a Ray task."""
     from fusion.config import from_dict
     from fusion.plan import ShardPlan, build_shard
 
-    plan = from_dict(ShardPlan, json.loads(str(batch["plan"][0])))
-    return {"record": [json.dumps(build_shard(plan, str(batch["root"][0])))]}
+    return [build_shard(from_dict(ShardPlan, row["plan"]), row["root"])]
 
 
 def run(args: Args, command: list[str]) -> None:
@@ -76,7 +75,7 @@ def run(args: Args, command: list[str]) -> None:
     from fusion.config import fingerprint, to_dict
     from fusion.corpus import MANIFEST, open_corpus, write_manifest
     from fusion.pairs import find_pairs
-    from fusion.plan import CorpusConfig, assign_splits, plan_shards
+    from fusion.plan import CorpusConfig, assign_splits, plan_shards, row_group
     from workflows.stamps import stamp
 
     if not 0 <= args.max_rejected <= 1:
@@ -90,7 +89,7 @@ def run(args: Args, command: list[str]) -> None:
 
     whole = fingerprint([plan.fingerprint for plan in plans])
     claim(args.out, whole, to_dict(config))
-    if storage.exists(storage.join(args.out, MANIFEST)):
+    if storage.exists(storage.join(args.out, MANIFEST)) and not shards_missing(open_corpus(args.out)):
         manifest = open_corpus(args.out)
         print(f"{args.out} is complete: {manifest.rows()} samples in {len(manifest.shards())} shards")
         return
@@ -98,11 +97,11 @@ def run(args: Args, command: list[str]) -> None:
     rejected = [asdict(item) for item in found.rejected]
     check_rejected(rejected, total, args.max_rejected)
     connect()
-    rows = [{"plan": json.dumps(to_dict(plan)), "root": args.out} for plan in plans]
+    root = storage.absolute(args.out)  # tasks may run in another folder
+    rows = [{"plan": to_dict(plan), "root": root} for plan in plans]
     records = []
     with tqdm(total=sum(len(plan.refs) for plan in plans), unit="pair", desc="corpus", mininterval=1) as bar:
-        for row in in_parallel(rows, build):
-            record = json.loads(row["record"])
+        for record in in_parallel(rows, build):
             records.append(record)
             rejected += record["rejected"]
             bar.update(record["pairs"] + len(record["rejected"]))
@@ -112,6 +111,7 @@ def run(args: Args, command: list[str]) -> None:
         "config": to_dict(config),
         "stamp": stamp(["corpus", *command]),
         "pairs": {"found": total, "used": sum(record["pairs"] for record in records)},
+        "row_group": row_group(plans[0].degradations),
         "counts": count(records),
         "rejected": sorted(rejected, key=lambda item: item["key"]),
         "shards": [{k: record[k] for k in ("name", "split", "rows", "bytes", "sha256")} for record in records],
@@ -121,6 +121,14 @@ def run(args: Args, command: list[str]) -> None:
     manifest = write_manifest(args.out, data)
     summary(manifest.data)
     print(f"{args.out}: {manifest.rows()} samples in {len(manifest.shards())} shards, content {manifest.content[:12]}")
+
+
+def shards_missing(manifest) -> list[str]:
+    """Shards of the manifest that are gone or have another size: the same command builds just those again."""
+    from fusion import storage
+
+    sizes = {shard["name"]: shard["bytes"] for shard in manifest.shards()}
+    return [name for name in sizes if storage.file_size(storage.join(manifest.root, "shards", name)) != sizes[name]]
 
 
 def claim(out: str, whole: str, config: dict) -> None:
@@ -139,7 +147,8 @@ def claim(out: str, whole: str, config: dict) -> None:
         there = {}
     if there.get("fingerprint") != whole:
         raise UserError(
-            f"{out} holds a corpus of other pairs, settings or versions (see {path}). Choose another --out, or delete it."
+            f"{out} holds a corpus of other pairs, settings or versions (see {path}). Choose another --out, or "
+            "delete it."
         )
 
 

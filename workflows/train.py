@@ -10,6 +10,7 @@ killed run stopped. OUT/checkpoint is the finished model, OUT/run.json says how 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 import time
@@ -154,9 +155,7 @@ def plan_workers(args: Args) -> tuple[int, bool]:
     if gpus and workers > gpus:
         raise UserError(f"{workers} workers were asked for, the cluster has {gpus} GPUs. Lower --workers.")
     if workers * args.cpus_per_worker > cpus:
-        raise UserError(
-            f"{workers} workers with {args.cpus_per_worker:g} CPUs each need more than the cluster's {cpus:g}."
-        )
+        raise UserError(f"{workers} workers of {args.cpus_per_worker:g} CPUs need more than the cluster's {cpus:g}.")
     return workers, bool(gpus)
 
 
@@ -164,7 +163,7 @@ def fit(args: Args, manifest, steps: int, workers: int, use_gpu: bool):
     """The Ray Train run. A run of the same name in the same place is restored by Ray itself."""
     import ray.data
     from ray.data import ExecutionOptions, FileShuffleConfig
-    from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import CheckpointConfig, DataConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     from fusion import storage
@@ -183,12 +182,12 @@ def fit(args: Args, manifest, steps: int, workers: int, use_gpu: bool):
         f"{args.recipe.name}: {args.recipe.epochs} epochs of {steps} steps of {args.recipe.batch_size} crops, "
         f"{workers} {'GPU' if use_gpu else 'CPU'} worker{'s' if workers > 1 else ''}"
     )
-    out = args.out if storage.is_uri(args.out) else os.path.abspath(args.out)
+    out = storage.absolute(args.out)
     parent, _, name = out.rstrip("/").rpartition("/")
     config = {
         "recipe": to_dict(args.recipe),
-        "corpus": manifest.root if storage.is_uri(manifest.root) else os.path.abspath(manifest.root),
-        "start": args.start if args.start is None or storage.is_uri(args.start) else os.path.abspath(args.start),
+        "corpus": storage.absolute(manifest.root),
+        "start": None if args.start is None else storage.absolute(args.start),
         "steps": steps,
         "threads": max(1, int((os.cpu_count() or 1) / workers)) if not use_gpu else 1,
     }
@@ -207,6 +206,7 @@ def fit(args: Args, manifest, steps: int, workers: int, use_gpu: bool):
             storage_path=parent or "/",
             failure_config=FailureConfig(max_failures=args.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
+            logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
     return trainer.fit()
@@ -223,6 +223,7 @@ def train_loop(config: dict[str, Any]) -> None:
     from fusion.crops import training_batches, validation_batches
     from fusion.engine import Engine
 
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # the lines below say the same, shorter
     torch.set_num_threads(config["threads"])
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()

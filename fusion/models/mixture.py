@@ -60,14 +60,14 @@ class _Group:
 def _blocks(x_TD: Tensor) -> list[slice]:
     tokens = x_TD.shape[0]
     size = CPU_BLOCK if x_TD.device.type == "cpu" else max(tokens, 1)
-    return [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]
+    return [slice(start, min(start + size, tokens)) for start in range(0, max(tokens, 1), size)]  # without tokens, one
 
 
 class _Mixture(torch.autograd.Function):
     @staticmethod
     def forward(ctx, keep, x_TD, experts_TK, log_weights_TK, w1, b1, w2, b2):
         y_TD = torch.empty_like(x_TD, memory_format=torch.contiguous_format)
-        ctx.kept = []
+        ctx.spans, kept = [], []
         for part in _blocks(x_TD):
             group = _Group(experts_TK[part], w1.shape[0])
             x_RD = x_TD[part].index_select(0, group.token)
@@ -77,32 +77,36 @@ class _Mixture(torch.autograd.Function):
                 before = torch.addmm(b1[e], x_RD[start:end], w1[e], out=before_RF[start:end])
                 torch.addmm(b2[e], F.gelu(before), w2[e], out=out_RD[start:end])
             log_KT = log_weights_TK[part].T
-            joint_KTD = out_RD.index_select(0, group.place).view(*log_KT.shape, -1) + log_KT[..., None]
+            joint_KTD = out_RD.index_select(0, group.place).view(*log_KT.shape, out_RD.shape[1]) + log_KT[..., None]
             top_TD = joint_KTD.amax(0)
             share_KTD = joint_KTD.sub_(top_TD).exp_()
             sum_TD = share_KTD.sum(0)
             if keep:
-                ctx.kept.append((group, before_RF, share_KTD.div_(sum_TD)))
+                ctx.spans.append(group.spans)
+                kept += [group.token, group.order, group.place, before_RF, share_KTD.div_(sum_TD)]
             y_TD[part] = sum_TD.log_().add_(top_TD)
-        ctx.save_for_backward(x_TD, w1, w2)
+        ctx.save_for_backward(x_TD, w1, w2, *kept)
         return y_TD
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_TD):
-        x_TD, w1, w2 = ctx.saved_tensors
+        x_TD, w1, w2, *kept = ctx.saved_tensors
         wide = torch.promote_types(w1.dtype, torch.float32)
         gw1, gb1 = w1.new_zeros(w1.shape, dtype=wide), w1.new_zeros(w1.shape[::2], dtype=wide)
         gw2, gb2 = w2.new_zeros(w2.shape, dtype=wide), w2.new_zeros(w2.shape[::2], dtype=wide)
         grad_x_TD = torch.empty_like(x_TD)
         grad_log = []
-        for part, (group, before_RF, share_KTD) in zip(_blocks(x_TD), ctx.kept, strict=True):
+        of_block = (kept[i : i + 5] for i in range(0, len(kept), 5))
+        for part, spans, (token, order, place, before_RF, share_KTD) in zip(
+            _blocks(x_TD), ctx.spans, of_block, strict=True
+        ):
             # the share of k, a softmax, is d y / d (E_k + log g_k)
             grad_KTD = share_KTD * grad_TD[part]
             grad_log.append(grad_KTD.sum(dim=2).T)
-            grad_RD = grad_KTD.flatten(0, 1).to(x_TD.dtype).index_select(0, group.order)
-            x_RD = x_TD[part].index_select(0, group.token)
-            for e, start, end in group.spans:
+            grad_RD = grad_KTD.flatten(0, 1).to(x_TD.dtype).index_select(0, order)
+            x_RD = x_TD[part].index_select(0, token)
+            for e, start, end in spans:
                 x, go, before = x_RD[start:end], grad_RD[start:end], before_RF[start:end]
                 _add_product(gw2[e], F.gelu(before), go)
                 gb2[e] += go.sum(0)
@@ -110,8 +114,7 @@ class _Mixture(torch.autograd.Function):
                 _add_product(gw1[e], x, gh)
                 gb1[e] += gh.sum(0)
                 torch.mm(gh, w1[e].T, out=grad_RD[start:end])
-            grad_x_TD[part] = grad_RD.index_select(0, group.place).view(grad_KTD.shape).sum(0)
-        ctx.kept = None
+            grad_x_TD[part] = grad_RD.index_select(0, place).view(grad_KTD.shape).sum(0)
         grads = (grad.to(w1.dtype) for grad in (gw1, gb1, gw2, gb2))
         return None, grad_x_TD, None, torch.cat(grad_log), *grads
 

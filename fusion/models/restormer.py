@@ -1,5 +1,8 @@
 """Blocks of the restoration transformer (Zamir et al. 2022): attention over channels, gated feed-forward, samplers.
 
+Feature maps are kept with channels last in memory, where norms, 1x1 and depth-wise convolutions are several times
+faster on a CPU and heads and tokens are views.
+
 Shapes: B batch, C channels, H height, W width, G heads.
 """
 
@@ -58,23 +61,29 @@ class Attention(nn.Module):
         batch, channels, height, width = x_BCHW.shape
         sliced = _in_slices(x_BCHW)
         if sliced:
-            q, k = self._third(x_BCHW, 0), self._third(x_BCHW, 1)
+            q, k, v = self._third(x_BCHW, 0), self._third(x_BCHW, 1), None
         else:
             q, k, v = self.spread(self.qkv(x_BCHW)).chunk(3, dim=1)
 
-        def heads(t: Tensor) -> Tensor:  # (B, G, C / G, H W)
-            return t.reshape(batch, self.heads, channels // self.heads, height * width)
+        def heads(t: Tensor) -> Tensor:  # (B, H W, G, C / G); with channels last in memory, only a view
+            return t.permute(0, 2, 3, 1).reshape(batch, height * width, self.heads, channels // self.heads)
 
-        # Dividing the products by the norms is the same as normalising q and k first, without two more maps.
         q, k = heads(q), heads(k)
-        norm_q = q.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-        norm_k = k.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-        scores = (q / norm_q) @ (k / norm_k).transpose(-1, -2) if not sliced else (q @ k.mT) / norm_q / norm_k.mT
+        # Dividing the products by the norms is normalising q and k first, without two more maps.
+        scores = torch.einsum("bpgc,bpgd->bgcd", q, k).float()
+        scores = scores / _norms(q)[..., None] / _norms(k)[..., None, :]
         attention = (scores * self.temperature).softmax(dim=-1)
-        if sliced:
+        if v is None:
             del q, k
             v = self._third(x_BCHW, 2)
-        return self.project((attention.to(v.dtype) @ heads(v)).view(batch, channels, height, width))
+        mixed = torch.einsum("bgcd,bpgd->bpgc", attention.to(v.dtype), heads(v))
+        return self.project(mixed.reshape(batch, height, width, channels).permute(0, 3, 1, 2))
+
+
+def _norms(t: Tensor) -> Tensor:
+    """Length of each channel over the pixels: (B, P, G, c) -> (B, G, c), in float32."""
+    # Five times faster on a CPU than vector_norm over a strided axis. Clamped first: a root has no gradient at 0.
+    return t.square().sum(dim=1, dtype=torch.promote_types(t.dtype, torch.float32)).clamp_min(1e-24).sqrt()
 
 
 class FeedForward(nn.Module):

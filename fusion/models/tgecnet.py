@@ -20,6 +20,7 @@ from fusion.models.experts import TaskMoE, TaskPrompt
 from fusion.models.restormer import Block, Down, PromptBank, Up, blocks, conv
 
 STAGES = ("restore", "fuse")
+AT_LEAST_ONE = ("heads", "prompt_atoms", "prompt_width", "bank_maps", "bank_channels", "bank_sizes", "bank_heads")
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,12 @@ class TGECNetConfig:
             raise UserError(f"model.top_k (K) is {self.top_k} of {self.experts} experts (N); it must be 1..N")
         if self.width < 4 or self.width % 4:
             raise UserError(f"model.width is {self.width}; it must be a positive multiple of 4")
+        for name in ("blocks", "refinement", *AT_LEAST_ONE):
+            value, least = getattr(self, name), int(name in AT_LEAST_ONE)
+            if min(value if isinstance(value, tuple) else (value,)) < least:
+                raise UserError(f"model.{name} is {value}; it must be at least {least}")
+        if not self.width * self.expansion >= 1:
+            raise UserError(f"model.expansion is {self.expansion}; it must leave a hidden channel of {self.width}")
         widths = [self.width * 2**level for level in range(4)]
         for channels, heads in zip([*widths, 2 * self.width], [*self.heads, self.heads[0]], strict=True):
             if channels % heads:
@@ -117,7 +124,8 @@ class Restoration(nn.Module):
 
     def forward(self, image_B1HW: Tensor) -> Restored:
         prompt = self.prompt(image_B1HW)
-        x, balance1 = self.moe1(self.embed(image_B1HW), prompt)
+        embedded = self.embed(image_B1HW).contiguous(memory_format=torch.channels_last)
+        x, balance1 = self.moe1(embedded, prompt)
         skip1 = self.encoder1(x)
         x, balance2 = self.moe2(self.down1(skip1), prompt)
         skip2 = self.encoder2(x)
@@ -173,6 +181,7 @@ class TGECNet(nn.Module):
         self.fusion = FusionHead(config) if config.stage == "fuse" else None
         if self.fusion is not None:
             self.restoration.requires_grad_(False)
+        self.to(memory_format=torch.channels_last)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> TGECNet:

@@ -1,0 +1,59 @@
+"""Fusing one pair of any size with a model or a classical method; colour is kept.
+
+    from fusion import checkpoint, inference
+    model = checkpoint.load("runs/fuse/checkpoint").model
+    image = inference.fuse(model, visible, infrared)
+
+Shapes: visible uint8 H W 3 (RGB), infrared uint8 H W.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from fusion.colour import attach_colour, luma
+
+# (visible luma, infrared) -> fused luma, float32 H W in [0, 1]
+Method = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def fuse(model: nn.Module | Method, visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
+    """The fused image, uint8, of the size of the pair: H W 3 with the visible image's colour (H W if that is grey).
+
+    `model` is a fusing network in evaluation mode or a method of `fusion.library`. ValueError for unequal sizes.
+    """
+    _check(visible, infrared)
+    if not isinstance(model, nn.Module):
+        return attach_colour(model(luma(visible), luma(infrared)), visible)
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        fused = model(_tensor(visible, device), _tensor(infrared, device)).image
+    return attach_colour(_array(fused), visible)
+
+
+def restore(model: nn.Module, visible: np.ndarray, infrared: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both images restored by a stage-1 network: uint8 visible (colour kept) and uint8 infrared."""
+    _check(visible, infrared)
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        clear_visible = _array(model(_tensor(visible, device)).image)
+        clear_infrared = _array(model(_tensor(infrared, device)).image)
+    return attach_colour(clear_visible, visible), attach_colour(clear_infrared, infrared)
+
+
+def _check(visible: np.ndarray, infrared: np.ndarray) -> None:
+    if visible.shape[:2] != infrared.shape[:2]:
+        sizes = " and ".join(f"{image.shape[1]}x{image.shape[0]}" for image in (visible, infrared))
+        raise ValueError(f"visible and infrared differ in size: {sizes}")
+
+
+def _tensor(image: np.ndarray, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(luma(image))[None, None].to(device)
+
+
+def _array(image_11HW: torch.Tensor) -> np.ndarray:
+    return image_11HW[0, 0].float().cpu().numpy()

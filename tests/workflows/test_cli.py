@@ -1,0 +1,135 @@
+"""The command line without Ray: help, and one clear line with exit code 2 for bad input."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fusion.images import encode_png
+from workflows.cli import JOBS
+
+
+def write_pair(root, key: str, height: int = 24, width: int = 32, seed: int = 0) -> None:
+    rng = np.random.default_rng(seed)
+    for folder, shape in (("visible", (height, width, 3)), ("infrared", (height, width))):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        (root / folder / f"{key}.png").write_bytes(encode_png(rng.integers(0, 256, shape, np.uint8)))
+
+
+def one_line(err: str, *parts: str) -> str:
+    """The last line of stderr is the one clear line, and names the parts."""
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("duskfuse "), err
+    assert "Traceback" not in err
+    for part in parts:
+        assert str(part) in last, f"{part!r} not in {last!r}"
+    return last
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from workflows.cli import main; assert main(['--help']) == 0; "
+        "heavy = {'ray', 'torch', 'numpy', 'pandas', 'cv2', 'pyarrow', 'tyro', 'matplotlib'} & set(sys.modules); "
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for job in JOBS:
+        assert f"  {job} " in done.stdout
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_every_job_has_help(job):
+    done = subprocess.run([sys.executable, "-m", "workflows.cli", job, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "usage" in done.stdout.lower()
+
+
+def test_no_arguments_is_a_mistake(command):
+    code, out, _ = command()
+    assert code == 2 and "usage" in out
+
+
+def test_unknown_job(command):
+    code, _, err = command("corpse")
+    assert code == 2
+    one_line(err, "corpse", "corpus")
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["corpus", "--pairs", "{tmp}/nowhere", "--out", "{tmp}/c"], ["nowhere"]),
+        (["corpus", "--pairs", "{tmp}", "--out", "{tmp}/c"], ["no image pair", "visible"]),
+        (["corpus", "--pairs", "scenes:3", "--out", "{tmp}/c", "--preset", "fog9"], ["'fog'", "demmi-rf"]),
+        (["corpus", "--pairs", "scenes:3", "--out", "{tmp}/c", "--bogus", "1"], ["--bogus"]),
+        (["corpus", "--pairs", "scenes:3", "--out", "{tmp}/c", "--seed", "x"], ["--seed"]),
+        (["corpus", "--pairs", "scenes:3", "--out", "{tmp}/c", "--val-share", "1.5"], ["--val-share", "1.5"]),
+        (["corpus", "--out", "{tmp}/c"], ["--pairs"]),
+        (["corpus", "verify", "{tmp}/nowhere"], ["nowhere"]),
+        (
+            ["train", "tgecnet-restor", "--corpus", "{tmp}", "--out", "{tmp}/r"],
+            ["tgecnet-restor", "tgecnet-restore-tiny"],
+        ),
+        (["train"], ["unknown recipe", "tgecnet-restore"]),
+        (
+            ["train", "tgecnet-restore-tiny", "--corpus", "{tmp}/nowhere", "--out", "{tmp}/r"],
+            ["nowhere", "duskfuse corpus"],
+        ),
+        (["train", "tgecnet-restore-tiny", "--corpus", "{tmp}", "--out", "{tmp}/r"], ["manifest.json", "not finished"]),
+        (["train", "tgecnet-restore-tiny", "--corpus", "c", "--out", "r", "--recipe.model.top-k", "9"], ["top_k", "9"]),
+        (["train", "tgecnet-restore-tiny", "--corpus", "c", "--out", "r", "--recipe.crops.size", "30"], ["crops.size"]),
+        (["fuse", "--pairs", "scenes:2", "--out", "{tmp}/f"], ["--checkpoint", "--method"]),
+        (["fuse", "--method", "avrage", "--pairs", "scenes:2", "--out", "{tmp}/f"], ["avrage", "average"]),
+        (["fuse", "--checkpoint", "{tmp}/nowhere", "--pairs", "scenes:2", "--out", "{tmp}/f"], ["nowhere"]),
+        (["fuse", "--checkpoint", "{tmp}", "--pairs", "scenes:2", "--out", "{tmp}/f"], ["checkpoint"]),
+        (["fuse", "--method", "average", "--out", "{tmp}/f"], ["--pairs", "--corpus"]),
+        (["fuse", "--method", "average", "--corpus", "{tmp}", "--out", "{tmp}/f"], ["manifest.json"]),
+        (["score", "--pairs", "scenes:2", "--out", "{tmp}/s", "--fused", "A={tmp}/nowhere"], ["nowhere"]),
+        (
+            ["score", "--pairs", "scenes:2", "--out", "{tmp}/s", "--fused", "A={tmp}", "--metrics", "en,qq"],
+            ["qq", "qabf"],
+        ),
+        (["score", "--pairs", "scenes:2", "--out", "{tmp}/s", "--fused", "{tmp}", "--sources", "x"], ["--sources"]),
+        (["report", "--scores", "{tmp}", "--out", "{tmp}/r.html"], ["duskfuse score"]),
+    ],
+    ids=lambda value: "-".join(value)[:50] if value and isinstance(value[0], str) else None,
+)
+def test_bad_input_is_one_line_and_exit_2(command, tmp_path, words, parts):
+    before = sorted(tmp_path.rglob("*"))
+    code, _, err = command(*(word.format(tmp=tmp_path) for word in words))
+    assert code == 2
+    one_line(err, *parts)
+    made = [path.name for path in sorted(tmp_path.rglob("*")) if path not in before]
+    assert not {"manifest.json", "run.json", "fused.json", "score.json", "r.html"} & set(made)
+
+
+def test_checkpoint_of_another_kind(command, tmp_path):
+    folder = tmp_path / "other"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"")
+    (folder / "state.json").write_text("{}")
+    (folder / "config.json").write_text(json.dumps({"model": "resnet", "config": {}}))
+    code, _, err = command("fuse", "--checkpoint", folder, "--pairs", "scenes:2", "--out", tmp_path / "f")
+    assert code == 2
+    one_line(err, "resnet", "tgecnet")
+
+
+def test_too_many_rejected_stops_before_any_work(command, tmp_path):
+    for i in range(4):
+        write_pair(tmp_path / "p", f"{i}", seed=i)
+    (tmp_path / "p" / "infrared" / "2.png").unlink()
+    code, _, err = command("corpus", "--pairs", tmp_path / "p", "--out", tmp_path / "c")
+    assert code == 2
+    one_line(err, "1 of 4", "--max-rejected", "2:")
+    assert not (tmp_path / "c" / "manifest.json").exists()
+
+
+def test_an_output_that_holds_something_else_is_left_alone(command, tmp_path):
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "thesis.tex").write_text("x")
+    code, _, err = command("corpus", "--pairs", "scenes:3:96x64", "--out", tmp_path / "c")
+    assert code == 2
+    one_line(err, "not empty")
+    assert [path.name for path in (tmp_path / "c").iterdir()] == ["thesis.tex"]

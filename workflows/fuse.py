@@ -1,0 +1,192 @@
+"""duskfuse fuse: pairs, or the degraded rows of a corpus, through a checkpoint or a classical method.
+
+    duskfuse fuse --checkpoint RUN --pairs DIR --out DIR             OUT/KEY.png
+    duskfuse fuse --checkpoint RUN --corpus DIR --out DIR            OUT/DEGRADATION/LEVEL/KEY.png
+    duskfuse fuse --method average --pairs DIR --out DIR
+
+A stage-1 checkpoint writes restored pairs instead: .../visible/KEY.png and .../infrared/KEY.png.
+Each PNG carries a stamp of the model and of the pixels it was made from; an image with the right stamp is not made
+again, so the same command goes on where it stopped. OUT/fused.json is written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fusion.errors import UserError
+from workflows.cluster import connect, in_parallel, resources
+
+STAMP = "duskfuse"  # the PNG text chunk
+
+
+@dataclass(frozen=True)
+class Args:
+    out: str
+    """Folder or s3://bucket/path of the fused images."""
+    checkpoint: str | None = None
+    """A finished training run, or a checkpoint folder."""
+    method: str | None = None
+    """A classical method instead: average, maximum."""
+    pairs: str | None = None
+    """Fuse these pairs: a folder, s3://bucket/path, or scenes:COUNT."""
+    corpus: str | None = None
+    """Fuse the degraded rows of this corpus."""
+    split: str = "test"
+    """Rows of the corpus to fuse: train, val, test, all."""
+    workers: int = 0
+    """Copies of the model; 0: one per GPU, or one per 4 CPUs."""
+    max_rejected: float = 0.01
+    """Fail when more than this share of the images cannot be fused."""
+
+
+def main(arguments: list[str]) -> None:
+    from workflows.cli import parse
+
+    run(parse(Args, "fuse", arguments), arguments)
+
+
+def run(args: Args, command: list[str]) -> None:
+    from tqdm import tqdm
+
+    from fusion import checkpoint, storage
+    from fusion.library import LIBRARY
+    from workflows.sources import open_source
+    from workflows.stamps import stamp
+
+    if (args.checkpoint is None) == (args.method is None):
+        raise UserError("give either --checkpoint or --method.")
+    if args.method is not None and args.method not in LIBRARY:
+        raise UserError(f"unknown method {args.method!r}. Known: {', '.join(LIBRARY)}.")
+    source = open_source(args.pairs, args.corpus, args.split)
+    folder = None
+    if args.checkpoint is not None:
+        folder = str(checkpoint.fetch(args.checkpoint))
+        checkpoint.load(folder)  # a bad checkpoint is told here, once, not by every worker
+
+    connect()
+    from ray.data import ActorPoolStrategy
+
+    workers, options = place(args.workers)
+    results: list[dict] = []
+    rejected = list(source.rejected)
+    with tqdm(total=source.images, unit="image", desc="fuse", mininterval=1) as bar:
+        make = {"checkpoint": folder, "method": args.method, "out": storage.absolute(args.out)}
+        make["threads"] = options.pop("threads")
+        pool = ActorPoolStrategy(size=workers)
+        for result in in_parallel(source.units, Fuser, make=make, compute=pool, **options):
+            bar.update(1)
+            (rejected if "reason" in result else results).append(result)
+    if len(rejected) > args.max_rejected * (source.images + len(source.rejected)) or not results:
+        first = rejected[0] if rejected else {"key": "-", "reason": "nothing to do"}
+        raise UserError(
+            f"{len(rejected)} images could not be fused, more than --max-rejected {args.max_rejected:g} "
+            f"({first['key']}: {first['reason']}). {len(results)} are in {args.out}."
+        )
+    made = [result for result in results if result["made"]]
+    about = {
+        "stamp": stamp(["fuse", *command]),
+        "model": results[0]["model"],
+        "source": source.about,
+        "images": len(results),
+        "rejected": sorted(rejected, key=lambda item: item["key"]),
+    }
+    storage.write_text(storage.join(args.out, "fused.json"), json.dumps(about, indent=1) + "\n")
+    seconds = sorted(result["seconds"] for result in made)
+    pace = f", {seconds[len(seconds) // 2] * 1e3:.0f} ms an image (median)" if seconds else ""
+    print(
+        f"{args.out}: {len(made)} images fused, {len(results) - len(made)} were there, {len(rejected)} rejected{pace}"
+    )
+
+
+def place(wanted: int) -> tuple[int, dict]:
+    """How many model copies, and what each takes of the cluster."""
+    import os
+
+    cpus, gpus = resources()
+    workers = wanted or gpus or max(1, int(cpus // 4))
+    if gpus:
+        return workers, {"num_gpus": 1 if workers <= gpus else gpus / workers, "num_cpus": 1, "threads": 1}
+    return workers, {"num_cpus": 1, "threads": max(1, (os.cpu_count() or 1) // workers)}
+
+
+class Fuser:
+    """A Ray actor that holds one copy of the model and fuses one unit of work at a time."""
+
+    def __init__(self, checkpoint: str | None, method: str | None, out: str, threads: int) -> None:
+        import torch
+
+        from fusion import checkpoint as checkpoints
+        from fusion.library import LIBRARY
+
+        torch.set_num_threads(threads)
+        self.out = out
+        self.restores = False
+        if checkpoint is None:
+            self.model = LIBRARY[method].fuse
+            self.identity = self.name = method
+            return
+        loaded = checkpoints.load(Path(checkpoint))
+        self.model = loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.name, self.identity = loaded.name, loaded.fingerprint
+        self.restores = loaded.model.config.stage == "restore"
+
+    def __call__(self, unit: dict) -> list[dict]:
+        from workflows.sources import items
+
+        results = []
+        for item in items(unit):
+            if isinstance(item, tuple):
+                results.append({"key": item[0], "reason": item[1]})
+            else:
+                results.append(self.one(item))
+        return results
+
+    def one(self, item) -> dict:
+        """Fuse and write one image, unless it is there with the stamp of this model and these pixels."""
+        import time
+
+        from fusion import inference, storage
+        from fusion.images import encode_png
+
+        stamp = content_stamp(self.identity, item.degraded_visible, item.degraded_infrared)
+        names = ["visible", "infrared"] if self.restores else [""]
+        paths = [storage.join(self.out, *filter(None, (item.folder, name)), f"{item.key}.png") for name in names]
+        result = {"key": item.key, "model": {"name": self.name, "fingerprint": self.identity}, "made": False}
+        if all(there(path, stamp) for path in paths):
+            return result
+        start = time.perf_counter()
+        make = inference.restore if self.restores else inference.fuse
+        images = make(self.model, item.degraded_visible, item.degraded_infrared)
+        for path, image in zip(paths, images if self.restores else [images], strict=True):
+            storage.write_bytes(path, encode_png(image, {STAMP: stamp}))
+        return result | {"made": True, "seconds": time.perf_counter() - start}
+
+
+def content_stamp(identity: str, visible: np.ndarray, infrared: np.ndarray) -> str:
+    digest = hashlib.sha256(identity.encode())
+    for image in (visible, infrared):
+        digest.update(str(image.shape).encode() + np.ascontiguousarray(image).tobytes())
+    return digest.hexdigest()
+
+
+def there(path: str, stamp: str) -> bool:
+    from fusion import storage
+    from fusion.images import png_text
+
+    try:
+        return png_text(storage.read_bytes(path)).get(STAMP) == stamp
+    except OSError:
+        return False
+
+
+if __name__ == "__main__":
+    import sys
+
+    from workflows.cli import main as cli
+
+    sys.exit(cli(["fuse", *sys.argv[1:]]))

@@ -1,0 +1,234 @@
+"""duskfuse report: scores, plots, pictures and training curves in one self-contained HTML page.
+
+duskfuse report --scores DIR --out report.html [--run RUN ...]
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+
+from fusion.errors import UserError
+
+CAPTIONS = ("qabf", "vif", "psnr")  # numbers under a fused picture
+
+
+@dataclass(frozen=True)
+class Args:
+    scores: str
+    """What `duskfuse score` wrote."""
+    out: str = "report.html"
+    """The page: a file or s3://bucket/path/report.html."""
+    run: tuple[str, ...] = ()
+    """Training runs whose curves are shown."""
+    pictures: int = 12
+    """Rows of the gallery."""
+    title: str = "Duskfuse report"
+
+
+def main(arguments: list[str]) -> None:
+    import tyro
+
+    from workflows.cli import parse
+
+    run(parse(Args, "report", arguments, config=(tyro.conf.UseAppendAction,)), arguments)
+
+
+def run(args: Args, command: list[str]) -> None:
+    import pandas as pd
+
+    from fusion import storage
+    from fusion.report.html import render
+    from workflows.stamps import stamp
+
+    try:
+        about = json.loads(storage.read_bytes(storage.join(args.scores, "score.json")))
+        table = pd.read_parquet(io.BytesIO(storage.read_bytes(storage.join(args.scores, "per_image.parquet"))))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{args.scores} holds no finished scores. Give the --out folder of `duskfuse score`."
+        ) from error
+    except (ValueError, OSError) as error:
+        raise UserError(f"the scores in {args.scores} cannot be read ({error}). Run `duskfuse score` again.") from error
+    runs = {name: read_run(name) for name in args.run}
+    page = render(
+        title=args.title,
+        scores=table,
+        gallery=gallery(about, table, args.pictures),
+        provenance=provenance(about, runs, stamp(["report", *command])),
+        commands=commands(about, runs, command),
+        training=curves(runs),
+        notes=notes(args.scores, about),
+        dialect=about["dialect"],
+    )
+    storage.write_text(args.out, page)
+    print(f"report: {args.out}")
+
+
+def read_run(folder: str) -> dict:
+    from fusion import storage
+
+    try:
+        return json.loads(storage.read_bytes(storage.join(folder, "run.json")))
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(
+            f"{folder} is no finished training run (run.json). Give what `duskfuse train` wrote."
+        ) from error
+
+
+def gallery(about: dict, table, count: int) -> list:
+    """Rows of pictures, spread over degradations and levels, a different pair each time where there are enough."""
+    from fusion.report.gallery import GalleryRow
+    from workflows.score import read_fused
+
+    wanted = choose(table, count)
+    rows = []
+    for item in find_items(about, wanted):
+        title = item.key if not item.degradation else f"{item.key} · {item.degradation} · level {item.level}"
+        images = {"visible": item.visible, "infrared": item.infrared}
+        for name in ("visible", "infrared"):
+            degraded = getattr(item, f"degraded_{name}")
+            if (degraded != images[name]).any():
+                images[f"degraded {name}"] = degraded
+        values: dict[str, dict[str, float]] = {}
+        for method, folder in about["methods"].items():
+            try:
+                images[method] = read_fused(folder, item)
+            except UserError:
+                continue
+            values[method] = numbers(table, method, item)
+        rows.append(GalleryRow(title, images, values=values))
+    return rows
+
+
+def choose(table, count: int) -> list[tuple[str, str, str]]:
+    """(image, degradation, level): each condition once, then again, walking through the images."""
+    from fusion.report.tables import degradation_order, level_order
+
+    conditions = sorted(
+        set(zip(table["degradation"], table["level"], strict=True)),
+        key=lambda what: (degradation_order(what[0]), level_order(what[1])),
+    )
+    images = {what: sorted(set(rows["image"])) for what, rows in table.groupby(["degradation", "level"])}
+    longest = max(len(names) for names in images.values())
+    chosen: dict[tuple[str, str, str], None] = {}
+    for turn in range(longest):
+        for i, what in enumerate(conditions):
+            names = images[what]
+            if turn < len(names) and len(chosen) < count:
+                chosen[names[(turn + i) % len(names)], *what] = None
+    return sorted(chosen, key=lambda w: (degradation_order(w[1]), level_order(w[2]), w[0]))
+
+
+def find_items(about: dict, wanted: list[tuple[str, str, str]]) -> list:
+    """The chosen images, read from the pairs or the corpus that were scored, in the order wanted."""
+    from workflows.sources import items, open_source
+
+    source = about["source"]
+    opened = open_source(source.get("pairs"), source.get("corpus"), source.get("split", "test"))
+    if source.get("content") and opened.about["content"] != source["content"]:
+        raise UserError(f"{source['corpus']} is not the corpus that was scored. Score again, or put the old one back.")
+    keys = {key for key, _, _ in wanted}
+    found = {}
+    for unit in opened.units:
+        if len(found) == len(wanted):
+            break
+        refs = unit.get("refs")
+        if refs is not None and not any(ref["key"] in keys for ref in refs):
+            continue
+        for item in items(unit):
+            if not isinstance(item, tuple):
+                what = (item.key, item.degradation or "clean", item.level or "0")
+                if what in wanted:
+                    found[what] = item
+    return [found[what] for what in wanted if what in found]
+
+
+def numbers(table, method: str, item) -> dict[str, float]:
+    """The caption numbers of one fused picture."""
+    from fusion.metrics import METRICS
+
+    mine = table[
+        (table["method"] == method)
+        & (table["image"] == item.key)
+        & (table["degradation"] == (item.degradation or "clean"))
+        & (table["level"] == (item.level or "0"))
+    ].set_index("metric")["value"]
+    return {METRICS[name].label: float(mine[name]) for name in CAPTIONS if name in mine}
+
+
+def curves(runs: dict[str, dict]):
+    """Training histories as (run, epoch, name, value); None without runs."""
+    import pandas as pd
+
+    hidden = ("train/images", "train/steps", "train/wait_s", "train/step_s", "epoch")
+    rows = [
+        (about["settings"]["recipe"]["name"], entry["epoch"], name, value)
+        for about in runs.values()
+        for entry in about["history"]
+        for name, value in entry.items()
+        if name not in hidden
+    ]
+    return pd.DataFrame(rows, columns=["run", "epoch", "name", "value"]) if rows else None
+
+
+def provenance(about: dict, runs: dict[str, dict], made: dict) -> dict[str, str]:
+    facts = {"scored against": f"the {about['sources']} pair, 8-bit luma", "dialect": about["dialect"]}
+    source = about["source"]
+    if "corpus" in source:
+        facts["corpus"] = f"{source['corpus']}, split {source['split']}, content sha256 {source['content']}"
+        facts["corpus settings"] = json.dumps(source["config"])
+    else:
+        facts["pairs"] = str(source["pairs"])
+    facts |= {f"methods: {name}": folder for name, folder in about["methods"].items()}
+    facts |= {f"run: {name}": json.dumps(run["settings"]["recipe"]) for name, run in runs.items()}
+    facts["source revision"] = str(made["revision"])
+    facts["versions"] = ", ".join(f"{name} {number}" for name, number in made["versions"].items())
+    return facts
+
+
+def commands(about: dict, runs: dict[str, dict], command: list[str]) -> list[str]:
+    """The commands behind the page, in order: corpus, training, fusing, scoring, this report."""
+    import shlex
+
+    from fusion import storage
+
+    found = []
+    places = [(about["source"].get("corpus"), "manifest.json"), *((f, "fused.json") for f in about["methods"].values())]
+    for place, name in places:
+        try:
+            found.append(json.loads(storage.read_bytes(storage.join(place, name)))["stamp"]["command"])
+        except (AttributeError, OSError, ValueError, KeyError):
+            continue  # a folder of somebody else's results has no command of ours
+    first = 1 if about["source"].get("corpus") and found else 0
+    trained = [run["stamp"]["command"] for run in runs.values()]
+    return [
+        *found[:first],
+        *trained,
+        *found[first:],
+        about["stamp"]["command"],
+        shlex.join(["duskfuse", "report", *command]),
+    ]
+
+
+def notes(scores: str, about: dict) -> list[str]:
+    """What could not be scored, by name."""
+    import pandas as pd
+
+    from fusion import storage
+
+    if not about["problems"]:
+        return []
+    table = pd.read_csv(io.BytesIO(storage.read_bytes(storage.join(scores, "problems.csv"))), keep_default_na=False)
+    lines = [f"{row.method or 'pair'} {row.image}: {row.problem}" for row in table.head(20).itertuples()]
+    left = len(table) - len(lines)
+    return lines + ([f"and {left} more, in {storage.join(scores, 'problems.csv')}"] if left > 0 else [])
+
+
+if __name__ == "__main__":
+    import sys
+
+    from workflows.cli import main as cli
+
+    sys.exit(cli(["report", *sys.argv[1:]]))

@@ -1,0 +1,216 @@
+"""duskfuse score: fusion metrics of any folders of fused images, per image, degradation and level.
+
+    duskfuse score --fused NAME=DIR [--fused NAME=DIR ...] --pairs DIR --out DIR
+    duskfuse score --fused NAME=DIR ... --corpus DIR --out DIR
+
+Images are found as DIR/KEY.* for pairs, DIR/DEGRADATION/LEVEL/KEY.* for a corpus. Scores are taken on 8-bit luma
+against the clean pair. OUT/per_image.csv (and .parquet) has one row a number, OUT/summary.csv means with counts,
+OUT/problems.csv what could not be scored; OUT/score.json is written last.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from dataclasses import dataclass
+
+from fusion.errors import UserError
+from workflows.cluster import connect, in_parallel, say
+
+
+@dataclass(frozen=True)
+class Args:
+    fused: tuple[str, ...]
+    """Folders of fused images, each NAME=DIR (or DIR, named after the folder)."""
+    out: str
+    """Folder or s3://bucket/path for the tables."""
+    pairs: str | None = None
+    """The pairs that were fused."""
+    corpus: str | None = None
+    """The corpus whose degraded rows were fused."""
+    split: str = "test"
+    """Rows of the corpus: train, val, test, all."""
+    metrics: str = ""
+    """Names such as en,sf,qabf; all by default."""
+    sources: str = "clean"
+    """Score against the clean pair, or against the degraded one (which rewards keeping noise)."""
+
+
+def main(arguments: list[str]) -> None:
+    import tyro
+
+    from workflows.cli import parse
+
+    run(parse(Args, "score", arguments, config=(tyro.conf.UseAppendAction,)), arguments)
+
+
+def run(args: Args, command: list[str]) -> None:
+    import pandas as pd
+    from tqdm import tqdm
+
+    from fusion import storage
+    from fusion.metrics import METRICS
+    from fusion.report.tables import summarise
+    from workflows.sources import open_source
+    from workflows.stamps import stamp
+
+    if args.sources not in ("clean", "degraded"):
+        raise UserError(f"--sources is {args.sources!r}; it must be clean or degraded")
+    names = [name.strip().lower() for name in args.metrics.split(",") if name.strip()] or list(METRICS)
+    unknown = [name for name in names if name not in METRICS]
+    if unknown:
+        raise UserError(f"unknown metric {unknown[0]!r}. Known: {', '.join(METRICS)}.")
+    methods = named_folders(args.fused)
+    source = open_source(args.pairs, args.corpus, args.split)
+    connect()
+    task = {"methods": {name: storage.absolute(folder) for name, folder in methods.items()}, "metrics": names}
+    rows = [task | {"sources": args.sources, "unit": unit} for unit in source.units]
+    scores: list[dict] = []
+    problems = [{"method": "", "image": item["key"], "problem": item["reason"]} for item in source.rejected]
+    with tqdm(total=source.images, unit="image", desc="score", mininterval=1) as bar:
+        for done in in_parallel(rows, score_unit):
+            scores += done["scores"]
+            problems += done["problems"]
+            bar.update(done["images"])
+    if not scores:
+        first = f": {problems[0]['image']}: {problems[0]['problem']}" if problems else ""
+        raise UserError(f"nothing could be scored{first}. Check that the folders hold the fused images of these pairs.")
+
+    columns = ["method", "image", "degradation", "level", "metric", "value"]
+    table = pd.DataFrame(scores, columns=columns)
+    order = {name: i for i, name in enumerate(methods)}
+    rank = {name: i for i, name in enumerate(names)}
+    keys = {"method": order, "metric": rank}
+    table = table.sort_values(
+        columns[:-1], key=lambda c: c.map(keys[c.name]) if c.name in keys else c, ignore_index=True
+    )
+    summary = summarise(table)
+    faults = pd.DataFrame(problems, columns=["method", "image", "problem"]).sort_values(["method", "image", "problem"])
+    storage.write_text(storage.join(args.out, "per_image.csv"), table.to_csv(index=False))
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    storage.write_bytes(storage.join(args.out, "per_image.parquet"), buffer.getvalue())
+    storage.write_text(storage.join(args.out, "summary.csv"), summary.to_csv(index=False))
+    storage.write_text(storage.join(args.out, "problems.csv"), faults.to_csv(index=False))
+    about = {
+        "stamp": stamp(["score", *command]),
+        "dialect": "standard",
+        "source": source.about,
+        "sources": args.sources,
+        "methods": methods,
+        "problems": len(problems),
+    }
+    storage.write_text(storage.join(args.out, "score.json"), json.dumps(about, indent=1) + "\n")
+    show(summary, names)
+    for item in problems[:5]:
+        say(f"not scored: {item['method']} {item['image']}: {item['problem']}")
+    more = f"; {len(problems)} not scored, see problems.csv" if problems else ""
+    print(f"{args.out}: {len(table)} scores of {table['image'].nunique()} images by {len(methods)} methods{more}")
+
+
+def named_folders(texts: tuple[str, ...]) -> dict[str, str]:
+    """NAME=DIR or DIR -> {name: folder}. UserError: twice the same name, no such folder."""
+    from fusion import storage
+
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, folder = text.partition("=")
+        if not equals:
+            name, folder = text.rstrip("/").rpartition("/")[2], text
+        if not name or name in found:
+            raise UserError(f"--fused {text}: the name {name!r} is empty or used twice. Give NAME=DIR.")
+        if not storage.is_dir(folder):
+            raise UserError(f"--fused {text}: there is no folder {folder}. Give NAME=DIR with the fused images.")
+        found[name] = folder
+    if not found:
+        raise UserError("give at least one --fused NAME=DIR.")
+    return found
+
+
+def score_unit(task: dict) -> list[dict]:
+    """One unit of work in a Ray task: every method's image of every pair in it."""
+    import torch
+
+    from workflows.sources import items
+
+    torch.set_num_threads(1)
+    scores: list[dict] = []
+    problems: list[dict] = []
+    images = 0
+    for item in items(task["unit"]):
+        images += 1
+        if isinstance(item, tuple):
+            problems.append({"method": "", "image": item[0], "problem": item[1]})
+            continue
+        what = {"image": item.key, "degradation": item.degradation or "clean", "level": item.level or "0"}
+        for method, folder in task["methods"].items():
+            values, problem = score_image(item, folder, task["metrics"], task["sources"])
+            if problem:
+                problems.append(
+                    {"method": method, "image": f"{item.folder}/{item.key}".lstrip("/"), "problem": problem}
+                )
+            scores += [{"method": method, **what, "metric": name, "value": value} for name, value in values.items()]
+    return [{"scores": scores, "problems": problems, "images": images}]
+
+
+def score_image(item, folder: str, metrics: list[str], sources: str) -> tuple[dict[str, float], str]:
+    """The numbers of one fused image, and what is wrong with it ("" if nothing)."""
+    import torch
+
+    from fusion.colour import grey
+    from fusion.metrics import score
+
+    try:
+        fused = read_fused(folder, item)
+    except UserError as error:
+        return {}, str(error)
+    if fused.shape[:2] != item.infrared.shape:
+        sizes = [f"{shape[1]}x{shape[0]}" for shape in (fused.shape, item.infrared.shape)]
+        return {}, f"size differs: fused {sizes[0]}, pair {sizes[1]}"
+    clean = sources == "clean"
+    visible = item.visible if clean else item.degraded_visible
+    infrared = item.infrared if clean else item.degraded_infrared
+    tensors = (torch.tensor(grey(image))[None, None] for image in (fused, visible, infrared))
+    values = {name: float(value[0]) for name, value in score(*tensors, names=metrics).items()}
+    bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+    return values, ", ".join(bad)
+
+
+def read_fused(folder: str, item):
+    """The fused image of an item, under any usual extension. UserError: missing or unreadable."""
+    from fusion import storage
+    from fusion.images import EXTENSIONS, BadImage, decode
+
+    for extension in dict.fromkeys((".png", *EXTENSIONS)):
+        path = storage.join(folder, *filter(None, (item.folder,)), f"{item.key}{extension}")
+        try:
+            return decode(storage.read_bytes(path)).pixels
+        except FileNotFoundError:
+            continue
+        except (OSError, BadImage) as error:
+            raise UserError(f"{path}: {error}") from error
+    raise UserError(f"no fused image in {storage.join(folder, *filter(None, (item.folder,)))}")
+
+
+def show(summary, names: list[str]) -> None:
+    """The means over all images, methods by metrics."""
+    from fusion.metrics import METRICS
+
+    whole = summary[summary["degradation"] == "all"]
+    say(
+        f"{'method':20} {'images':>6} "
+        + " ".join(f"{METRICS[name].label:>8}" for name in names)
+        + "   (standard dialect)"
+    )
+    for method, rows in whole.groupby("method", sort=False):
+        means = rows.set_index("metric")["mean"]
+        say(f"{method:20} {rows['count'].max():6} " + " ".join(f"{means.get(name, math.nan):8.4f}" for name in names))
+
+
+if __name__ == "__main__":
+    import sys
+
+    from workflows.cli import main as cli
+
+    sys.exit(cli(["score", *sys.argv[1:]]))

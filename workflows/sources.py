@@ -1,0 +1,87 @@
+"""What fuse and score work on, pairs or the rows of a corpus, cut into units of work for Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from fusion.errors import UserError
+
+PAIRS_A_TASK = 8
+
+
+@dataclass(frozen=True)
+class Item:
+    """A clean pair and what to fuse: the same pair, or its degraded version."""
+
+    key: str
+    degradation: str
+    level: str
+    visible: np.ndarray
+    infrared: np.ndarray
+    degraded_visible: np.ndarray
+    degraded_infrared: np.ndarray
+
+    @property
+    def folder(self) -> str:
+        """Where its fused image lies below the output: nothing for pairs, degradation/level for corpus rows."""
+        return f"{self.degradation}/{self.level}" if self.degradation else ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Units of work; the pairs that cannot be used; how many images there are; what it is."""
+
+    units: list[dict]
+    images: int
+    rejected: list[dict[str, str]]
+    about: dict[str, object]
+
+
+def open_source(pairs: str | None, corpus: str | None, split: str) -> Source:
+    """Exactly one of `pairs` and `corpus`. UserError: neither or both, nothing found, no rows of the split."""
+    from dataclasses import asdict
+
+    from fusion import storage
+    from fusion.corpus import SPLITS, open_corpus
+    from fusion.pairs import find_pairs
+
+    if (pairs is None) == (corpus is None):
+        raise UserError("give either --pairs or --corpus.")
+    if corpus is not None:
+        if split not in (*SPLITS, "all"):
+            raise UserError(f"--split is {split!r}; it must be one of {', '.join(SPLITS)}, all")
+        manifest = open_corpus(corpus)
+        chosen = None if split == "all" else split
+        groups = manifest.groups(chosen)
+        if not groups:
+            raise UserError(f"{corpus} has no rows of split {split!r}. Choose another --split.")
+        about = {"corpus": corpus, "content": manifest.content, "split": split, "config": manifest.data["config"]}
+        units = [{"shard": storage.absolute(path), "group": group} for path, group in groups]
+        return Source(units, manifest.rows(chosen), [], about)
+    found = find_pairs(pairs)
+    refs = [asdict(ref) for ref in found.refs]
+    units = [{"refs": refs[i : i + PAIRS_A_TASK]} for i in range(0, len(refs), PAIRS_A_TASK)]
+    return Source(units, len(refs), [asdict(item) for item in found.rejected], {"pairs": pairs})
+
+
+def items(unit: dict) -> Iterator[Item | tuple[str, str]]:
+    """The images of one unit of work; (key, reason) for a pair that cannot be read."""
+    from fusion.config import from_dict
+    from fusion.corpus import read_group
+    from fusion.pairs import BadPair, PairRef, read_pair
+
+    if "shard" in unit:
+        for row in read_group(unit["shard"], unit["group"]):
+            clean = (row.visible, row.infrared)
+            yield Item(row.key, row.degradation, row.level, *clean, row.degraded_visible, row.degraded_infrared)
+        return
+    for ref in unit["refs"]:
+        try:
+            pair = read_pair(from_dict(PairRef, ref))
+        except BadPair as error:
+            yield ref["key"], str(error)
+            continue
+        yield Item(pair.key, "", "", pair.visible, pair.infrared, pair.visible, pair.infrared)
