@@ -50,6 +50,7 @@ def save(
 ) -> None:
     """Write the folder; `state.json` comes last, so a folder without it is not a checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "state.json").unlink(missing_ok=True)
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors")
     if optimiser is not None:

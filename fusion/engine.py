@@ -94,7 +94,7 @@ class Engine:
         for batch in batches:
             start = time.perf_counter()
             wait += start - clock
-            progress = (self.epoch + min(count / self.batches_per_epoch, 1.0)) / self.recipe.epochs
+            progress = (self.epoch + min((count + 0.5) / self.batches_per_epoch, 1.0)) / self.recipe.epochs
             rate = learning_rate(optim, progress)
             for group in self.optimiser.param_groups:
                 group["lr"] = rate

@@ -13,7 +13,7 @@ from fusion.models.tgecnet import TGECNetConfig
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Adam with cosine annealing from `lr` to `lr * final`, linear warm-up over the first `warmup` share of all steps."""
+    """Adam, cosine annealing from `lr` to `lr * final`, linear warm-up over the first `warmup` share of all steps."""
 
     lr: float = 1e-4
     final: float = 0.01
@@ -34,6 +34,10 @@ class ValidationConfig:
     rows: int = 96
     size: int = 256
 
+    def __post_init__(self) -> None:
+        if self.rows < 0 or self.size < 8:
+            raise UserError(f"validation: rows must be at least 0 and size at least 8, not {self.rows} and {self.size}")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -53,6 +57,9 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1:
             raise UserError(f"recipe {self.name}: epochs and batch_size must be at least 1")
+        wanted = {"restore": RestoreLoss, "fuse": FuseLoss}[self.model.stage]
+        if not isinstance(self.loss, wanted):
+            raise UserError(f"recipe {self.name}: stage {self.model.stage} needs the loss {wanted.__name__}")
 
 
 def tgecnet_restore() -> Recipe:

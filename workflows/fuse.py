@@ -22,6 +22,7 @@ from fusion.errors import UserError
 from workflows.cluster import connect, in_parallel, resources
 
 STAMP = "duskfuse"  # the PNG text chunk
+SMALL = 5_000_000  # parameters
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Args:
     split: str = "test"
     """Rows of the corpus to fuse: train, val, test, all."""
     workers: int = 0
-    """Copies of the model; 0: one per GPU, or one per 4 CPUs."""
+    """Copies of the model; 0: one per GPU, or per CPU for small networks and per 4 CPUs for large ones."""
     max_rejected: float = 0.01
     """Fail when more than this share of the images cannot be fused."""
 
@@ -63,20 +64,20 @@ def run(args: Args, command: list[str]) -> None:
     if args.method is not None and args.method not in LIBRARY:
         raise UserError(f"unknown method {args.method!r}. Known: {', '.join(LIBRARY)}.")
     source = open_source(args.pairs, args.corpus, args.split)
-    folder = None
+    folder, parameters = None, 0
     if args.checkpoint is not None:
         folder = str(checkpoint.fetch(args.checkpoint))
-        checkpoint.load(folder)  # a bad checkpoint is told here, once, not by every worker
+        loaded = checkpoint.load(folder)  # a bad one is told here, once, not by every worker
+        parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
 
     connect()
     from ray.data import ActorPoolStrategy
 
-    workers, options = place(args.workers)
+    workers, threads, options = place(args.workers, parameters)
     results: list[dict] = []
     rejected = list(source.rejected)
     with tqdm(total=source.images, unit="image", desc="fuse", mininterval=1) as bar:
-        make = {"checkpoint": folder, "method": args.method, "out": storage.absolute(args.out)}
-        make["threads"] = options.pop("threads")
+        make = {"checkpoint": folder, "method": args.method, "out": storage.absolute(args.out), "threads": threads}
         pool = ActorPoolStrategy(size=workers)
         for result in in_parallel(source.units, Fuser, make=make, compute=pool, **options):
             bar.update(1)
@@ -103,15 +104,17 @@ def run(args: Args, command: list[str]) -> None:
     )
 
 
-def place(wanted: int) -> tuple[int, dict]:
-    """How many model copies, and what each takes of the cluster."""
-    import os
+def place(wanted: int, parameters: int) -> tuple[int, int, dict]:
+    """(model copies, threads of each, what each takes of the cluster).
 
+    Without GPUs, small networks run best as many copies of one thread, large ones would not fit in memory like that.
+    """
     cpus, gpus = resources()
-    workers = wanted or gpus or max(1, int(cpus // 4))
     if gpus:
-        return workers, {"num_gpus": 1 if workers <= gpus else gpus / workers, "num_cpus": 1, "threads": 1}
-    return workers, {"num_cpus": 1, "threads": max(1, (os.cpu_count() or 1) // workers)}
+        workers = wanted or gpus
+        return workers, 1, {"num_gpus": min(1, gpus / workers), "num_cpus": min(1, cpus / workers)}
+    workers = wanted or max(1, int(cpus if parameters < SMALL else cpus // 4))
+    return workers, max(1, int(cpus // workers)), {"num_cpus": min(1, cpus / workers)}
 
 
 class Fuser:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -39,8 +38,9 @@ class Args:
     start: Annotated[str | None, tyro.conf.arg(name="from")] = None
     """The stage-1 run or checkpoint that stage 2 starts from."""
     workers: int = 0
-    """Training workers; 0: one per GPU of the cluster, or one on a cluster without GPUs."""
-    cpus_per_worker: float = 1
+    """Training workers; 0: one per GPU of the cluster, or, without GPUs, one per CPU (8 at most, sharing the batch)."""
+    cpus_per_worker: float = 0
+    """CPUs that Ray sets aside for a worker; 0: one, or less where reading data would have none left."""
     max_failures: int = 3
     """How often a run goes on by itself after a worker or node was lost."""
 
@@ -87,9 +87,9 @@ def run(args: Args, command: list[str]) -> None:
         return
 
     connect()
-    workers, use_gpu = plan_workers(args)
+    workers, cpus, use_gpu = plan_workers(args)
     start = time.time()
-    result = fit(args, manifest, steps, workers, use_gpu)
+    result = fit(args, manifest, steps, workers, cpus, use_gpu)
     with result.checkpoint.as_directory() as folder:
         names = [name for name in checkpoint.FILES if name != "state.json"] + ["state.json"]
         for name in names:
@@ -144,22 +144,24 @@ def claim(out: str, settings: dict[str, Any]) -> None:
         raise UserError(f"{out} holds a run with other settings (see {path}). Choose another --out, or delete it.")
 
 
-def plan_workers(args: Args) -> tuple[int, bool]:
-    """How many workers, and whether each has a GPU. UserError when the cluster cannot hold them."""
+def plan_workers(args: Args) -> tuple[int, float, bool]:
+    """How many workers, the CPUs of each, and whether each has a GPU. UserError when the cluster cannot hold them."""
     cpus, gpus = resources()
-    workers = args.workers or gpus or 1
-    if args.recipe.batch_size % workers:
+    batch = args.recipe.batch_size
+    workers = args.workers or gpus or max(n for n in range(1, min(int(cpus), 8) + 1) if batch % n == 0)
+    if batch % workers:
         raise UserError(
-            f"a batch of {args.recipe.batch_size} cannot be shared by {workers} workers. Change one of them."
+            f"a batch of {batch} cannot be shared by {workers} workers. Change --workers or the batch size."
         )
     if gpus and workers > gpus:
         raise UserError(f"{workers} workers were asked for, the cluster has {gpus} GPUs. Lower --workers.")
-    if workers * args.cpus_per_worker > cpus:
-        raise UserError(f"{workers} workers of {args.cpus_per_worker:g} CPUs need more than the cluster's {cpus:g}.")
-    return workers, bool(gpus)
+    each = args.cpus_per_worker or min(1.0, 0.75 * cpus / workers)
+    if workers * each > cpus:
+        raise UserError(f"{workers} workers of {each:g} CPUs need more than the {cpus:g} of the cluster. Lower one.")
+    return workers, each, bool(gpus)
 
 
-def fit(args: Args, manifest, steps: int, workers: int, use_gpu: bool):
+def fit(args: Args, manifest, steps: int, workers: int, cpus: float, use_gpu: bool):
     """The Ray Train run. A run of the same name in the same place is restored by Ray itself."""
     import ray.data
     from ray.data import ExecutionOptions, FileShuffleConfig
@@ -189,7 +191,7 @@ def fit(args: Args, manifest, steps: int, workers: int, use_gpu: bool):
         "corpus": storage.absolute(manifest.root),
         "start": None if args.start is None else storage.absolute(args.start),
         "steps": steps,
-        "threads": max(1, int((os.cpu_count() or 1) / workers)) if not use_gpu else 1,
+        "threads": 1 if use_gpu else max(1, int(resources()[0] / workers)),
     }
     trainer = TorchTrainer(
         train_loop,
@@ -199,7 +201,7 @@ def fit(args: Args, manifest, steps: int, workers: int, use_gpu: bool):
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=use_gpu,
-            resources_per_worker={"CPU": args.cpus_per_worker} | ({"GPU": 1} if use_gpu else {}),
+            resources_per_worker={"CPU": cpus} | ({"GPU": 1} if use_gpu else {}),
         ),
         run_config=RunConfig(
             name=name,

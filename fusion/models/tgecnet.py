@@ -66,7 +66,7 @@ class TGECNetConfig:
 
 class Restored(NamedTuple):
     image: Tensor  # (B, 1, H, W)
-    features: Tensor  # (B, 2 * width, H, W), the level-1 decoder's
+    features: Tensor  # (B, 2 * width, H, W) of the padded size, the level-1 decoder's
     balance: Tensor  # scalar, summed over the gates
 
 
@@ -88,7 +88,7 @@ def pad_to(x_BCHW: Tensor, multiple: int) -> Tensor:
 
 
 class Restoration(nn.Module):
-    """Stage 1: a degraded grey image in, the restored image and its last decoder features out. Sizes: multiples of 8."""
+    """Stage 1: a degraded grey image in, the restored one and its last decoder features out. Sizes: multiples of 8."""
 
     def __init__(self, config: TGECNetConfig) -> None:
         super().__init__()

@@ -194,17 +194,22 @@ def test_batches_mix_images_as_far_as_the_shuffle_reaches_and_follow_the_seed():
     samples = [sample(key=str(i), seed=i) for i in range(8)]
 
     def order(shuffle, seed=0, epoch=0):
-        return rows_of(training_batches(samples, "fuse", config(shuffle=shuffle), 4, seed, epoch))
+        """Where each row of the batches was in the unshuffled order."""
+        straight = [crop for one in samples for crop in crops(one, "fuse", config(), seed, epoch)]
+        places = {np.stack(list(crop.values()))[:, None].tobytes(): i for i, crop in enumerate(straight)}
+        return [
+            places[row] for row in rows_of(training_batches(samples, "fuse", config(shuffle=shuffle), 4, seed, epoch))
+        ]
 
-    straight = [
-        np.stack(list(c.values()))[:, None].tobytes() for s in samples for c in crops(s, "fuse", config(), 0, 0)
-    ]
-    places = {row: i for i, row in enumerate(straight)}
-    moved = [abs(places[row] - i) for i, row in enumerate(order(1000))]
-    assert np.mean(moved) > 8  # 16 on average for a perfect shuffle of 48
+    def moved(places):
+        return np.abs(np.array(places) - np.arange(48)).mean()
+
+    assert sorted(order(1000)) == list(range(48))
+    assert moved(order(1000)) > 8  # 16 on average for a perfect shuffle of 48
+    assert 0 < moved(order(1)) < 4
     assert order(1000) == order(1000)
     assert order(1000, epoch=1) != order(1000)
-    assert np.mean([abs(places[row] - i) for i, row in enumerate(order(1))]) < 4
+    assert order(1000, seed=1) != order(1000)
 
 
 def test_batches_come_while_samples_are_read():

@@ -113,11 +113,15 @@ def test_the_file_appears_whole(tmp_path, monkeypatch):
 
     def watch(source, target):
         seen.append((path.exists(), os.path.dirname(source), os.path.getsize(source)))
+        names.append(source)
         replace(source, target)
 
+    names = []
     monkeypatch.setattr(os, "replace", watch)
     storage.write_bytes(path, b"12345")
-    assert seen == [(False, str(tmp_path), 5)]
+    storage.write_bytes(path, b"123")
+    assert seen == [(False, str(tmp_path), 5), (True, str(tmp_path), 3)]
+    assert len(set(names)) == 2  # two writers at the same time do not share it
     assert os.listdir(tmp_path) == ["x"]
 
 

@@ -283,10 +283,11 @@ def test_load_has_a_gradient_and_in_evaluation_counts_tokens():
     noisy_top_k(clean, raw_std, k).balance.backward()
     assert clean.grad.abs().max() > 0
     assert raw_std.grad.abs().max() > 0
-    routing = noisy_top_k(clean.detach(), None, k)
-    importance = torch.zeros(6).index_add(0, routing.experts_TK.flatten(), routing.log_weights_TK.exp().flatten())
-    counts = routing.experts_TK.flatten().bincount(minlength=6).float()
-    torch.testing.assert_close(routing.balance, squared_cv(importance) + squared_cv(counts))
+    for k in (1, 3, 5):
+        routing = noisy_top_k(clean.detach(), None, k)
+        importance = torch.zeros(6).index_add(0, routing.experts_TK.flatten(), routing.log_weights_TK.exp().flatten())
+        counts = routing.experts_TK.flatten().bincount(minlength=6).float()
+        torch.testing.assert_close(routing.balance, squared_cv(importance) + squared_cv(counts))
 
 
 @pytest.mark.parametrize("training", [True, False])
