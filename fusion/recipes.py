@@ -73,29 +73,30 @@ def tgecnet_fuse() -> Recipe:
 
 
 TINY = TGECNetConfig(
-    width=16,
+    width=12,
     blocks=(1, 1, 1, 1),
     refinement=1,
     experts=4,
     top_k=2,
     prompt_width=64,
-    bank_channels=(16, 32, 64),
+    bank_channels=(12, 24, 48),
     bank_sizes=(32, 16, 8),
+    residual=0.5,
 )
 
 
 def tgecnet_restore_tiny() -> Recipe:
-    """Stage 1 small enough for two CPU cores: 1.6 million parameters."""
+    """Stage 1 small enough for two CPU cores: 0.95 million parameters."""
     return Recipe(
         "tgecnet-restore-tiny",
         "tgecnet",
         replace(TINY, stage="restore"),
-        RestoreLoss(gradient=1.0),
-        OptimConfig(lr=1e-3, warmup=0.05, clip=1.0),
-        CropConfig(size=64, per_image=2),
+        RestoreLoss(balance=0.02, gradient=1.0),
+        OptimConfig(lr=2e-3, warmup=0.05, clip=1.0),
+        CropConfig(size=96, per_image=1, identity_share=0.15),
         ValidationConfig(rows=24, size=128),
-        epochs=6,
-        batch_size=8,
+        epochs=5,
+        batch_size=4,
     )
 
 
@@ -105,8 +106,8 @@ def tgecnet_fuse_tiny() -> Recipe:
         tgecnet_restore_tiny(),
         name="tgecnet-fuse-tiny",
         model=replace(TINY, stage="fuse"),
-        loss=FuseLoss(),
-        epochs=3,
+        loss=FuseLoss(balance=0.02),
+        epochs=2,
     )
 
 

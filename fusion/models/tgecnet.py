@@ -41,6 +41,7 @@ class TGECNetConfig:
     bank_channels: tuple[int, int, int] = (64, 128, 320)  # decoder entries at levels 2, 3, 4
     bank_sizes: tuple[int, int, int] = (64, 32, 16)
     bank_heads: int = 4
+    residual: float = 1.0  # theta and gamma at the start; 0.5 starts from the average of the restored images
 
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
@@ -87,6 +88,14 @@ def pad_to(x_BCHW: Tensor, multiple: int) -> Tensor:
     return F.pad(x_BCHW, (0, right, 0, down), mode=mode)
 
 
+def output_conv(channels: int) -> nn.Conv2d:
+    """The last convolution starts small, so training starts near its residual and not from noise."""
+    last = conv(channels, 1, 3)
+    with torch.no_grad():
+        last.weight.mul_(0.1)
+    return last
+
+
 class Restoration(nn.Module):
     """Stage 1: a degraded grey image in, the restored one and its last decoder features out. Sizes: multiples of 8."""
 
@@ -120,7 +129,7 @@ class Restoration(nn.Module):
         self.mix2 = nn.Sequential(Block(w2 + b2, c.bank_heads, c.expansion), conv(w2 + b2, w2, 1))
         self.up2, self.decoder1 = Up(w2), stack(0, w2)
         self.refine = blocks(c.refinement, w2, c.heads[0], c.expansion)
-        self.output = conv(w2, 1, 3)
+        self.output = output_conv(w2)
 
     def forward(self, image_B1HW: Tensor) -> Restored:
         prompt = self.prompt(image_B1HW)
@@ -152,13 +161,13 @@ class FusionHead(nn.Module):
         width = 2 * c.width
         self.alpha = nn.Parameter(torch.ones(width, 1, 1))
         self.beta = nn.Parameter(torch.ones(width, 1, 1))
-        self.theta = nn.Parameter(torch.ones(()))
-        self.gamma = nn.Parameter(torch.ones(()))
+        self.theta = nn.Parameter(torch.full((), c.residual))
+        self.gamma = nn.Parameter(torch.full((), c.residual))
         self.prompt = TaskPrompt(width, c.prompt_width, c.prompt_atoms)
         self.moe = TaskMoE(width, c.prompt_width, c.experts, c.top_k, c.expansion)
         self.decoder = blocks(c.blocks[0], width, c.heads[0], c.expansion)
         self.refine = blocks(c.refinement, width, c.heads[0], c.expansion)
-        self.output = conv(width, 1, 3)
+        self.output = output_conv(width)
 
     def forward(self, visible: Restored, infrared: Restored) -> tuple[Tensor, Tensor]:
         x = self.alpha * visible.features + self.beta * infrared.features

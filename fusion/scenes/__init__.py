@@ -140,7 +140,7 @@ def render_with_masks(seed: int, index: int, height: int = 480, width: int = 640
     boxes, classes, owners = _boxes(frame)
     numbers = np.zeros(len(frame.names) + 1, np.int16)
     numbers[list(owners)] = np.arange(1, len(owners) + 1)
-    beta = 1.6 if plan.weather == "mist" else 0.14
+    beta = 0.8 if plan.weather == "mist" else 0.14
     _, low, _ = sky_colours(plan)
     haze(frame, beta, 0.6 * low + 0.4 * np.asarray(plan.light.ambient))
     if plan.time != "day":

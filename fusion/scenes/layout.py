@@ -135,7 +135,7 @@ def _items(rng: np.random.Generator, view: View, street: Street, night: bool) ->
 def make_plan(rng: np.random.Generator) -> Plan:
     """Draw a scene."""
     time = str(rng.choice(["day", "dusk", "night"], p=[0.45, 0.14, 0.41]))
-    weather = str(rng.choice(["clear", "cloudy", "mist", "wet"], p=[0.45, 0.25, 0.12, 0.18]))
+    weather = str(rng.choice(["clear", "cloudy", "mist", "wet"], p=[0.5, 0.28, 0.04, 0.18]))
     post = str(rng.choice(["driver", "walker", "mast"], p=[0.4, 0.25, 0.35]))
     lanes = 1 if rng.random() < 0.75 else 2
     road = lanes * rng.uniform(3.0, 3.6) + rng.uniform(0.2, 1.8)
