@@ -160,7 +160,8 @@ def test_the_input_is_added_to_what_the_network_says():
 def test_fusing_adds_the_restored_images_and_starts_from_equal_parts():
     model = build("fuse").eval()
     head = model.fusion
-    assert (head.alpha == 1).all() and (head.beta == 1).all() and head.theta == 1 and head.gamma == 1
+    assert (head.alpha == 1).all() and (head.beta == 1).all()
+    assert head.theta == head.gamma == model.config.residual == 0.5 and TGECNetConfig().residual == 1
     visible, infrared = images(1, 1, 16, 24), images(1, 1, 16, 24, seed=2)
     with torch.no_grad():
         out, other = model(visible, infrared), model(infrared, visible)
