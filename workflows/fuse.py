@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -64,10 +63,10 @@ def run(args: Args, command: list[str]) -> None:
     if args.method is not None and args.method not in LIBRARY:
         raise UserError(f"unknown method {args.method!r}. Known: {', '.join(LIBRARY)}.")
     source = open_source(args.pairs, args.corpus, args.split)
-    folder, parameters = None, 0
+    where, parameters = None, 0
     if args.checkpoint is not None:
-        folder = str(checkpoint.fetch(args.checkpoint))
-        loaded = checkpoint.load(folder)  # a bad one is told here, once, not by every worker
+        where = storage.absolute(args.checkpoint)
+        loaded = checkpoint.load(checkpoint.fetch(where))  # a bad one is told here, once, not by every worker
         parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
 
     connect()
@@ -77,7 +76,7 @@ def run(args: Args, command: list[str]) -> None:
     results: list[dict] = []
     rejected = list(source.rejected)
     with tqdm(total=source.images, unit="image", desc="fuse", mininterval=1) as bar:
-        make = {"checkpoint": folder, "method": args.method, "out": storage.absolute(args.out), "threads": threads}
+        make = {"checkpoint": where, "method": args.method, "out": storage.absolute(args.out), "threads": threads}
         pool = ActorPoolStrategy(size=workers)
         for result in in_parallel(source.units, Fuser, make=make, compute=pool, **options):
             bar.update(1)
@@ -133,7 +132,7 @@ class Fuser:
             self.model = LIBRARY[method].fuse
             self.identity = self.name = method
             return
-        loaded = checkpoints.load(Path(checkpoint))
+        loaded = checkpoints.load(checkpoints.fetch(checkpoint))
         self.model = loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
         self.name, self.identity = loaded.name, loaded.fingerprint
         self.restores = loaded.model.config.stage == "restore"

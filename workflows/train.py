@@ -25,6 +25,7 @@ from fusion.recipes import Recipe
 from workflows.cluster import connect, resources, say
 
 TICK_SECONDS = 10
+READING_CPUS = 0.25
 
 
 @dataclass(frozen=True)
@@ -155,9 +156,11 @@ def plan_workers(args: Args) -> tuple[int, float, bool]:
         )
     if gpus and workers > gpus:
         raise UserError(f"{workers} workers were asked for, the cluster has {gpus} GPUs. Lower --workers.")
-    each = args.cpus_per_worker or min(1.0, 0.75 * cpus / workers)
-    if workers * each > cpus:
-        raise UserError(f"{workers} workers of {each:g} CPUs need more than the {cpus:g} of the cluster. Lower one.")
+    each = args.cpus_per_worker or min(1.0, 0.5 * cpus / workers)
+    if workers * each + READING_CPUS > cpus:
+        raise UserError(
+            f"{workers} workers of {each:g} CPUs leave none of the cluster's {cpus:g} for reading data. Lower one."
+        )
     return workers, each, bool(gpus)
 
 
@@ -178,7 +181,7 @@ def fit(args: Args, manifest, steps: int, workers: int, cpus: float, use_gpu: bo
         paths,
         filesystem=fs,
         shuffle=FileShuffleConfig(seed=derive(args.recipe.seed, "shards") % 2**32),
-        num_cpus=0.5,  # reading waits for storage more than it computes; on a small machine it must not starve
+        num_cpus=READING_CPUS,  # it waits for storage more than it computes, and must not starve on a small machine
     )
     say(
         f"{args.recipe.name}: {args.recipe.epochs} epochs of {steps} steps of {args.recipe.batch_size} crops, "
