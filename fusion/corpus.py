@@ -179,6 +179,11 @@ class Manifest:
         chosen = [shard for shard in self.shards() if split is None or shard["split"] == split]
         return [storage.join(self.root, "shards", shard["name"]) for shard in chosen]
 
+    def missing(self) -> list[str]:
+        """Shards that are gone or have another size than when they were written."""
+        sizes = {shard["name"]: shard["bytes"] for shard in self.shards()}
+        return [name for name in sizes if storage.file_size(storage.join(self.root, "shards", name)) != sizes[name]]
+
     def rows(self, split: str | None = None) -> int:
         return sum(shard["rows"] for shard in self.shards() if split is None or shard["split"] == split)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,15 @@ def learning_rate(optim: OptimConfig, progress: float) -> float:
     return optim.lr * (optim.final + (1 - optim.final) * 0.5 * (1 + math.cos(math.pi * rest)))
 
 
-def terms(stage: str, network: nn.Module, batch: Batch) -> losses.Terms:
-    """One forward pass and the named loss terms of the stage."""
+def terms(stage: str, network: nn.Module, batch: Batch, autocast: AbstractContextManager | None = None) -> losses.Terms:
+    """One forward pass, under `autocast`, and the named loss terms of the stage, always in float32."""
+    names = ("degraded",) if stage == "restore" else ("degraded_visible", "degraded_infrared")
+    with autocast or nullcontext():
+        output = network(*(batch[name] for name in names))
+    image, balance = output.image.float(), output.balance.float()
     if stage == "restore":
-        output = network(batch["degraded"])
-        return losses.restore_terms(output.image, batch["clean"], output.balance)
-    output = network(batch["degraded_visible"], batch["degraded_infrared"])
-    return losses.fuse_terms(output.image, batch["visible"], batch["infrared"], output.balance)
+        return losses.restore_terms(image, batch["clean"], balance)
+    return losses.fuse_terms(image, batch["visible"], batch["infrared"], balance)
 
 
 @dataclass
@@ -62,7 +65,7 @@ class Engine:
         optim = self.recipe.optim
         trainable = [p for p in self.model.parameters() if p.requires_grad]
         self.optimiser = torch.optim.Adam(trainable, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
-        self.bf16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        self.bf16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         self._network: nn.Module | None = None
 
     @property
@@ -101,9 +104,8 @@ class Engine:
             # Gate noise is named by where it is used, so a resumed run draws what an undisturbed one would.
             torch.manual_seed(torch_seed(self.recipe.seed, "gates", self.epoch, count, self.rank))
             batch = self._move(batch)
-            with self._autocast():
-                latest = terms(self.stage, self.network, batch)
-                loss = losses.total(latest, self.recipe.loss)
+            latest = terms(self.stage, self.network, batch, self._autocast())
+            loss = losses.total(latest, self.recipe.loss)
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()
             if optim.clip:

@@ -77,13 +77,24 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a whole file so that it is never seen half-written. Creates the folders above it."""
+    """Write a whole file so that it is never seen half-written. Creates the folders above it.
+
+    UserError when the place cannot be written: a file where a folder should be, no permission, no space.
+    """
     fs, inner = resolve(path)
-    if not isinstance(fs, pafs.LocalFileSystem):
-        with fs.open_output_stream(inner) as file:
-            file.write(data)
-        return
-    folder, name = os.path.split(inner)
+    try:
+        if isinstance(fs, pafs.LocalFileSystem):
+            _replace(inner, data)
+        else:
+            with fs.open_output_stream(inner) as file:
+                file.write(data)
+    except OSError as error:
+        reason = error.strerror or str(error).strip().splitlines()[0]
+        raise UserError(f"cannot write {path}: {reason}. Choose another place, or put that right.") from error
+
+
+def _replace(path: str, data: bytes) -> None:
+    folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.part")
     try:
@@ -91,10 +102,17 @@ def write_bytes(path: str | Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, inner)
+        os.replace(temporary, path)
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def remove(path: str | Path) -> None:
+    """Delete a file if it is there."""
+    fs, inner = resolve(path)
+    if fs.get_file_info(inner).type == pafs.FileType.File:
+        fs.delete_file(inner)
 
 
 def write_text(path: str | Path, text: str) -> None:

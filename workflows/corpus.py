@@ -73,7 +73,7 @@ def run(args: Args, command: list[str]) -> None:
 
     from fusion import storage
     from fusion.config import fingerprint, to_dict
-    from fusion.corpus import MANIFEST, open_corpus, write_manifest
+    from fusion.corpus import Manifest, write_manifest
     from fusion.pairs import find_pairs
     from fusion.plan import CorpusConfig, assign_splits, plan_shards, row_group
     from workflows.stamps import stamp
@@ -89,8 +89,7 @@ def run(args: Args, command: list[str]) -> None:
 
     whole = fingerprint([plan.fingerprint for plan in plans])
     claim(args.out, whole, to_dict(config))
-    if storage.exists(storage.join(args.out, MANIFEST)) and not shards_missing(open_corpus(args.out)):
-        manifest = open_corpus(args.out)
+    if (manifest := finished(args.out)) is not None:
         print(f"{args.out} is complete: {manifest.rows()} samples in {len(manifest.shards())} shards")
         return
 
@@ -118,17 +117,26 @@ def run(args: Args, command: list[str]) -> None:
     }
     if not data["pairs"]["used"]:
         raise UserError(f"no pair of {args.pairs} could be used; first reason: {rejected[0]['reason']}")
+    hidden = Manifest(args.out, data).missing()
+    if hidden:
+        raise UserError(
+            f"{len(hidden)} shards, {hidden[0]} first, were written but cannot be seen from here under {args.out}. "
+            "On several nodes --out must be a shared folder or s3://."
+        )
     manifest = write_manifest(args.out, data)
     summary(manifest.data)
     print(f"{args.out}: {manifest.rows()} samples in {len(manifest.shards())} shards, content {manifest.content[:12]}")
 
 
-def shards_missing(manifest) -> list[str]:
-    """Shards of the manifest that are gone or have another size: the same command builds just those again."""
-    from fusion import storage
+def finished(out: str):
+    """The manifest of a corpus that is all there, else None: the same command builds what is gone again."""
+    from fusion.corpus import open_corpus
 
-    sizes = {shard["name"]: shard["bytes"] for shard in manifest.shards()}
-    return [name for name in sizes if storage.file_size(storage.join(manifest.root, "shards", name)) != sizes[name]]
+    try:
+        manifest = open_corpus(out)
+    except UserError:
+        return None
+    return None if manifest.missing() else manifest
 
 
 def claim(out: str, whole: str, config: dict) -> None:
@@ -138,7 +146,7 @@ def claim(out: str, whole: str, config: dict) -> None:
     path = storage.join(out, "plan.json")
     try:
         there = json.loads(storage.read_bytes(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         if storage.is_dir(out) and storage.list_files(out):
             raise UserError(f"{out} is not empty and holds no corpus. Choose another --out, or empty it.") from None
         storage.write_text(path, json.dumps({"fingerprint": whole, "config": config}, indent=1) + "\n")

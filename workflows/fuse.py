@@ -21,6 +21,7 @@ from fusion.errors import UserError
 from workflows.cluster import connect, in_parallel, resources
 
 STAMP = "duskfuse"  # the PNG text chunk
+PNG_END = b"IEND\xaeB`\x82"  # the last chunk of a whole file
 SMALL = 5_000_000  # parameters
 
 
@@ -69,6 +70,7 @@ def run(args: Args, command: list[str]) -> None:
         loaded = checkpoint.load(checkpoint.fetch(where))  # a bad one is told here, once, not by every worker
         parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
 
+    storage.remove(storage.join(args.out, "fused.json"))  # from here to the end the folder is not complete
     connect()
     from ray.data import ActorPoolStrategy
 
@@ -86,6 +88,13 @@ def run(args: Args, command: list[str]) -> None:
         raise UserError(
             f"{len(rejected)} images could not be fused, more than --max-rejected {args.max_rejected:g} "
             f"({first['key']}: {first['reason']}). {len(results)} are in {args.out}."
+        )
+    seen = set(storage.list_files(args.out))
+    hidden = [name for result in results for name in result["files"] if name not in seen]
+    if hidden:
+        raise UserError(
+            f"{len(hidden)} fused images, {hidden[0]} first, were written but cannot be seen from here in {args.out}. "
+            "On several nodes --out must be a shared folder or s3://."
         )
     made = [result for result in results if result["made"]]
     about = {
@@ -157,8 +166,14 @@ class Fuser:
 
         stamp = content_stamp(self.identity, item.degraded_visible, item.degraded_infrared)
         names = ["visible", "infrared"] if self.restores else [""]
-        paths = [storage.join(self.out, *filter(None, (item.folder, name)), f"{item.key}.png") for name in names]
-        result = {"key": item.key, "model": {"name": self.name, "fingerprint": self.identity}, "made": False}
+        files = ["/".join([*filter(None, (item.folder, name)), f"{item.key}.png"]) for name in names]
+        paths = [storage.join(self.out, file) for file in files]
+        result = {
+            "key": item.key,
+            "files": files,
+            "model": {"name": self.name, "fingerprint": self.identity},
+            "made": False,
+        }
         if all(there(path, stamp) for path in paths):
             return result
         start = time.perf_counter()
@@ -177,13 +192,15 @@ def content_stamp(identity: str, visible: np.ndarray, infrared: np.ndarray) -> s
 
 
 def there(path: str, stamp: str) -> bool:
+    """Whether a whole PNG with this stamp is at `path`."""
     from fusion import storage
     from fusion.images import png_text
 
     try:
-        return png_text(storage.read_bytes(path)).get(STAMP) == stamp
+        data = storage.read_bytes(path)
     except OSError:
         return False
+    return data.endswith(PNG_END) and png_text(data).get(STAMP) == stamp
 
 
 if __name__ == "__main__":

@@ -63,6 +63,7 @@ def run(args: Args, command: list[str]) -> None:
         raise UserError(f"unknown metric {unknown[0]!r}. Known: {', '.join(METRICS)}.")
     methods = named_folders(args.fused)
     source = open_source(args.pairs, args.corpus, args.split)
+    storage.remove(storage.join(args.out, "score.json"))  # from here to the end the folder is not complete
     connect()
     task = {"methods": {name: storage.absolute(folder) for name, folder in methods.items()}, "metrics": names}
     rows = [task | {"sources": args.sources, "unit": unit} for unit in source.units]
@@ -73,9 +74,17 @@ def run(args: Args, command: list[str]) -> None:
             scores += done["scores"]
             problems += done["problems"]
             bar.update(done["images"])
-    if not scores:
-        first = f": {problems[0]['image']}: {problems[0]['problem']}" if problems else ""
-        raise UserError(f"nothing could be scored{first}. Check that the folders hold the fused images of these pairs.")
+    scored = {name: sum(1 for row in scores if row["method"] == name) for name in methods}
+    for name, number in scored.items():
+        if not number:
+            first = next((item for item in problems if item["method"] in (name, "")), None)
+            why = f" ({first['image']}: {first['problem']})" if first else ""
+            raise UserError(
+                f"no image of {name} could be scored{why}. "
+                f"Check that {methods[name]} holds the fused images of these pairs."
+            )
+    if len(set(scored.values())) > 1:
+        say("the methods have different numbers of images: their means are over different sets, see problems.csv")
 
     columns = ["method", "image", "degradation", "level", "metric", "value"]
     table = pd.DataFrame(scores, columns=columns)
@@ -98,7 +107,7 @@ def run(args: Args, command: list[str]) -> None:
         "dialect": "standard",
         "source": source.about,
         "sources": args.sources,
-        "methods": methods,
+        "methods": {name: storage.absolute(folder) for name, folder in methods.items()},
         "problems": len(problems),
     }
     storage.write_text(storage.join(args.out, "score.json"), json.dumps(about, indent=1) + "\n")

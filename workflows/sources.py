@@ -46,7 +46,7 @@ def open_source(pairs: str | None, corpus: str | None, split: str) -> Source:
 
     from fusion import storage
     from fusion.corpus import SPLITS, open_corpus
-    from fusion.pairs import find_pairs
+    from fusion.pairs import SCENES, find_pairs
 
     if (pairs is None) == (corpus is None):
         raise UserError("give either --pairs or --corpus.")
@@ -58,13 +58,19 @@ def open_source(pairs: str | None, corpus: str | None, split: str) -> Source:
         groups = manifest.groups(chosen)
         if not groups:
             raise UserError(f"{corpus} has no rows of split {split!r}. Choose another --split.")
-        about = {"corpus": corpus, "content": manifest.content, "split": split, "config": manifest.data["config"]}
+        about = {
+            "corpus": storage.absolute(corpus),
+            "content": manifest.content,
+            "split": split,
+            "config": manifest.data["config"],
+        }
         units = [{"shard": storage.absolute(path), "group": group} for path, group in groups]
         return Source(units, manifest.rows(chosen), [], about)
-    found = find_pairs(pairs)
+    where = pairs if pairs.startswith(SCENES) else storage.absolute(pairs)
+    found = find_pairs(where)
     refs = [asdict(ref) for ref in found.refs]
     units = [{"refs": refs[i : i + PAIRS_A_TASK]} for i in range(0, len(refs), PAIRS_A_TASK)]
-    return Source(units, len(refs), [asdict(item) for item in found.rejected], {"pairs": pairs})
+    return Source(units, len(refs), [asdict(item) for item in found.rejected], {"pairs": where})
 
 
 def items(unit: dict) -> Iterator[Item | tuple[str, str]]:

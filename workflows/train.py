@@ -39,7 +39,7 @@ class Args:
     start: Annotated[str | None, tyro.conf.arg(name="from")] = None
     """The stage-1 run or checkpoint that stage 2 starts from."""
     workers: int = 0
-    """Training workers; 0: one per GPU of the cluster, or, without GPUs, one per CPU (8 at most, sharing the batch)."""
+    """Training workers; 0: as many as share the batch evenly, at most one per GPU (without GPUs: per CPU, and 8)."""
     cpus_per_worker: float = 0
     """CPUs that Ray sets aside for a worker; 0: one, or less where reading data would have none left."""
     max_failures: int = 3
@@ -73,7 +73,12 @@ def run(args: Args, command: list[str]) -> None:
     from workflows.stamps import stamp
 
     manifest = open_corpus(args.corpus)
-    steps = len_train(args, manifest)
+    steps_of(args, manifest, 1)
+    if missing := manifest.missing():
+        raise UserError(
+            f"{args.corpus}: shard {missing[0]} is gone or damaged. Delete what is left of it and run the same "
+            "`duskfuse corpus` again."
+        )
     settings = {"recipe": to_dict(args.recipe), "corpus": manifest.content, "from": None}
     if args.recipe.model.stage == "fuse":
         if args.start is None:
@@ -89,6 +94,7 @@ def run(args: Args, command: list[str]) -> None:
 
     connect()
     workers, cpus, use_gpu = plan_workers(args)
+    steps = steps_of(args, manifest, workers)
     start = time.time()
     result = fit(args, manifest, steps, workers, cpus, use_gpu)
     with result.checkpoint.as_directory() as folder:
@@ -102,10 +108,10 @@ def run(args: Args, command: list[str]) -> None:
     print(f"{args.out}: the model is in {storage.join(args.out, 'checkpoint')}")
 
 
-def len_train(args: Args, manifest) -> int:
-    """Steps of an epoch; UserError when the corpus is too small for one."""
+def steps_of(args: Args, manifest, workers: int) -> int:
+    """Steps of an epoch; every worker gets as many rows. UserError when the corpus is too small for one."""
     rows = manifest.rows("train")
-    steps = rows * args.recipe.crops.per_image // args.recipe.batch_size
+    steps = rows // workers * args.recipe.crops.per_image // (args.recipe.batch_size // workers)
     if not steps:
         raise UserError(
             f"{args.corpus} has {rows} training samples: too few for a batch of {args.recipe.batch_size} "
@@ -134,7 +140,7 @@ def claim(out: str, settings: dict[str, Any]) -> None:
     path = storage.join(out, "settings.json")
     try:
         there = json.loads(storage.read_bytes(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         if storage.is_dir(out) and storage.list_files(out):
             raise UserError(f"{out} is not empty and holds no run. Choose another --out, or empty it.") from None
         storage.write_text(path, json.dumps(settings, indent=1) + "\n")
@@ -149,7 +155,8 @@ def plan_workers(args: Args) -> tuple[int, float, bool]:
     """How many workers, the CPUs of each, and whether each has a GPU. UserError when the cluster cannot hold them."""
     cpus, gpus = resources()
     batch = args.recipe.batch_size
-    workers = args.workers or gpus or max(n for n in range(1, min(int(cpus), 8) + 1) if batch % n == 0)
+    most = gpus or min(int(cpus), 8)
+    workers = args.workers or max(n for n in range(1, max(most, 1) + 1) if batch % n == 0)
     if batch % workers:
         raise UserError(
             f"a batch of {batch} cannot be shared by {workers} workers. Change --workers or the batch size."
@@ -259,7 +266,7 @@ def train_loop(config: dict[str, Any]) -> None:
         numbers = {f"train/{k}": v for k, v in engine.train_epoch(batches, tick).items()}
         numbers |= {f"val/{name}": value for name, value in engine.validate(held_out).items()}
         numbers |= {"epoch": engine.epoch, "seconds": time.perf_counter() - begin}
-        numbers["wait_share"] = numbers["train/wait_s"] / (numbers["train/wait_s"] + numbers["train/step_s"])
+        numbers["wait_share"] = numbers["train/wait_s"] / max(numbers["train/wait_s"] + numbers["train/step_s"], 1e-9)
         history.append(numbers)
         with tempfile.TemporaryDirectory() as folder:
             kept = None

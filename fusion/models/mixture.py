@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CPU_BLOCK = 4096  # tokens whose rows stay in the cache of a core
+INFERENCE_BLOCK = 65536  # tokens at a time on an accelerator when nothing is kept for a backward pass
 ALIGN = 16  # the hidden width is padded with zeros to a multiple of this; matrix products like it, results stay
 
 
@@ -57,9 +58,9 @@ class _Group:
         self.spans = [(expert, start, end) for expert, start, end in spans if end > start]
 
 
-def _blocks(x_TD: Tensor) -> list[slice]:
+def _blocks(x_TD: Tensor, keep: bool) -> list[slice]:
     tokens = x_TD.shape[0]
-    size = CPU_BLOCK if x_TD.device.type == "cpu" else max(tokens, 1)
+    size = CPU_BLOCK if x_TD.device.type == "cpu" else max(tokens, 1) if keep else INFERENCE_BLOCK
     return [slice(start, min(start + size, tokens)) for start in range(0, max(tokens, 1), size)]  # without tokens, one
 
 
@@ -68,7 +69,7 @@ class _Mixture(torch.autograd.Function):
     def forward(ctx, keep, x_TD, experts_TK, log_weights_TK, w1, b1, w2, b2):
         y_TD = torch.empty_like(x_TD, memory_format=torch.contiguous_format)
         ctx.spans, kept = [], []
-        for part in _blocks(x_TD):
+        for part in _blocks(x_TD, keep):
             group = _Group(experts_TK[part], w1.shape[0])
             x_RD = x_TD[part].index_select(0, group.token)
             before_RF = x_RD.new_empty(x_RD.shape[0], w1.shape[2])
@@ -99,7 +100,7 @@ class _Mixture(torch.autograd.Function):
         grad_log = []
         of_block = (kept[i : i + 5] for i in range(0, len(kept), 5))
         for part, spans, (token, order, place, before_RF, share_KTD) in zip(
-            _blocks(x_TD), ctx.spans, of_block, strict=True
+            _blocks(x_TD, True), ctx.spans, of_block, strict=True
         ):
             # the share of k, a softmax, is d y / d (E_k + log g_k)
             grad_KTD = share_KTD * grad_TD[part]

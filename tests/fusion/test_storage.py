@@ -100,7 +100,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match="disk full"):
         storage.write_bytes(path, b"new and longer")
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["x"]

@@ -133,3 +133,34 @@ def test_an_output_that_holds_something_else_is_left_alone(command, tmp_path):
     assert code == 2
     one_line(err, "not empty")
     assert [path.name for path in (tmp_path / "c").iterdir()] == ["thesis.tex"]
+
+
+def test_a_truncated_fused_image_is_not_taken_for_done(tmp_path):
+    from workflows.fuse import STAMP, there
+
+    path = tmp_path / "a.png"
+    whole = encode_png(np.zeros((40, 40, 3), np.uint8), {STAMP: "s"})
+    path.write_bytes(whole)
+    assert there(str(path), "s") and not there(str(path), "t") and not there(str(tmp_path / "b.png"), "s")
+    path.write_bytes(whole[:-20])
+    assert not there(str(path), "s")
+
+
+def test_an_output_below_a_file_is_one_line(command, tmp_path):
+    (tmp_path / "file").write_text("x")
+    code, _, err = command("corpus", "--pairs", "scenes:3:96x64", "--out", tmp_path / "file" / "corpus")
+    assert code == 2
+    one_line(err, "cannot write", "file")
+
+
+def test_default_workers_always_share_the_batch(monkeypatch):
+    """Any number of GPUs or CPUs starts any recipe without options."""
+    from fusion.recipes import RECIPES
+    from workflows import train
+
+    for cpus, gpus in [(1, 0), (2, 0), (7, 0), (64, 0), (8, 1), (16, 3), (48, 6), (64, 8)]:
+        monkeypatch.setattr(train, "resources", lambda cpus=cpus, gpus=gpus: (float(cpus), gpus))
+        for make in RECIPES.values():
+            workers, each, use_gpu = train.plan_workers(train.Args(recipe=make(), corpus="c", out="o"))
+            assert make().batch_size % workers == 0 and use_gpu == bool(gpus)
+            assert workers <= (gpus or cpus) and workers * each + train.READING_CPUS <= cpus
