@@ -87,10 +87,10 @@ def gallery(about: dict, table, count: int) -> list:
     for item in find_items(about, wanted):
         title = item.key if not item.degradation else f"{item.key} · {item.degradation} · level {item.level}"
         images = {"visible": item.visible, "infrared": item.infrared}
-        for name in ("visible", "infrared"):
-            degraded = getattr(item, f"degraded_{name}")
-            if (degraded != images[name]).any():
-                images[f"degraded {name}"] = degraded
+        degraded = {name: getattr(item, f"degraded_{name}") for name in ("visible", "infrared")}
+        changed = {name: image for name, image in degraded.items() if (image != images[name]).any()}
+        for name, image in changed.items():  # one column when one modality is degraded, so that the columns line up
+            images["degraded" if len(changed) == 1 else f"degraded {name}"] = image
         values: dict[str, dict[str, float]] = {}
         for method, folder in about["methods"].items():
             try:
