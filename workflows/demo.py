@@ -17,7 +17,7 @@ from workflows.cluster import say
 
 @dataclass(frozen=True)
 class Args:
-    pairs: str = "scenes:64:320x240"
+    pairs: str = "scenes:48:320x240"
     """A folder of pairs, s3://bucket/path, or scenes:COUNT[:WIDTHxHEIGHT[:SEED]]."""
     out: str = "demo"
     """Where everything goes."""
