@@ -18,8 +18,14 @@ def luma(image: np.ndarray) -> np.ndarray:
 
 
 def grey(image: np.ndarray) -> np.ndarray:
-    """Luma rounded to 8 bit: uint8 H W 3 (or grey, returned as it is) -> uint8 H W."""
-    return image if image.ndim == 2 else quantise(luma(image))
+    """Luma rounded to 8 bit, halves up: uint8 H W 3 (or grey, returned as it is) -> uint8 H W.
+
+    In integers, so that the halves, one pixel in a thousand, do not depend on the order of a sum.
+    """
+    if image.ndim == 2:
+        return image
+    r, g, b = (image[..., i].astype(np.int32) for i in range(3))
+    return ((299 * r + 587 * g + 114 * b + 500) // 1000).astype(np.uint8)
 
 
 def is_grey(image: np.ndarray) -> bool:

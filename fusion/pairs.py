@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fusion import storage
+from fusion.colour import grey
 from fusion.errors import UserError
 from fusion.finding import Found, PairRef, Rejected, find_in_folder
 from fusion.images import MAX_PIXELS, BadImage, decode, decode_depth
@@ -110,10 +111,9 @@ def _grey(image_HW3: np.ndarray) -> tuple[np.ndarray, str]:
     red_HW, green_HW, blue_HW = (image_HW3[..., channel] for channel in range(3))
     if (red_HW == green_HW).all() and (red_HW == blue_HW).all():
         return np.ascontiguousarray(red_HW), "three equal channels to one"
-    luma_HW = image_HW3.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
     spread = float((image_HW3.max(axis=2) - image_HW3.min(axis=2)).mean())
     false_colour = ", false colours: luma is not temperature" if spread > FALSE_COLOUR else ""
-    return np.rint(luma_HW).astype(np.uint8), f"colour to luma{false_colour}"
+    return grey(image_HW3), f"colour to luma{false_colour}"
 
 
 def _labels(ref: PairRef, height: int, width: int) -> Labels:

@@ -174,7 +174,7 @@ def curves(runs: dict[str, dict]):
 
 
 def provenance(about: dict, runs: dict[str, dict], made: dict) -> dict[str, str]:
-    facts = {"scored against": f"the {about['sources']} pair, 8-bit luma", "dialect": about["dialect"]}
+    facts = {"scored against": f"the {about['sources']} pair, {about['scored']}", "dialect": about["dialect"]}
     source = about["source"]
     if "corpus" in source:
         facts["corpus"] = f"{source['corpus']}, split {source['split']}, content sha256 {source['content']}"

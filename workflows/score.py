@@ -3,8 +3,9 @@
     duskfuse score --fused NAME=DIR [--fused NAME=DIR ...] --pairs DIR --out DIR
     duskfuse score --fused NAME=DIR ... --corpus DIR --out DIR
 
-Images are found as DIR/KEY.* for pairs, DIR/DEGRADATION/LEVEL/KEY.* for a corpus. Scores are taken on 8-bit luma
-against the clean pair. OUT/per_image.csv (and .parquet) has one row a number, OUT/summary.csv means with counts,
+Images are found as DIR/KEY.* for pairs, DIR/DEGRADATION/LEVEL/KEY.* for a corpus. Scores are taken against the clean
+pair, in the `standard` dialect on 8-bit luma; --dialect says whose published numbers they shall stand beside.
+OUT/per_image.csv (and .parquet) has one row a number, OUT/summary.csv means with counts,
 OUT/problems.csv what could not be scored; OUT/score.json is written last.
 """
 
@@ -32,7 +33,11 @@ class Args:
     split: str = "test"
     """Rows of the corpus: train, val, test, all."""
     metrics: str = ""
-    """Names such as en,sf,qabf; all by default."""
+    """Names such as en,sf,qabf, or all; by default the ten that papers print, as far as the dialect has them."""
+    dialect: str = "standard"
+    """Conventions of the numbers: standard, vifb, tang2022, cddfuse."""
+    niqe_model: str = ""
+    """Pristine model for NIQE (.npz or .json) instead of the one that comes with the program."""
     sources: str = "clean"
     """Score against the clean pair, or against the degraded one (which rewards keeping noise)."""
 
@@ -50,22 +55,24 @@ def run(args: Args, command: list[str]) -> None:
     from tqdm import tqdm
 
     from fusion import storage
-    from fusion.metrics import METRICS
+    from fusion.metrics import DIALECTS, METRICS, choose, niqe
     from fusion.report.tables import summarise
     from workflows.sources import open_source
     from workflows.stamps import stamp
 
     if args.sources not in ("clean", "degraded"):
         raise UserError(f"--sources is {args.sources!r}; it must be clean or degraded")
-    names = [name.strip().lower() for name in args.metrics.split(",") if name.strip()] or list(METRICS)
-    unknown = [name for name in names if name not in METRICS]
-    if unknown:
-        raise UserError(f"unknown metric {unknown[0]!r}. Known: {', '.join(METRICS)}.")
+    wanted = [name.strip().lower() for name in args.metrics.split(",") if name.strip()]
+    if wanted == ["all"]:
+        wanted = [name for name, metric in METRICS.items() if args.dialect in metric.dialects]
+    names = choose(list(dict.fromkeys(wanted)) or None, args.dialect)
+    niqe_model = niqe.name_of_model(niqe.load_pristine(args.niqe_model) if args.niqe_model else None)
     methods = named_folders(args.fused)
     source = open_source(args.pairs, args.corpus, args.split)
     storage.remove(storage.join(args.out, "score.json"))  # from here to the end the folder is not complete
     connect()
     task = {"methods": {name: storage.absolute(folder) for name, folder in methods.items()}, "metrics": names}
+    task |= {"dialect": args.dialect, "niqe_model": storage.absolute(args.niqe_model) if args.niqe_model else ""}
     rows = [task | {"sources": args.sources, "unit": unit} for unit in source.units]
     scores: list[dict] = []
     problems = [{"method": "", "image": item["key"], "problem": item["reason"]} for item in source.rejected]
@@ -104,14 +111,16 @@ def run(args: Args, command: list[str]) -> None:
     storage.write_text(storage.join(args.out, "problems.csv"), faults.to_csv(index=False))
     about = {
         "stamp": stamp(["score", *command]),
-        "dialect": "standard",
+        "dialect": args.dialect,
+        "scored": DIALECTS[args.dialect].scored,
+        **({"niqe": niqe_model} if {"niqe", "e2"} & set(names) else {}),
         "source": source.about,
         "sources": args.sources,
         "methods": {name: storage.absolute(folder) for name, folder in methods.items()},
         "problems": len(problems),
     }
     storage.write_text(storage.join(args.out, "score.json"), json.dumps(about, indent=1) + "\n")
-    show(summary, names)
+    show(summary, names, args.dialect)
     for item in problems[:5]:
         say(f"not scored: {item['method']} {item['image']}: {item['problem']}")
     more = f"; {len(problems)} not scored, see problems.csv" if problems else ""
@@ -141,9 +150,14 @@ def score_unit(task: dict) -> list[dict]:
     """One unit of work in a Ray task: every method's image of every pair in it."""
     import torch
 
+    from fusion.metrics import e2, niqe
     from workflows.sources import items
 
     torch.set_num_threads(1)
+    own = {}
+    if task["niqe_model"]:
+        pristine = niqe.load_pristine(task["niqe_model"])
+        own = {"niqe": niqe.with_model(pristine), "e2": e2.with_model(pristine)}
     scores: list[dict] = []
     problems: list[dict] = []
     images = 0
@@ -154,7 +168,7 @@ def score_unit(task: dict) -> list[dict]:
             continue
         what = {"image": item.key, "degradation": item.degradation or "clean", "level": item.level or "0"}
         for method, folder in task["methods"].items():
-            values, problem = score_image(item, folder, task["metrics"], task["sources"])
+            values, problem = score_image(item, folder, task, own)
             if problem:
                 problems.append(
                     {"method": method, "image": f"{item.folder}/{item.key}".lstrip("/"), "problem": problem}
@@ -163,11 +177,10 @@ def score_unit(task: dict) -> list[dict]:
     return [{"scores": scores, "problems": problems, "images": images}]
 
 
-def score_image(item, folder: str, metrics: list[str], sources: str) -> tuple[dict[str, float], str]:
+def score_image(item, folder: str, task: dict, own: dict) -> tuple[dict[str, float], str]:
     """The numbers of one fused image, and what is wrong with it ("" if nothing)."""
     import torch
 
-    from fusion.colour import grey
     from fusion.metrics import score
 
     try:
@@ -177,11 +190,13 @@ def score_image(item, folder: str, metrics: list[str], sources: str) -> tuple[di
     if fused.shape[:2] != item.infrared.shape:
         sizes = [f"{shape[1]}x{shape[0]}" for shape in (fused.shape, item.infrared.shape)]
         return {}, f"size differs: fused {sizes[0]}, pair {sizes[1]}"
-    clean = sources == "clean"
+    clean = task["sources"] == "clean"
     visible = item.visible if clean else item.degraded_visible
     infrared = item.infrared if clean else item.degraded_infrared
-    tensors = (torch.tensor(grey(image))[None, None] for image in (fused, visible, infrared))
-    values = {name: float(value[0]) for name, value in score(*tensors, names=metrics).items()}
+    tensors = (torch.tensor(image if image.ndim == 3 else image[..., None]) for image in (fused, visible, infrared))
+    images = (tensor.permute(2, 0, 1)[None] for tensor in tensors)
+    found = score(*images, names=task["metrics"], dialect=task["dialect"], instead=own)
+    values = {name: float(value[0]) for name, value in found.items()}
     bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
     return values, ", ".join(bad)
 
@@ -202,7 +217,7 @@ def read_fused(folder: str, item):
     raise UserError(f"no fused image in {storage.join(folder, *filter(None, (item.folder,)))}")
 
 
-def show(summary, names: list[str]) -> None:
+def show(summary, names: list[str], dialect: str) -> None:
     """The means over all images, methods by metrics."""
     from fusion.metrics import METRICS
 
@@ -210,7 +225,7 @@ def show(summary, names: list[str]) -> None:
     say(
         f"{'method':20} {'images':>6} "
         + " ".join(f"{METRICS[name].label:>8}" for name in names)
-        + "   (standard dialect)"
+        + f"   ({dialect} dialect)"
     )
     for method, rows in whole.groupby("method", sort=False):
         means = rows.set_index("metric")["mean"]

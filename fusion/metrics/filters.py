@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fusion.metrics.triplet import Triplet
+
 FLAT = 1e-9  # a range below this on the 0..255 scale is rounding noise (about 1e-13), not a picture
 
 
@@ -46,16 +48,28 @@ def filter_valid(image_BKHW: Tensor, taps: list[float]) -> Tensor:
     return image_BKHW
 
 
-def local_moments(source_BSHW: Tensor, fused_B1HW: Tensor, taps: list[float]) -> Moments:
-    """Windowed means, variances and covariances of each source with the fused image."""
+def local_moments(source_BSHW: Tensor, fused_B1HW: Tensor, taps: list[float], top: float | None = None) -> Moments:
+    """Windowed means, variances and covariances of each source with the fused image.
+
+    `top`: squares and products are cut to it first, as 8-bit integers would.
+    """
+
+    def product(first: Tensor, second: Tensor) -> Tensor:
+        return filter_valid(first * second if top is None else (first * second).clamp_(max=top), taps)
+
     source_mean, fused_mean = filter_valid(source_BSHW, taps), filter_valid(fused_B1HW, taps)
     return Moments(
         source_mean,
-        filter_valid(source_BSHW.square(), taps).sub_(source_mean.square()),
+        product(source_BSHW, source_BSHW).sub_(source_mean.square()),
         fused_mean,
-        filter_valid(fused_B1HW.square(), taps).sub_(fused_mean.square()),
-        filter_valid(source_BSHW * fused_B1HW, taps).sub_(source_mean * fused_mean),
+        product(fused_B1HW, fused_B1HW).sub_(fused_mean.square()),
+        product(source_BSHW, fused_B1HW).sub_(source_mean * fused_mean),
     )
+
+
+def moments(t: Triplet, size: int, sigma: float) -> Moments:
+    """`local_moments` of the full-size images in a Gaussian window; shared by metrics."""
+    return local_moments(t.source_BSHW, t.fused, gaussian_window(size, sigma))
 
 
 def sobel(image_BKHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,11 +80,26 @@ def sobel(image_BKHW: Tensor) -> tuple[Tensor, Tensor]:
     return down[..., 2:] - down[..., :-2], along[..., :-2, :] - along[..., 2:, :]
 
 
+def sobel_by_column(image_BKHW: Tensor) -> tuple[Tensor, Tensor]:
+    """The same sums in the order of a convolution that walks the kernel column by column, every product added alone.
+
+    Equal to `sobel` on integers; on fractions the rounding is another one.
+    """
+    padded = F.pad(image_BKHW, (1, 1, 1, 1))
+    height, width = image_BKHW.shape[-2:]
+    across = ((-1, 0, 1), (-2, 0, 2), (-1, 0, 1))
+    along = ((1, 2, 1), (0, 0, 0), (-1, -2, -1))
+    sums = []
+    for kernel in (across, along):
+        total = torch.zeros_like(image_BKHW)
+        for column in range(3):
+            for row in range(3):
+                part = padded[..., 2 - row : 2 - row + height, 2 - column : 2 - column + width]
+                total = total + kernel[row][column] * part
+        sums.append(total)
+    return sums[0], sums[1]
+
+
 def is_constant(image_BKHW: Tensor) -> Tensor:
     """B x K truth values: has the plane no contrast beyond rounding noise?"""
     return image_BKHW.amax(dim=(-2, -1)) - image_BKHW.amin(dim=(-2, -1)) <= FLAT
-
-
-def undefined(image_BKHW: Tensor) -> Tensor:
-    """B times NaN: the value of a metric on images that are too small for it."""
-    return image_BKHW.new_full((image_BKHW.shape[0],), torch.nan)

@@ -1,6 +1,6 @@
-"""Histograms of 8-bit images, a whole batch in one count, and their entropies.
+"""Histograms of 8-bit images, a whole batch in one count, and their entropies. All of them are shared by metrics.
 
-Shapes: B images, K planes of an image, H height, W width, N bins.
+Shapes: B images, S = 2 sources, T = 3 images of a triplet (visible, infrared, fused), N bins.
 """
 
 from __future__ import annotations
@@ -10,19 +10,49 @@ import math
 import torch
 from torch import Tensor
 
+from fusion.metrics.triplet import Triplet
+
 LEVELS = 256
 
 
-def levels(image_BKHW: Tensor) -> Tensor:
-    """8-bit levels as int64: rounded, clamped to 0..255, NaN as 0 (`score` turns such an image's values into NaN)."""
-    return image_BKHW.nan_to_num(0.0).round().clamp(0, LEVELS - 1).long()
+def levels(t: Triplet) -> Tensor:
+    """8-bit levels, B T H W int64: rounded, clamped to 0..255, NaN as 0 (`score` answers NaN for such an image)."""
+    image_BTHW = torch.cat([t.source_BSHW, t.fused], dim=1)
+    return image_BTHW.nan_to_num(0.0).round().clamp(0, LEVELS - 1).long()
 
 
-def entropy(index_BKHW: Tensor, bins: int) -> Tensor:
-    """H = - sum p log2 p of the histogram of each plane, in bits, B x K. `index_BKHW`: int64 in 0..bins-1."""
-    batch, planes, height, width = index_BKHW.shape
+def counts(index_BKHW: Tensor, bins: int) -> Tensor:
+    """Pixels in each bin, B K N int64, of an index in 0..bins-1."""
+    batch, planes = index_BKHW.shape[:2]
     offset_BK11 = torch.arange(batch * planes, device=index_BKHW.device).view(batch, planes, 1, 1) * bins
-    count_N = torch.bincount((index_BKHW + offset_BK11).flatten(), minlength=batch * planes * bins)
-    share_BKN = count_N.view(batch, planes, bins).double() / (height * width)
-    # xlogy: an empty bin counts 0 log inf = 0
-    return torch.xlogy(share_BKN, 1 / share_BKN).sum(dim=-1) / math.log(2)
+    count = torch.bincount((index_BKHW + offset_BK11).flatten(), minlength=batch * planes * bins)
+    return count.view(batch, planes, bins)
+
+
+def shares(t: Triplet) -> Tensor:
+    """The histograms p of visible, infrared and fused, B T 256, sum 1."""
+    return counts(t.get(levels), LEVELS).double() / (t.height * t.width)
+
+
+def joint_shares(t: Triplet, top: int = LEVELS - 1) -> Tensor:
+    """The joint histograms of each source with the fused image, B S 256^2; levels above `top` count as `top`."""
+    level_BTHW = t.get(levels).clamp(max=top)
+    index_BSHW = level_BTHW[:, :2] * LEVELS + level_BTHW[:, 2:]
+    return counts(index_BSHW, LEVELS**2).double() / (t.height * t.width)
+
+
+def entropy(share: Tensor) -> Tensor:
+    """H = - sum over the last dimension of p log2 p, in bits; an empty bin counts 0."""
+    return -torch.xlogy(share, share).sum(dim=-1) / math.log(2)
+
+
+def entropies(t: Triplet) -> Tensor:
+    """H of visible, infrared and fused, B T, in bits."""
+    return entropy(t.get(shares))
+
+
+def mutual_information(t: Triplet, top: int = LEVELS - 1) -> Tensor:
+    """I(A; F) and I(B; F) = H(X) + H(F) - H(X, F), B S, in bits. At least 0, which the difference may just miss."""
+    entropy_BT = t.get(entropies)
+    joint_BS = entropy(t.get(joint_shares, top))
+    return (entropy_BT[:, :2] + entropy_BT[:, 2:] - joint_BS).clamp(min=0)

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fusion.metrics.filters import sobel
+from fusion.metrics.filters import sobel, sobel_by_column
+from fusion.metrics.triplet import Triplet
 
 # the paper's constants: ceiling, slope and centre of the sigmoids for edge strength and orientation
 STRENGTH = (0.9994, -15.0, 0.5)
 ORIENTATION = (0.9879, -22.0, 0.8)
 
 
-def compute(fused: Tensor, visible: Tensor, infrared: Tensor) -> Tensor:
+class Edges(NamedTuple):
+    """Edge strength g and orientation a in (-pi/2, pi/2] of every pixel."""
+
+    strength_BSHW: Tensor
+    angle_BSHW: Tensor
+    fused_strength_B1HW: Tensor
+    fused_angle_B1HW: Tensor
+
+
+def compute(t: Triplet) -> Tensor:
     """Q_abf = sum over pixels of (Q_AF g_A + Q_BF g_B) / sum over pixels of (g_A + g_B)   (exponent L = 1), with
     Q_AF = T_g / (1 + exp(k_g (G - D_g))) * T_a / (1 + exp(k_a (D - D_a))),
     T_g, k_g, D_g = 0.9994, -15, 0.5;  T_a, k_a, D_a = 0.9879, -22, 0.8.
@@ -25,32 +37,75 @@ def compute(fused: Tensor, visible: Tensor, infrared: Tensor) -> Tensor:
     gives 1 there; as 8-bit images have g of 0 or at least 1, the two differ by under 6e-4 of an equal pixel's share
     (a sigmoid at 1 or beyond), and g = 0 has no weight. Fractional images make the equalities depend on rounding.
 
-    About 0.975 for F = A = B. NaN if both sources are 0 everywhere (no edge, not even the rim: 0/0).
-
-    B x 1 x H x W float64 on 0..255 -> B. Source: Xydeas and Petrovic, "Objective image fusion performance measure",
-    Electronics Letters 36, 2000.
+    About 0.975 for F = A = B. NaN if both sources are 0 everywhere (no edge, not even the rim: 0/0). Standard and
+    cddfuse. Source: Xydeas and Petrovic, "Objective image fusion performance measure", Electronics Letters 36, 2000.
     """
-    strength_BSHW, angle_BSHW = _edges(torch.cat([visible, infrared], dim=1))
-    quality_BSHW = preservation(strength_BSHW, angle_BSHW, *_edges(fused))
-    return (quality_BSHW * strength_BSHW).sum(dim=(1, 2, 3)) / strength_BSHW.sum(dim=(1, 2, 3))
+    return _weighted(t.get(edges), t.get(preservation))
 
 
-def preservation(
-    strength_BSHW: Tensor, angle_BSHW: Tensor, fused_strength_B1HW: Tensor, fused_angle_B1HW: Tensor
-) -> Tensor:
-    """Q_AF and Q_BF of every pixel, B x S x H x W in 0..1."""
-    ratio = torch.minimum(strength_BSHW, fused_strength_B1HW) / torch.maximum(strength_BSHW, fused_strength_B1HW)
-    ratio = torch.where(strength_BSHW == fused_strength_B1HW, fused_strength_B1HW, ratio)
-    agreement = 1 - (angle_BSHW - fused_angle_B1HW).abs() / (math.pi / 2)
+def on_unit_scale(t: Triplet) -> Tensor:
+    """tang2022: on 0..1, Sobel as a convolution summed column by column over the kernel.
+
+    Rounding then decides where flat areas have Sx = 0 or g_A = g_F: any other order of the sum is off by up to 3.4e-2,
+    and a root that is not rounded right by up to 2e-5.
+    """
+    whole = t.fused.new_full((1,), 255.0)  # torch divides by a plain number as a product with its inverse
+    found = _edges(t.map(lambda image: image / whole), sobel_by_column, rounded_root)
+    return _weighted(found, _preservation(found))
+
+
+def on_squared_scale(t: Triplet) -> Tensor:
+    """vifb: on 0..65025, which shows only where g_A = g_F."""
+    found = _edges(t.map(lambda image: image * 255), sobel)
+    return _weighted(found, _preservation(found))
+
+
+def edges(t: Triplet) -> Edges:
+    return _edges(t, sobel)
+
+
+def preservation(t: Triplet) -> Tensor:
+    """Q_AF and Q_BF of every pixel, B S H W in 0..1."""
+    return _preservation(t.get(edges))
+
+
+def rounded_root(value: Tensor) -> Tensor:
+    """The square root, correctly rounded; `torch.sqrt` of float64 may be off by one unit in the last place on a CPU."""
+    root = value.sqrt()
+    high = root * 134217729.0  # 2^27 + 1: two halves of the root, whose products are exact
+    high = high - (high - root)
+    low = root - high
+    square = root * root
+    missed = ((high * high - square) + 2 * high * low) + low * low  # root^2 = square + missed, exactly
+    change = ((value - square) - missed) / (2 * root)
+    return torch.where(root > 0, root + change, root)
+
+
+def _edges(
+    t: Triplet,
+    differences: Callable[[Tensor], tuple[Tensor, Tensor]],
+    root: Callable[[Tensor], Tensor] = torch.sqrt,
+) -> Edges:
+    return Edges(*_polar(*differences(t.source_BSHW), root), *_polar(*differences(t.fused), root))
+
+
+def _polar(dx: Tensor, dy: Tensor, root: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    return root(dx.square() + dy.square()), torch.where(dx == 0, math.pi / 2, torch.atan(dy / dx))
+
+
+def _preservation(e: Edges) -> Tensor:
+    low, high = (
+        torch.minimum(e.strength_BSHW, e.fused_strength_B1HW),
+        torch.maximum(e.strength_BSHW, e.fused_strength_B1HW),
+    )
+    ratio = torch.where(e.strength_BSHW == e.fused_strength_B1HW, e.fused_strength_B1HW, low / high)
+    agreement = 1 - (e.angle_BSHW - e.fused_angle_B1HW).abs() / (math.pi / 2)
     return _sigmoid(ratio, *STRENGTH) * _sigmoid(agreement, *ORIENTATION)
-
-
-def _edges(image_BKHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Edge strength g and orientation a in (-pi/2, pi/2] of every pixel."""
-    dx, dy = sobel(image_BKHW)
-    strength = (dx.square() + dy.square()).sqrt()
-    return strength, torch.where(dx == 0, math.pi / 2, torch.atan(dy / dx))
 
 
 def _sigmoid(x: Tensor, ceiling: float, slope: float, centre: float) -> Tensor:
     return ceiling / (1 + torch.exp(slope * (x - centre)))
+
+
+def _weighted(e: Edges, quality_BSHW: Tensor) -> Tensor:
+    return (quality_BSHW * e.strength_BSHW).sum(dim=(1, 2, 3)) / e.strength_BSHW.sum(dim=(1, 2, 3))

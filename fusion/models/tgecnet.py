@@ -169,11 +169,11 @@ class FusionHead(nn.Module):
         self.refine = blocks(c.refinement, width, c.heads[0], c.expansion)
         self.output = output_conv(width)
 
-    def forward(self, visible: Restored, infrared: Restored) -> tuple[Tensor, Tensor]:
-        x = self.alpha * visible.features + self.beta * infrared.features
-        x, balance = self.moe(x, self.prompt(x))
+    def forward(self, features: Tensor, visible: Tensor, infrared: Tensor) -> tuple[Tensor, Tensor]:
+        """`features`: alpha * visible + beta * infrared, (B, 2 width, H, W); the restored images, (B, 1, H, W)."""
+        x, balance = self.moe(features, self.prompt(features))
         x = self.output(self.refine(self.decoder(x)))
-        return x + self.theta * visible.image + self.gamma * infrared.image, balance
+        return x + self.theta * visible + self.gamma * infrared, balance
 
 
 class TGECNet(nn.Module):
@@ -206,15 +206,22 @@ class TGECNet(nn.Module):
             return Restored(image[..., :height, :width], features, balance)
         if self.fusion is None:
             raise ValueError("a stage-1 TG-ECNet restores one image at a time; it has no fusion head")
-        visible, infrared = self._restore_both(pad_to(visible_B1HW, 8), pad_to(infrared_B1HW, 8))
-        image, balance = self.fusion(visible, infrared)
-        cropped = (t[..., :height, :width] for t in (image, visible.image, infrared.image))
-        return Fused(*cropped, balance)
+        features, visible, infrared = self._restore_both(pad_to(visible_B1HW, 8), pad_to(infrared_B1HW, 8))
+        image, balance = self.fusion(features, visible, infrared)
+        return Fused(*(t[..., :height, :width] for t in (image, visible, infrared)), balance)
 
-    @torch.no_grad()
-    def _restore_both(self, visible: Tensor, infrared: Tensor) -> tuple[Restored, Restored]:
-        if not self.training:  # one after the other: half the memory for large images
-            return self.restoration(visible), self.restoration(infrared)
-        image, features, balance = self.restoration(torch.cat([visible, infrared]))
-        (vi, ir), (fv, fi) = image.chunk(2), features.chunk(2)
-        return Restored(vi, fv, balance), Restored(ir, fi, balance)
+    def _restore_both(self, visible: Tensor, infrared: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The weighted sum of the features of both, and both restored images."""
+        alpha, beta = self.fusion.alpha, self.fusion.beta
+        with torch.no_grad():
+            if self.training:
+                image, features, _ = self.restoration(torch.cat([visible, infrared]))
+                (vi, ir), (first, second) = image.chunk(2), features.chunk(2)
+            else:  # one after the other: half the memory for large images
+                vi, first, _ = self.restoration(visible)
+        total = alpha * first
+        if not self.training:
+            del first
+            with torch.no_grad():
+                ir, second, _ = self.restoration(infrared)
+        return torch.addcmul(total, beta, second), vi, ir

@@ -353,7 +353,7 @@ def test_stage_one_stays_in_evaluation_mode_in_stage_two():
     assert all(module.training for module in build().train().modules())
 
 
-# memory: wide layers in slices
+# memory: large maps in strips
 
 
 def run(model, *pair):
@@ -362,40 +362,52 @@ def run(model, *pair):
 
 
 @pytest.fixture
-def sliced(monkeypatch):
-    """Turns the slices on, and counts the layers that use them."""
+def strips(monkeypatch):
+    """Turns the strips on, of a few rows, and counts the blocks that use them."""
     calls = []
-    third = restormer.Attention._third
-    monkeypatch.setattr(restormer, "SLICE_PIXELS", 0)
-    monkeypatch.setattr(restormer, "SLICE_CHANNELS", 5)
-    monkeypatch.setattr(restormer.Attention, "_third", lambda *given: calls.append(1) or third(*given))
+    in_strips = restormer.Block._in_strips
+    monkeypatch.setattr(restormer, "WHOLE_PIXELS", 0)
+    monkeypatch.setattr(restormer, "STRIP_PIXELS", 150)
+    monkeypatch.setattr(restormer.Block, "_in_strips", lambda *given: calls.append(1) or in_strips(*given))
     return calls
 
 
 @pytest.mark.parametrize("size", [(37, 51), (8, 8), (3, 5)])
-def test_slices_of_channels_give_the_same_image(fuse, restore, size, request):
+def test_strips_of_rows_give_the_same_image(fuse, restore, size, request):
     pair = images(2, 1, *size), images(2, 1, *size, seed=2)
     whole = run(fuse, *pair), run(restore, pair[0])
-    calls = request.getfixturevalue("sliced")
+    calls = request.getfixturevalue("strips")
     parts = run(fuse, *pair), run(restore, pair[0])
-    assert len(calls) > 50
+    assert len(calls) > 20
     for one, other in zip(whole, parts, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
-def test_slices_are_for_large_maps_without_gradients(restore, sliced, monkeypatch):
+@pytest.mark.parametrize("pixels", [1, 60, 130, 10_000])
+def test_a_block_in_strips_of_any_height(pixels, monkeypatch):
+    torch.manual_seed(0)
+    block = restormer.Block(8, 2, 2.66).double().to(memory_format=torch.channels_last)
+    x = torch.randn(2, 8, 13, 10).double().to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        whole = block(x)
+        monkeypatch.setattr(restormer, "WHOLE_PIXELS", 0)
+        monkeypatch.setattr(restormer, "STRIP_PIXELS", pixels)
+        torch.testing.assert_close(block(x), whole, rtol=1e-12, atol=1e-12)
+
+
+def test_strips_are_for_large_maps_without_gradients(restore, strips, monkeypatch):
     restore(images(1, 1, 16, 16)).image.sum().backward()
     restore.zero_grad()
-    assert not sliced
+    assert not strips
     run(restore, images(1, 1, 16, 16))
-    layers = len(sliced)
-    assert layers
+    blocks = len(strips)
+    assert blocks
     # a batch counts as much as its images; only the maps of full size are above this
-    monkeypatch.setattr(restormer, "SLICE_PIXELS", 16 * 16)
+    monkeypatch.setattr(restormer, "WHOLE_PIXELS", 16 * 16)
     run(restore, images(1, 1, 16, 16))
-    assert len(sliced) == layers
+    assert len(strips) == blocks
     run(restore, images(2, 1, 16, 16))
-    assert layers < len(sliced) < 2 * layers
+    assert blocks < len(strips) < 2 * blocks
 
 
 # configurations

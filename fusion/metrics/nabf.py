@@ -1,0 +1,22 @@
+"""N_abf, the share of edges in the fused image that no source has: artefacts."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fusion.metrics.qabf import edges, preservation
+from fusion.metrics.triplet import Triplet
+
+
+def compute(t: Triplet) -> Tensor:
+    """N_abf = sum over pixels of M ((1 - Q_AF) g_A + (1 - Q_BF) g_B) / sum over pixels of (g_A + g_B),
+    M = 1 where g_F > g_A and g_F > g_B, else 0.
+
+    Edge strengths g and preservations Q as in Q_abf, exponent L = 1. NaN where Q_abf is. Lower is better. Source:
+    Shreyamsha Kumar, "Multifocus and multispectral image fusion based on pixel significance using discrete cosine
+    harmonic wavelet transform", Signal, Image and Video Processing 7, 2013.
+    """
+    e, quality_BSHW = t.get(edges), t.get(preservation)
+    stronger_B1HW = (e.fused_strength_B1HW > e.strength_BSHW).all(dim=1, keepdim=True)
+    lost = ((1 - quality_BSHW) * e.strength_BSHW * stronger_B1HW).sum(dim=(1, 2, 3))
+    return lost / e.strength_BSHW.sum(dim=(1, 2, 3))

@@ -1,0 +1,54 @@
+"""A fused image beside its two sources, and a memory for what several metrics need of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+class Triplet:
+    """`fused`, `visible`, `infrared`: float64, B x 1 x H x W, grey on the 0..255 scale, the same shape.
+
+    `source_BSHW` stacks the sources, visible first (S = 2).
+    """
+
+    def __init__(self, fused: Tensor, visible: Tensor, infrared: Tensor) -> None:
+        self.fused, self.visible, self.infrared = fused, visible, infrared
+        self._known: dict[tuple, Any] = {}
+
+    @cached_property
+    def source_BSHW(self) -> Tensor:
+        return torch.cat([self.visible, self.infrared], dim=1)
+
+    @property
+    def height(self) -> int:
+        return self.fused.shape[-2]
+
+    @property
+    def width(self) -> int:
+        return self.fused.shape[-1]
+
+    @property
+    def short_side(self) -> int:
+        return min(self.height, self.width)
+
+    def get(self, work: Callable[..., T], *arguments: Any) -> T:
+        """`work(self, *arguments)`, computed once however many metrics ask. What it returns must not be changed."""
+        key = (work, *arguments)
+        if key not in self._known:
+            self._known[key] = work(self, *arguments)
+        return self._known[key]
+
+    def undefined(self) -> Tensor:
+        """B times NaN: the value of a metric on images that are too small for it."""
+        return self.fused.new_full((self.fused.shape[0],), torch.nan)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Triplet:
+        """The three images after `change`, with nothing remembered."""
+        return Triplet(change(self.fused), change(self.visible), change(self.infrared))
