@@ -8,8 +8,10 @@ state.json              epoch, step, validation; written last
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,7 +169,10 @@ def fetch(where: str) -> Path:
     if not storage.is_uri(where):
         return Path(where).expanduser()
     local = Path(tempfile.mkdtemp(prefix="duskfuse-checkpoint-"))
-    for name in storage.list_files(where):
-        (local / name).parent.mkdir(parents=True, exist_ok=True)
-        (local / name).write_bytes(storage.read_bytes(storage.join(where, name)))
+    atexit.register(shutil.rmtree, local, ignore_errors=True)
+    for name in FILES:  # without the optimiser: only Ray's own checkpoints are resumed from
+        try:
+            (local / name).write_bytes(storage.read_bytes(storage.join(where, name)))
+        except FileNotFoundError:
+            continue  # `load` says so, as for a local folder
     return local

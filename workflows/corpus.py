@@ -6,7 +6,6 @@ duskfuse corpus verify DIR|s3://...
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import asdict, dataclass
 
@@ -76,6 +75,7 @@ def run(args: Args, command: list[str]) -> None:
     from fusion.corpus import Manifest, write_manifest
     from fusion.pairs import find_pairs
     from fusion.plan import CorpusConfig, assign_splits, plan_shards, row_group
+    from workflows.folders import check_seen, claim
     from workflows.stamps import stamp
 
     if not 0 <= args.max_rejected <= 1:
@@ -88,7 +88,7 @@ def run(args: Args, command: list[str]) -> None:
     say(f"{args.pairs}: {len(found.refs)} pairs ({found.layout}), {len(found.rejected)} rejected; {len(plans)} shards")
 
     whole = fingerprint([plan.fingerprint for plan in plans])
-    claim(args.out, whole, to_dict(config))
+    claim(args.out, "plan.json", {"fingerprint": whole, "config": to_dict(config)}, "corpus")
     if (manifest := finished(args.out)) is not None:
         print(f"{args.out} is complete: {manifest.rows()} samples in {len(manifest.shards())} shards")
         return
@@ -117,12 +117,7 @@ def run(args: Args, command: list[str]) -> None:
     }
     if not data["pairs"]["used"]:
         raise UserError(f"no pair of {args.pairs} could be used; first reason: {rejected[0]['reason']}")
-    hidden = Manifest(args.out, data).missing()
-    if hidden:
-        raise UserError(
-            f"{len(hidden)} shards, {hidden[0]} first, were written but cannot be seen from here under {args.out}. "
-            "On several nodes --out must be a shared folder or s3://."
-        )
+    check_seen(args.out, Manifest(args.out, data).missing(), "shards")
     manifest = write_manifest(args.out, data)
     summary(manifest.data)
     print(f"{args.out}: {manifest.rows()} samples in {len(manifest.shards())} shards, content {manifest.content[:12]}")
@@ -137,27 +132,6 @@ def finished(out: str):
     except UserError:
         return None
     return None if manifest.missing() else manifest
-
-
-def claim(out: str, whole: str, config: dict) -> None:
-    """Write the plan's fingerprint first, so that a folder never mixes two corpora. UserError if it holds another."""
-    from fusion import storage
-
-    path = storage.join(out, "plan.json")
-    try:
-        there = json.loads(storage.read_bytes(path))
-    except (FileNotFoundError, NotADirectoryError):
-        if storage.is_dir(out) and storage.list_files(out):
-            raise UserError(f"{out} is not empty and holds no corpus. Choose another --out, or empty it.") from None
-        storage.write_text(path, json.dumps({"fingerprint": whole, "config": config}, indent=1) + "\n")
-        return
-    except ValueError:
-        there = {}
-    if there.get("fingerprint") != whole:
-        raise UserError(
-            f"{out} holds a corpus of other pairs, settings or versions (see {path}). Choose another --out, or "
-            "delete it."
-        )
 
 
 def check_rejected(rejected: list[dict], total: int, most: float) -> None:

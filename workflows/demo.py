@@ -37,10 +37,14 @@ def main(arguments: list[str]) -> None:
 
 def steps(args: Args) -> list[list[str]]:
     """The commands of the demo, in order."""
-    out = args.out.rstrip("/")
-    corpus, restore, fuse = f"{out}/corpus", f"{out}/restore", f"{out}/fuse"
+    from fusion.storage import join
+
+    def at(*parts: str) -> str:
+        return join(args.out, *parts)
+
+    corpus, restore, fuse = at("corpus"), at("restore"), at("fuse")
     longer = ["--recipe.epochs", str(args.epochs)] if args.epochs else []
-    methods = {"TG-ECNet": f"{out}/fused/tgecnet", "Average": f"{out}/fused/average", "Maximum": f"{out}/fused/maximum"}
+    methods = {name: at("fused", name.lower()) for name in ("TG-ECNet", "Average", "Maximum")}
     share = ["--test-share", f"{args.test_share:g}"]
     return [
         ["corpus", "--pairs", args.pairs, "--preset", args.preset, "--out", corpus, *share],
@@ -50,10 +54,10 @@ def steps(args: Args) -> list[list[str]]:
         ["fuse", "--method", "average", "--corpus", corpus, "--out", methods["Average"]],
         ["fuse", "--method", "maximum", "--corpus", corpus, "--out", methods["Maximum"]],
         [
-            *("score", "--corpus", corpus, "--out", f"{out}/scores"),
+            *("score", "--corpus", corpus, "--out", at("scores")),
             *(word for name, folder in methods.items() for word in ("--fused", f"{name}={folder}")),
         ],
-        ["report", "--scores", f"{out}/scores", "--run", restore, "--run", fuse, "--out", f"{out}/report.html"],
+        ["report", "--scores", at("scores"), "--run", restore, "--run", fuse, "--out", at("report.html")],
     ]
 
 

@@ -56,6 +56,7 @@ def run(args: Args, command: list[str]) -> None:
 
     from fusion import checkpoint, storage
     from fusion.library import LIBRARY
+    from workflows.folders import check_seen
     from workflows.sources import open_source
     from workflows.stamps import stamp
 
@@ -91,11 +92,7 @@ def run(args: Args, command: list[str]) -> None:
         )
     seen = set(storage.list_files(args.out))
     hidden = [name for result in results for name in result["files"] if name not in seen]
-    if hidden:
-        raise UserError(
-            f"{len(hidden)} fused images, {hidden[0]} first, were written but cannot be seen from here in {args.out}. "
-            "On several nodes --out must be a shared folder or s3://."
-        )
+    check_seen(args.out, hidden, "fused images")
     made = [result for result in results if result["made"]]
     about = {
         "stamp": stamp(["fuse", *command]),

@@ -175,6 +175,8 @@ def curves(runs: dict[str, dict]):
 
 def provenance(about: dict, runs: dict[str, dict], made: dict) -> dict[str, str]:
     facts = {"scored against": f"the {about['sources']} pair, {about['scored']}", "dialect": about["dialect"]}
+    if "niqe" in about:
+        facts["NIQE against"] = about["niqe"]
     source = about["source"]
     if "corpus" in source:
         facts["corpus"] = f"{source['corpus']}, split {source['split']}, content sha256 {source['content']}"

@@ -47,22 +47,19 @@ class Args:
 
 
 def main(arguments: list[str]) -> None:
-    from fusion.recipes import recipe
+    from fusion.recipes import RECIPES, recipe
     from workflows.cli import parse
 
-    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
-        recipe(arguments[0] if arguments else "")
-    if arguments[0] in ("-h", "--help"):
-        from fusion.recipes import RECIPES
-
+    first = arguments[0] if arguments else ""
+    if first in ("-h", "--help"):
         print("usage: duskfuse train RECIPE --corpus DIR --out DIR [options]\n\nrecipes:")
         for name, make in RECIPES.items():
             print(f"  {name:22} {(make.__doc__ or '').strip().splitlines()[0]}")
         print("\nduskfuse train RECIPE --help lists all options with the recipe's values.")
         return
-    chosen = recipe(arguments[0])
+    chosen = recipe(first)
     default = Args(recipe=chosen, corpus=tyro.MISSING, out=tyro.MISSING)
-    run(parse(Args, f"train {arguments[0]}", arguments[1:], default=default), arguments)
+    run(parse(Args, f"train {first}", arguments[1:], default=default), arguments)
 
 
 def run(args: Args, command: list[str]) -> None:
@@ -70,6 +67,7 @@ def run(args: Args, command: list[str]) -> None:
     from fusion import checkpoint, storage
     from fusion.config import to_dict
     from fusion.corpus import open_corpus
+    from workflows.folders import claim
     from workflows.stamps import stamp
 
     manifest = open_corpus(args.corpus)
@@ -86,7 +84,7 @@ def run(args: Args, command: list[str]) -> None:
         settings["from"] = check_start(args)
     elif args.start is not None:
         raise UserError(f"{args.recipe.name} starts afresh; --from is for stage 2.")
-    claim(args.out, settings)
+    claim(args.out, "settings.json", settings, "run")
     done = storage.join(args.out, "run.json")
     if storage.exists(done):
         print(f"{args.out} is finished; its model is in {storage.join(args.out, 'checkpoint')}")
@@ -98,8 +96,7 @@ def run(args: Args, command: list[str]) -> None:
     start = time.time()
     result = fit(args, manifest, steps, workers, cpus, use_gpu)
     with result.checkpoint.as_directory() as folder:
-        names = [name for name in checkpoint.FILES if name != "state.json"] + ["state.json"]
-        for name in names:
+        for name in checkpoint.FILES:  # state.json, which makes it a checkpoint, last
             storage.write_bytes(storage.join(args.out, "checkpoint", name), (Path(folder) / name).read_bytes())
         history = checkpoint.read_state(Path(folder))["history"]
     about = {"stamp": stamp(["train", *command]), "settings": settings, "workers": workers, "history": history}
@@ -131,24 +128,6 @@ def check_start(args: Args) -> str:
         raise UserError(f"{args.start} is a stage-2 checkpoint; --from wants stage 1, as tgecnet-restore trains it.")
     checkpoint.load_weights(MODELS[args.recipe.model_name].build(args.recipe.model), folder, only="restoration.")
     return loaded.fingerprint
-
-
-def claim(out: str, settings: dict[str, Any]) -> None:
-    """Write the settings first, so that a folder never mixes two runs. UserError if it holds another run."""
-    from fusion import storage
-
-    path = storage.join(out, "settings.json")
-    try:
-        there = json.loads(storage.read_bytes(path))
-    except (FileNotFoundError, NotADirectoryError):
-        if storage.is_dir(out) and storage.list_files(out):
-            raise UserError(f"{out} is not empty and holds no run. Choose another --out, or empty it.") from None
-        storage.write_text(path, json.dumps(settings, indent=1) + "\n")
-        return
-    except ValueError:
-        there = None
-    if there != settings:
-        raise UserError(f"{out} holds a run with other settings (see {path}). Choose another --out, or delete it.")
 
 
 def plan_workers(args: Args) -> tuple[int, float, bool]:

@@ -15,19 +15,7 @@ from fusion import checkpoint
 from fusion.config import to_dict
 from fusion.errors import UserError
 from fusion.models.tgecnet import TGECNet
-from fusion.recipes import TINY
-
-SMALL = replace(
-    TINY,
-    width=8,
-    heads=(1, 1, 2, 2),
-    prompt_width=16,
-    prompt_atoms=4,
-    bank_maps=2,
-    bank_channels=(8, 8, 8),
-    bank_sizes=(8, 4, 4),
-    bank_heads=2,
-)
+from tests.small import SMALL
 
 
 def build(stage="restore", seed=0, **changes) -> TGECNet:

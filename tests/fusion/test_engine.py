@@ -13,20 +13,10 @@ import torch
 from fusion.engine import Engine, learning_rate, terms
 from fusion.errors import UserError
 from fusion.losses import FuseLoss, RestoreLoss
-from fusion.recipes import TINY, OptimConfig, Recipe
+from fusion.recipes import OptimConfig, Recipe
 from fusion.seeds import torch_seed
+from tests.small import SMALL
 
-SMALL = replace(
-    TINY,
-    width=8,
-    heads=(1, 1, 2, 2),
-    prompt_width=16,
-    prompt_atoms=4,
-    bank_maps=2,
-    bank_channels=(8, 8, 8),
-    bank_sizes=(8, 4, 4),
-    bank_heads=2,
-)
 OPTIM = OptimConfig(lr=4e-3, warmup=0.1, clip=1.0)
 RESTORE = Recipe(
     "small", "tgecnet", SMALL, RestoreLoss(gradient=0.1, balance=0.01), OPTIM, epochs=3, batch_size=4, seed=1

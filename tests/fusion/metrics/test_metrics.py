@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -430,3 +431,13 @@ def test_e2_is_the_mean_of_five_scaled_terms():
     changed = {n: float(v[0]) for n, v in score(*images, ["niqe", "e2"], instead=other).items()}
     gap = (3 / changed["niqe"] - 3 / found["niqe"]) / 5
     assert changed["e2"] - found["e2"] == pytest.approx(gap, rel=1e-9) and abs(gap) > 1e-6
+
+
+def test_the_docs_know_every_metric_and_dialect():
+    text = (Path(__file__).resolve().parents[3] / "docs" / "metrics.md").read_text()
+    for name, metric in METRICS.items():
+        others = ", ".join(dialect for dialect in DIALECTS if dialect in metric.dialects and dialect != "standard")
+        better = "higher" if metric.higher_is_better else "lower"
+        assert f"| {metric.label} | `{name}` | {better} | {metric.range} |" in text, name
+        assert f"| {others or '-'} | {metric.source} |" in text, name
+    assert all(f"| `{dialect}` |" in text for dialect in DIALECTS)

@@ -12,19 +12,8 @@ from torch import nn
 from fusion.errors import UserError
 from fusion.models import MODELS, restormer
 from fusion.models.tgecnet import Fused, Restored, TGECNet, TGECNetConfig, pad_to
-from fusion.recipes import TINY
+from tests.small import SMALL
 
-SMALL = replace(
-    TINY,
-    width=8,
-    heads=(1, 2, 2, 4),
-    prompt_width=16,
-    prompt_atoms=4,
-    bank_maps=2,
-    bank_channels=(8, 8, 8),
-    bank_sizes=(8, 4, 4),
-    bank_heads=2,
-)
 SIZES = [(37, 51), (8, 8), (3, 5), (1, 1), (100, 64), (1, 40)]
 
 
