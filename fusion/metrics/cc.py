@@ -15,14 +15,24 @@ def compute(t: Triplet) -> Tensor:
     NaN if the fused image or a source is constant. Standard, tang2022 and cddfuse. Source: Deshmukh and Bhosale, "Image
     fusion and image quality assessment of fused images", Int. J. Image Processing 4, 2010; Ma, Ma and Li 2019 (survey).
     """
-    return correlation(t.source_BSHW, t.fused).mean(dim=1)
+    own_BT, cross_BTT = t.get(variances), t.get(products)
+    r_BS = ratio(cross_BTT[:, :2, 2], own_BT[:, :2], own_BT[:, 2:])
+    return r_BS.mean(dim=1)
 
 
-def correlation(first_BSHW: Tensor, second_BSHW: Tensor) -> Tensor:
-    """Pearson's r of each plane, B x S; NaN where one of them is constant."""
-    first = first_BSHW - first_BSHW.mean(dim=(-2, -1), keepdim=True)
-    second = second_BSHW - second_BSHW.mean(dim=(-2, -1), keepdim=True)
-    product = (first * second).sum(dim=(-2, -1))
-    energy = first.square().sum(dim=(-2, -1)) * second.square().sum(dim=(-2, -1))
-    constant_BS = is_constant(first_BSHW) | is_constant(second_BSHW)
-    return (product / energy.sqrt()).masked_fill(constant_BS, torch.nan)
+def products(t: Triplet) -> Tensor:
+    """Sums over the pixels of products of deviations from the mean; visible, infrared, fused: B 3 3. Shared."""
+    image_BTP = torch.cat([t.source_BSHW, t.fused], dim=1).flatten(2)
+    image_BTP = image_BTP - image_BTP.mean(dim=2, keepdim=True)
+    return image_BTP @ image_BTP.mT
+
+
+def variances(t: Triplet) -> Tensor:
+    """The diagonal of `products`, B 3; exactly 0 where an image is constant up to rounding noise."""
+    constant_BT = is_constant(torch.cat([t.source_BSHW, t.fused], dim=1))
+    return t.get(products).diagonal(dim1=1, dim2=2).masked_fill(constant_BT, 0.0)
+
+
+def ratio(product: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Pearson's r from sums of products; NaN where one of the two is constant."""
+    return (product / (first * second).sqrt()).masked_fill((first == 0) | (second == 0), torch.nan)

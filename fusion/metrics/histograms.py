@@ -16,16 +16,19 @@ LEVELS = 256
 
 
 def levels(t: Triplet) -> Tensor:
-    """8-bit levels, B T H W int64: rounded, clamped to 0..255, NaN as 0 (`score` answers NaN for such an image)."""
+    """8-bit levels, B T H W uint8: rounded, clamped to 0..255 (of a NaN, any: `score` answers NaN then)."""
     image_BTHW = torch.cat([t.source_BSHW, t.fused], dim=1)
-    return image_BTHW.nan_to_num(0.0).round().clamp(0, LEVELS - 1).long()
+    return image_BTHW.round_().clamp_(0, LEVELS - 1).to(torch.uint8)
 
 
 def counts(index_BKHW: Tensor, bins: int) -> Tensor:
     """Pixels in each bin, B K N int64, of an index in 0..bins-1."""
     batch, planes = index_BKHW.shape[:2]
+    if index_BKHW.device.type == "cpu":
+        rows = [plane.flatten().bincount(minlength=bins) for plane in index_BKHW.flatten(0, 1)]
+        return torch.stack(rows).view(batch, planes, bins) if rows else index_BKHW.new_zeros(0, planes, bins)
     offset_BK11 = torch.arange(batch * planes, device=index_BKHW.device).view(batch, planes, 1, 1) * bins
-    count = torch.bincount((index_BKHW + offset_BK11).flatten(), minlength=batch * planes * bins)
+    count = (index_BKHW + offset_BK11).flatten().bincount(minlength=batch * planes * bins)  # one count for the batch
     return count.view(batch, planes, bins)
 
 
@@ -36,7 +39,7 @@ def shares(t: Triplet) -> Tensor:
 
 def joint_shares(t: Triplet, top: int = LEVELS - 1) -> Tensor:
     """The joint histograms of each source with the fused image, B S 256^2; levels above `top` count as `top`."""
-    level_BTHW = t.get(levels).clamp(max=top)
+    level_BTHW = t.get(levels).clamp(max=top).int()
     index_BSHW = level_BTHW[:, :2] * LEVELS + level_BTHW[:, 2:]
     return counts(index_BSHW, LEVELS**2).double() / (t.height * t.width)
 

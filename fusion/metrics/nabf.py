@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fusion.metrics.qabf import edges, preservation
+from fusion.metrics.qabf import edge_sums
 from fusion.metrics.triplet import Triplet
 
 
@@ -16,7 +16,5 @@ def compute(t: Triplet) -> Tensor:
     Shreyamsha Kumar, "Multifocus and multispectral image fusion based on pixel significance using discrete cosine
     harmonic wavelet transform", Signal, Image and Video Processing 7, 2013.
     """
-    e, quality_BSHW = t.get(edges), t.get(preservation)
-    stronger_B1HW = (e.fused_strength_B1HW > e.strength_BSHW).all(dim=1, keepdim=True)
-    lost = ((1 - quality_BSHW) * e.strength_BSHW * stronger_B1HW).sum(dim=(1, 2, 3))
-    return lost / e.strength_BSHW.sum(dim=(1, 2, 3))
+    sums = edge_sums(t, added=True)
+    return sums.kept / sums.weight

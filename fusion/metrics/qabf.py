@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from fusion.metrics.filters import sobel, sobel_by_column
+from fusion.metrics.filters import bands, sobel, sobel_by_column
 from fusion.metrics.triplet import Triplet
 
 # the paper's constants: ceiling, slope and centre of the sigmoids for edge strength and orientation
@@ -17,13 +18,11 @@ STRENGTH = (0.9994, -15.0, 0.5)
 ORIENTATION = (0.9879, -22.0, 0.8)
 
 
-class Edges(NamedTuple):
-    """Edge strength g and orientation a in (-pi/2, pi/2] of every pixel."""
+class Sums(NamedTuple):
+    """Over all pixels and both sources, each B: g, and Q g of all pixels or what was asked for instead."""
 
-    strength_BSHW: Tensor
-    angle_BSHW: Tensor
-    fused_strength_B1HW: Tensor
-    fused_angle_B1HW: Tensor
+    weight: Tensor
+    kept: Tensor
 
 
 def compute(t: Triplet) -> Tensor:
@@ -40,7 +39,8 @@ def compute(t: Triplet) -> Tensor:
     About 0.975 for F = A = B. NaN if both sources are 0 everywhere (no edge, not even the rim: 0/0). Standard and
     cddfuse. Source: Xydeas and Petrovic, "Objective image fusion performance measure", Electronics Letters 36, 2000.
     """
-    return _weighted(t.get(edges), t.get(preservation))
+    sums = edge_sums(t)
+    return sums.kept / sums.weight
 
 
 def on_unit_scale(t: Triplet) -> Tensor:
@@ -50,23 +50,35 @@ def on_unit_scale(t: Triplet) -> Tensor:
     and a root that is not rounded right by up to 2e-5.
     """
     whole = t.fused.new_full((1,), 255.0)  # torch divides by a plain number as a product with its inverse
-    found = _edges(t.map(lambda image: image / whole), sobel_by_column, rounded_root)
-    return _weighted(found, _preservation(found))
+    sums = edge_sums(t.map(lambda image: image / whole), sobel_by_column, rounded_root)
+    return sums.kept / sums.weight
 
 
 def on_squared_scale(t: Triplet) -> Tensor:
     """vifb: on 0..65025, which shows only where g_A = g_F."""
-    found = _edges(t.map(lambda image: image * 255), sobel)
-    return _weighted(found, _preservation(found))
+    sums = edge_sums(t.map(lambda image: image * 255))
+    return sums.kept / sums.weight
 
 
-def edges(t: Triplet) -> Edges:
-    return _edges(t, sobel)
-
-
-def preservation(t: Triplet) -> Tensor:
-    """Q_AF and Q_BF of every pixel, B S H W in 0..1."""
-    return _preservation(t.get(edges))
+def edge_sums(
+    t: Triplet,
+    differences: Callable[[Tensor], tuple[Tensor, Tensor]] = sobel,
+    root: Callable[[Tensor], Tensor] = torch.sqrt,
+    added: bool = False,
+) -> Sums:
+    """What Q_abf is made of, in bands of rows; `added`: N_abf, (1 - Q) g where the fused edge is above both sources'."""
+    source, fused = F.pad(t.source_BSHW, (1, 1, 1, 1)), F.pad(t.fused, (1, 1, 1, 1))
+    weight, total = torch.zeros_like(source[:, 0, 0, 0]), torch.zeros_like(source[:, 0, 0, 0])
+    for first, rows in bands(t.source_BSHW):
+        strength, angle = _polar(*differences(source.narrow(-2, first, rows + 2)), root)
+        fused_strength, fused_angle = _polar(*differences(fused.narrow(-2, first, rows + 2)), root)
+        quality = _preservation(strength, angle, fused_strength, fused_angle)
+        if added:
+            stronger = (fused_strength > strength).all(dim=1, keepdim=True)
+            quality = (1 - quality).mul_(stronger)
+        weight += strength.sum(dim=(1, 2, 3))
+        total += quality.mul_(strength).sum(dim=(1, 2, 3))
+    return Sums(weight, total)
 
 
 def rounded_root(value: Tensor) -> Tensor:
@@ -81,31 +93,22 @@ def rounded_root(value: Tensor) -> Tensor:
     return torch.where(root > 0, root + change, root)
 
 
-def _edges(
-    t: Triplet,
-    differences: Callable[[Tensor], tuple[Tensor, Tensor]],
-    root: Callable[[Tensor], Tensor] = torch.sqrt,
-) -> Edges:
-    return Edges(*_polar(*differences(t.source_BSHW), root), *_polar(*differences(t.fused), root))
-
-
 def _polar(dx: Tensor, dy: Tensor, root: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    return root(dx.square() + dy.square()), torch.where(dx == 0, math.pi / 2, torch.atan(dy / dx))
+    """Edge strength g and orientation a in (-pi/2, pi/2] of every pixel."""
+    angle = (dy / dx).atan_().masked_fill_(dx == 0, math.pi / 2)
+    return root(dx.square_().add_(dy.square_())), angle
 
 
-def _preservation(e: Edges) -> Tensor:
-    low, high = (
-        torch.minimum(e.strength_BSHW, e.fused_strength_B1HW),
-        torch.maximum(e.strength_BSHW, e.fused_strength_B1HW),
-    )
-    ratio = torch.where(e.strength_BSHW == e.fused_strength_B1HW, e.fused_strength_B1HW, low / high)
-    agreement = 1 - (e.angle_BSHW - e.fused_angle_B1HW).abs() / (math.pi / 2)
-    return _sigmoid(ratio, *STRENGTH) * _sigmoid(agreement, *ORIENTATION)
-
-
-def _sigmoid(x: Tensor, ceiling: float, slope: float, centre: float) -> Tensor:
-    return ceiling / (1 + torch.exp(slope * (x - centre)))
-
-
-def _weighted(e: Edges, quality_BSHW: Tensor) -> Tensor:
-    return (quality_BSHW * e.strength_BSHW).sum(dim=(1, 2, 3)) / e.strength_BSHW.sum(dim=(1, 2, 3))
+def _preservation(
+    strength_BSHW: Tensor, angle_BSHW: Tensor, fused_strength_B1HW: Tensor, fused_angle_B1HW: Tensor
+) -> Tensor:
+    """Q_AF and Q_BF of every pixel, B S H W in 0..1."""
+    ratio = torch.minimum(strength_BSHW, fused_strength_B1HW)
+    ratio.div_(torch.maximum(strength_BSHW, fused_strength_B1HW))
+    ratio = torch.where(strength_BSHW == fused_strength_B1HW, fused_strength_B1HW, ratio)
+    apart = (angle_BSHW - fused_angle_B1HW).abs_()
+    agreement = 1 - apart.div_(apart.new_full((1,), math.pi / 2))
+    (ceiling, slope, centre), (ceiling2, slope2, centre2) = STRENGTH, ORIENTATION
+    first = ratio.sub_(centre).mul_(slope).exp_().add_(1)
+    second = agreement.sub_(centre2).mul_(slope2).exp_().add_(1)
+    return first.mul_(second).reciprocal_().mul_(ceiling * ceiling2)

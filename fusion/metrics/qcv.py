@@ -31,7 +31,7 @@ def compute(t: Triplet) -> Tensor:
     regional information", Information Fusion 8, 2007.
     """
     images = t.get(stretched)
-    edges = (part[..., 1:-1, 1:-1] for part in sobel(F.pad(images.source_BSHW, (1, 1, 1, 1), mode="replicate")))
+    edges = sobel(F.pad(images.source_BSHW, (1, 1, 1, 1), mode="replicate"))
     count = _region_sums(images.fused.new_ones(images.fused.shape[-2:]))
     # the edges of a source that is constant up to rounding noise weigh nothing beside real ones, but alone they would
     no_edge_B = is_constant(t.source_BSHW).all(dim=1)
@@ -47,7 +47,7 @@ def toolbox(t: Triplet) -> Tensor:
     those of the DFT bins there too.
     """
     images = t.get(rounded)
-    return _weighted(images, *sobel(images.source_BSHW), float(SIDE**2))
+    return _weighted(images, *sobel(F.pad(images.source_BSHW, (1, 1, 1, 1))), float(SIDE**2))
 
 
 def _weighted(images: Triplet, across_BSHW: Tensor, down_BSHW: Tensor, count: Tensor | float) -> Tensor:

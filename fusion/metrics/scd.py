@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fusion.metrics.cc import correlation
+from fusion.metrics.cc import products, ratio, variances
 from fusion.metrics.triplet import Triplet
+
+NOISE = 1e-13  # a difference of images with less of their variance is constant up to rounding
 
 
 def compute(t: Triplet) -> Tensor:
@@ -16,5 +18,12 @@ def compute(t: Triplet) -> Tensor:
     "A new image quality metric for image fusion: the sum of the correlations of differences", AEU Int. J. Electronics
     and Communications 69, 2015.
     """
-    added_BSHW = t.fused - t.source_BSHW.flip(1)  # F - B beside A, F - A beside B
-    return correlation(added_BSHW, t.source_BSHW).sum(dim=1)
+    own_BT, cross_BTT = t.get(variances), t.get(products)
+    a, b, f = range(3)
+    total: Tensor | float = 0.0
+    for source, other in ((a, b), (b, a)):
+        sizes = own_BT[:, f] + own_BT[:, other]
+        added = sizes - 2 * cross_BTT[:, f, other]  # of F - B, when A is `source`
+        added = added.masked_fill(added <= NOISE * sizes, 0.0)
+        total = total + ratio(cross_BTT[:, f, source] - cross_BTT[:, other, source], added, own_BT[:, source])
+    return total

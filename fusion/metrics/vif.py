@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fusion.metrics.filters import Moments, filter_valid, gaussian_window, is_constant, local_moments
+from fusion.metrics.filters import Moments, bands, filter_valid, gaussian_window, is_constant, local_moments
 from fusion.metrics.triplet import Triplet
 
 SCALES = 4
@@ -46,9 +46,20 @@ def saturated(t: Triplet) -> Tensor:
     return _pooled(t, saturate=True)
 
 
-def models(t: Triplet) -> list[Model]:
-    """The local models of the four scales; shared with VIFF. Needs `MIN_SIDE` pixels both ways."""
-    return [local_model(local) for local in _scales(t, saturate=False)]
+def models(t: Triplet, saturate: bool = False) -> Iterator[tuple[int, Model]]:
+    """The local models of scales 1 to 4, in bands of rows: (scale, model of a band). Needs `MIN_SIDE` pixels both ways.
+
+    `saturate`: squares and products of the first scale are cut to 255.
+    """
+    source_BSHW, fused_B1HW = t.source_BSHW, t.fused
+    for scale in range(1, SCALES + 1):
+        size = 2 ** (SCALES + 1 - scale) + 1
+        taps = gaussian_window(size, size / 5)
+        if scale > 1:
+            source_BSHW, fused_B1HW = (filter_valid(x, taps, step=2) for x in (source_BSHW, fused_B1HW))
+        for first, rows in bands(source_BSHW, source_BSHW.shape[-2] - size + 1):
+            parts = (x.narrow(-2, first, rows + size - 1) for x in (source_BSHW, fused_B1HW))
+            yield scale, local_model(local_moments(*parts, taps, top=255.0 if saturate and scale == 1 else None))
 
 
 def local_model(local: Moments) -> Model:
@@ -61,24 +72,19 @@ def local_model(local: Moments) -> Model:
     return Model(gain, variance, noise)
 
 
-def _scales(t: Triplet, saturate: bool) -> Iterator[Moments]:
-    source_BSHW, fused_B1HW = t.source_BSHW, t.fused
-    for scale in range(1, SCALES + 1):
-        size = 2 ** (SCALES + 1 - scale) + 1
-        taps = gaussian_window(size, size / 5)
-        if scale > 1:
-            source_BSHW = filter_valid(source_BSHW, taps)[..., ::2, ::2]
-            fused_B1HW = filter_valid(fused_B1HW, taps)[..., ::2, ::2]
-        yield local_moments(source_BSHW, fused_B1HW, taps, top=255.0 if saturate and scale == 1 else None)
-
-
 def _pooled(t: Triplet, saturate: bool) -> Tensor:
     if t.short_side < MIN_SIDE:
         return t.undefined()
     kept_BS, present_BS = 0.0, 0.0
-    for model in map(local_model, _scales(t, saturate=True)) if saturate else t.get(models):
-        kept = torch.log1p(model.gain_BSHW.square() * model.variance_BSHW / (model.noise_BSHW + NOISE))
+    for _, model in models(t, saturate):
+        kept, present = information(model, NOISE)
         kept_BS = kept_BS + kept.sum(dim=(-2, -1))
-        present_BS = present_BS + torch.log1p(model.variance_BSHW / NOISE).sum(dim=(-2, -1))
+        present_BS = present_BS + present.sum(dim=(-2, -1))
     # rounding leaves variances up to 7e-11 in a constant image, too close to EPSILON to rely on
     return (kept_BS / present_BS).masked_fill(is_constant(t.source_BSHW), torch.nan).sum(dim=1)
+
+
+def information(model: Model, noise: float) -> tuple[Tensor, Tensor]:
+    """ln(1 + g^2 s / (v + noise)) and ln(1 + s / noise) of every pixel, B S H W."""
+    kept = model.gain_BSHW.square().mul_(model.variance_BSHW).div_(model.noise_BSHW + noise).log1p_()
+    return kept, (model.variance_BSHW / noise).log1p_()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fusion.metrics.filters import is_constant
 from fusion.metrics.triplet import Triplet
-from fusion.metrics.vif import MIN_SIDE, models
+from fusion.metrics.vif import MIN_SIDE, information, models
 
 NOISE = 0.005 * 255**2  # variance of the visual noise, in squared grey levels
 GUARD = 1e-7  # added to every pixel's information, which is in decimal logarithms
@@ -33,16 +33,14 @@ def compute(t: Triplet) -> Tensor:
     """
     if t.short_side < MIN_SIDE:
         return t.undefined()
-    value_B = torch.zeros_like(t.fused[:, 0, 0, 0])
-    for model, weight in zip(t.get(models), WEIGHTS, strict=True):
-        if not weight:
+    kept_B, present_B = ([0.0] * len(WEIGHTS) for _ in range(2))
+    for scale, model in models(t):
+        if not WEIGHTS[scale - 1]:
             continue
-        kept_BSHW = torch.log1p(model.gain_BSHW.square() * model.variance_BSHW / (model.noise_BSHW + NOISE))
-        present_BSHW = torch.log1p(model.variance_BSHW / NOISE)
         first_BHW = model.gain_BSHW[:, 0] < model.gain_BSHW[:, 1]
-        kept_B, present_B = (
-            (torch.where(first_BHW, part[:, 0], part[:, 1]) / math.log(10) + GUARD).sum(dim=(-2, -1))
-            for part in (kept_BSHW, present_BSHW)
-        )
-        value_B = value_B + weight * kept_B / present_B
+        for total, part in zip((kept_B, present_B), information(model, NOISE), strict=True):
+            chosen_BHW = torch.where(first_BHW, part[:, 0], part[:, 1])
+            total[scale - 1] = total[scale - 1] + (chosen_BHW / math.log(10) + GUARD).sum(dim=(-2, -1))
+    terms = zip(WEIGHTS, kept_B, present_B, strict=True)
+    value_B = sum(weight * kept / present for weight, kept, present in terms if weight)
     return value_B.masked_fill(is_constant(t.source_BSHW).any(dim=1), torch.nan)

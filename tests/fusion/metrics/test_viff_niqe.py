@@ -17,7 +17,7 @@ from scipy.signal import convolve2d
 from fusion.colour import grey
 from fusion.errors import UserError
 from fusion.images import decode
-from fusion.metrics import Triplet, niqe, vif, viff
+from fusion.metrics import Triplet, niqe, viff
 from fusion.metrics.niqe_features import features, fit_aggd, halve, normalise
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
@@ -120,14 +120,6 @@ def test_viff_ties_go_to_the_infrared_image():
 def test_viff_leaves_out_the_second_scale_and_weighs_the_others():
     assert viff.WEIGHTS[1] == 0 and sum(viff.WEIGHTS) == pytest.approx(1, abs=1e-15)
     assert viff.WEIGHTS[2] == pytest.approx(0.15 * viff.WEIGHTS[0]) and viff.WEIGHTS[0] == viff.WEIGHTS[3]
-
-
-def test_viff_shares_the_local_models_with_vif(monkeypatch):
-    calls = []
-    monkeypatch.setattr(vif, "local_model", lambda local, real=vif.local_model: calls.append(1) or real(local))
-    t = triplet(picture(6), picture(7), picture(8))
-    vif.compute(t), viff.compute(t)
-    assert len(calls) == 4
 
 
 def test_viff_is_nan_where_it_says_nothing():
