@@ -66,7 +66,7 @@ def edge_sums(
     root: Callable[[Tensor], Tensor] = torch.sqrt,
     added: bool = False,
 ) -> Sums:
-    """What Q_abf is made of, in bands of rows; `added`: N_abf, (1 - Q) g where the fused edge is above both sources'."""
+    """What Q_abf is made of, in bands of rows; `added`: (1 - Q) g where the fused edge tops both sources'."""
     source, fused = F.pad(t.source_BSHW, (1, 1, 1, 1)), F.pad(t.fused, (1, 1, 1, 1))
     weight, total = torch.zeros_like(source[:, 0, 0, 0]), torch.zeros_like(source[:, 0, 0, 0])
     for first, rows in bands(t.source_BSHW):
