@@ -2,12 +2,17 @@
 
 Decoding is strict. OpenCV fills the missing part of a truncated file with grey and says nothing; Pillow raises, and
 PNG, JPEG and WebP are also checked here for their own end marks (and PNG for its checksums), so that half an image
-never becomes a sample. Whatever is not plain 8-bit grey or RGB is converted, and every conversion is noted.
+never becomes a sample. Whatever is not plain 8-bit grey or RGB is converted, and every conversion is noted; what can
+be converted only by a guess (which frame, what colour under the alpha) is also a doubt, for which pairs are refused.
+
+Work on more than 8 bits goes in strips of rows, so that a large image does not take many times its size.
 """
 
 from __future__ import annotations
 
 import io
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -35,9 +40,15 @@ __all__ = [
 ]
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+UNREAD = frozenset({".gif", ".apng", ".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl", ".exr", ".hdr", ".psd", ".svg"})
 MAX_PIXELS = 12_000 * 9_000
+MAX_BYTES = 1 << 30  # of a file; 108 megapixels of 16-bit colour with alpha, not compressed, are 0.86e9
+MAX_SCANS = 100  # of a JPEG; every scan is a pass over the whole image, and progressive files have about ten
+STRIP = 1 << 20  # values worked on at a time
 STRETCH = (0.1, 99.9)  # percentiles
 ORIENTATION = 0x0112
+PADDING = b"\0\xff\t\r\n "  # what cameras and copying tools fill up with after the end
+MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL)  # of a JPEG, other than stuffing and restarts
 
 # Pillow's reader classes are used directly, because Image.open compares the size with a limit that is global, warns
 # below ours, and that other libraries switch off; the size is compared with MAX_PIXELS here instead.
@@ -51,16 +62,26 @@ FORMATS: dict[str, tuple[tuple[bytes, ...], type[ImageFile]]] = {
 }
 
 
+DOUBTS = {  # by note
+    "alpha dropped": "an alpha channel (transparency); save the image without one",
+    "1 bit to grey": "1 bit a pixel: a mask, not a picture",
+}
+
+
 class BadImage(Exception):
     """Bytes that are no usable image; the text is the reason, such as "truncated JPEG" or "empty file"."""
 
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """pixels: uint8, (H, W) grey or (H, W, 3) RGB. notes: each conversion made, in order."""
+    """pixels: uint8, (H, W) grey or (H, W, 3) RGB. notes: each conversion made, in order.
+
+    doubts: why the pixels may not be what was meant; in plain words.
+    """
 
     pixels: np.ndarray
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
 
 def decode(data: bytes) -> Decoded:
@@ -71,27 +92,29 @@ def decode(data: bytes) -> Decoded:
     black image of few grey levels, and the extremes are left to single dead or saturated pixels. The stretch is per
     image: 8-bit values of different images are then not the same temperature. 16-bit colour is divided by 257.
     """
-    values, notes = _values(data)
+    values, notes, doubts = _values(data)
     if values.dtype == np.uint8:
-        return Decoded(values, tuple(notes))
+        return Decoded(values, tuple(notes), tuple(doubts))
     if values.ndim == 3:
         notes.append("16-bit colour divided by 257")
-        return Decoded(((values.astype(np.uint32) + 128) // 257).astype(np.uint8), tuple(notes))
+        return Decoded(_by_rows(values, lambda rows: (rows + np.uint32(128)) // 257), tuple(notes), tuple(doubts))
     pixels, note = _stretch(values)
-    return Decoded(pixels, (*notes, note))
+    return Decoded(pixels, (*notes, note), tuple(doubts))
 
 
 def decode_depth(data: bytes) -> np.ndarray:
     """A depth map as float32 (H, W) in [0, 1]: value / largest value of the map, 0 near. Raises BadImage."""
-    values, _ = _values(data)
+    values, _, doubts = _values(data)
+    if doubts:
+        raise BadImage(doubts[0])
     if values.ndim == 3:
         if (values != values[..., :1]).any():
             raise BadImage("a colour image is no depth map")
         values = values[..., 0]
-    depth = values.astype(np.float64)
-    if not np.isfinite(depth).all() or depth.min() < 0 or depth.max() <= 0:
+    if not np.isfinite(values).all() or values.min() < 0 or values.max() <= 0:
         raise BadImage("a depth map must be finite, not negative and not all zero")
-    return (depth / depth.max()).astype(np.float32)
+    largest = float(values.max())
+    return _by_rows(values, lambda rows: rows.astype(np.float64) / largest, np.float32)
 
 
 def size(data: bytes) -> tuple[int, int]:
@@ -112,7 +135,7 @@ def _format(data: bytes) -> str:
         raise BadImage("a Git LFS pointer, not the image itself")
     name = next((name for name, (magics, _) in FORMATS.items() if data.startswith(magics)), "")
     if not name or (name == "WebP" and data[8:12] != b"WEBP"):
-        raise BadImage("not an image")
+        raise BadImage("a GIF, which is not read; save it as PNG" if data.startswith(b"GIF8") else "not an image")
     return name
 
 
@@ -127,37 +150,37 @@ def _open(name: str, data: bytes) -> ImageFile:
     return image
 
 
-def _values(data: bytes) -> tuple[np.ndarray, list[str]]:
-    """Upright values before the reduction to 8 bits: uint8 grey or RGB, uint16 RGB, or grey of any number type."""
+def _values(data: bytes) -> tuple[np.ndarray, list[str], list[str]]:
+    """Upright values before the reduction to 8 bits, notes and doubts; uint8 grey or RGB, uint16 RGB, or deep grey."""
     name = _format(data)
-    _check_whole(name, data)
+    doubts = _check_whole(name, data)
     image = _open(name, data)
     notes: list[str] = []
-    frames = getattr(image, "n_frames", 1)
-    orientation = _orientation(image)
-    mode = image.mode
-    deep_colour = _is_deep_colour(name, image, data)
     try:
+        frames, orientation = getattr(image, "n_frames", 1), _orientation(image)
         image.load()  # strict for what is truncated, also where OpenCV gives the values
-        if deep_colour:
+        if _is_deep_colour(name, image, data):
+            del image
             values = _deep_colour(data, notes)
-        elif mode in ("L", "RGB") or mode[0] in "IF":
+        elif image.mode in ("L", "RGB") or image.mode[0] in "IF":
             values = np.array(image)
             if name == "PNM" and values.dtype == np.int32:
                 values = values.astype(np.uint16)  # Pillow widens what the format limits to 16 bits
         else:
-            values = _convert(image, mode, notes)
+            values = _convert(image, image.mode, notes)
     except BadImage:
         raise
     except Exception as error:
         raise BadImage(_reason(name, error)) from error
+    doubts += [doubt for note, doubt in DOUBTS.items() if note in notes]
     if frames > 1:
         notes.append(f"first of {frames} frames")
+        doubts.append(f"{frames} frames in one file; save the one that is meant")
     if orientation != 1:
         notes.append("EXIF rotation applied")
         if name != "TIFF":  # both readers turn a TIFF while loading
             values = _turn(values, orientation)
-    return np.ascontiguousarray(values), notes
+    return np.ascontiguousarray(values) if values.dtype == np.uint8 else values, notes, doubts
 
 
 def _convert(image: ImageFile, mode: str, notes: list[str]) -> np.ndarray:
@@ -204,8 +227,23 @@ def _stretch(values: np.ndarray) -> tuple[np.ndarray, str]:
         low, high = values.min(), values.max()
     if low == high:
         return np.zeros(values.shape, np.uint8), f"{kind}, constant {low:g}, set to 0"
-    scaled = (values.astype(np.float64) - float(low)) * (255.0 / (float(high) - float(low)))
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8), f"{kind}, {low:g}..{high:g} stretched to 8 bits"
+    low, high = float(low), float(high)
+
+    def scaled(rows: np.ndarray) -> np.ndarray:
+        return np.clip(np.rint((rows.astype(np.float64) - low) * (255.0 / (high - low))), 0, 255)
+
+    return _by_rows(values, scaled), f"{kind}, {low:g}..{high:g} stretched to 8 bits"
+
+
+def _by_rows(
+    values: np.ndarray, function: Callable[[np.ndarray], np.ndarray], dtype: type[np.generic] = np.uint8
+) -> np.ndarray:
+    """`function` of `values`, a strip of rows at a time."""
+    done = np.empty(values.shape, dtype)
+    step = max(1, STRIP // max(1, values[0].size))
+    for top in range(0, len(values), step):
+        done[top : top + step] = function(values[top : top + step])
+    return done
 
 
 def _orientation(image: ImageFile) -> int:
@@ -225,27 +263,43 @@ def _turn(values: np.ndarray, orientation: int) -> np.ndarray:
     return values[::-1] if orientation in (3, 4, 7, 8) else values
 
 
-def _check_whole(name: str, data: bytes) -> None:
+def _check_whole(name: str, data: bytes) -> list[str]:
+    """Refuse a file that breaks off before its own end; doubt one that goes on after it."""
+    end = len(data)
     if name == "PNG":
+        kinds, end = set(), len(MAGIC)
         try:
-            kinds = {kind for kind, _ in chunks(data)}
+            for kind, body in chunks(data):
+                kinds.add(kind)
+                end += 12 + len(body)
         except ValueError as error:
             raise BadImage(str(error)) from error
         if b"IDAT" not in kinds:
             raise BadImage("damaged PNG: no pixels")
     elif name == "JPEG":
-        if data.find(b"\xff\xd9", _first_scan(data)) < 0:
-            raise BadImage("truncated JPEG")
+        end = _jpeg_end(data)
     elif name == "WebP" and int.from_bytes(data[4:8], "little") + 8 > len(data):
         raise BadImage("truncated WebP")
+    rest = data[end:]
+    if not rest.strip(PADDING):
+        return []
+    return [f"{len(rest)} bytes after the end of the {name}; save the image anew"]
 
 
-def _first_scan(data: bytes) -> int:
-    """Where the pixel data of a JPEG begins, after its segments (an EXIF thumbnail has an end mark of its own)."""
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
-        at += 1 if data[at + 1] == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return at
+def _jpeg_end(data: bytes) -> int:
+    """Where a JPEG ends, after its end mark. Segments are skipped by their length: a thumbnail has an end mark too."""
+    at, scans = 2, 0
+    while mark := MARKER.search(data, at):
+        at = mark.end()
+        kind = data[at - 1]
+        if kind == 0xD9:
+            return at
+        if kind not in (0x01, 0xD8):
+            at += int.from_bytes(data[at : at + 2], "big")
+            scans += kind == 0xDA
+        if scans > MAX_SCANS:
+            raise BadImage(f"damaged JPEG: more than {MAX_SCANS} scans")
+    raise BadImage("truncated JPEG")
 
 
 def _reason(name: str, error: Exception) -> str:

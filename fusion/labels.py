@@ -2,7 +2,8 @@
 
 A box is (x1, y1, x2, y2) in continuous pixel coordinates: (0, 0) is the upper left corner of the image and (width,
 height) its lower right one. Boxes that reach over the border are clipped, and boxes of which less than one pixel of
-width or height is left are dropped; both are counted.
+width or height is left are dropped; both are counted. Boxes that are none (NaN, infinite, of a negative
+size) are dropped and counted too; a file in another form is refused as a whole, because nothing in it can be trusted.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ __all__ = ["NAME_FILES", "BadLabels", "Labels", "read_names", "read_voc", "read_
 NAME_FILES = ("classes.txt", "obj.names", "data.yaml", "data.yml")  # in this order of preference
 ROUNDING = 0.01  # pixels beyond the border that six decimals of a YOLO file can make
 MIN_SIDE = 1.0 - ROUNDING
+FARTHEST = 2  # beyond this a value of a YOLO file is not relative to the image
+MAX_CLASS = 99_999
+MAX_NAME = 200  # characters of a class name
+NO_BOX = (0.0, 0.0, 0.0, 0.0)  # dropped for its size
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +44,10 @@ class BadLabels(Exception):
 def read_yolo(text: str, names: Sequence[str], height: int, width: int) -> Labels:
     """Labels of one YOLO file: lines `class cx cy w h`, relative to the image; an empty file is an image without boxes.
 
-    Without `names` the classes are class0, class1, ... Raises BadLabels: other than five columns, not a number, a
-    negative size, a value that is not relative to the image, or a class that has no name.
+    Without `names` the classes are class0, class1, ... Raises BadLabels: other than five columns, not a number, a class
+    that has no name, or no line that is relative to the image (it was made in pixels).
     """
-    boxes, classes = [], []
+    boxes, classes, far = [], [], []
     for number, line in enumerate(text.splitlines(), 1):
         columns = line.split()
         if not columns:
@@ -51,16 +56,16 @@ def read_yolo(text: str, names: Sequence[str], height: int, width: int) -> Label
         if len(columns) != 5:
             raise BadLabels(f"{where}: {len(columns)} columns, expected 5 (class cx cy w h)")
         index, cx, cy, w, h = (_number(column, where) for column in columns)
-        if index < 0 or index != int(index):
+        if not (0 <= index <= MAX_CLASS and index == int(index)):
             raise BadLabels(f"{where}: class id {columns[0]} is not a whole number from 0")
         if names and index >= len(names):
             raise BadLabels(f"{where}: class id {int(index)} but the class list has {len(names)} names")
-        if w < 0 or h < 0:
-            raise BadLabels(f"{where}: negative box size {columns[3]} x {columns[4]}")
-        if max(abs(cx), abs(cy), w, h) > 2:
-            raise BadLabels(f"{where}: {' '.join(columns[1:])} is not relative to the image size (0 to 1)")
-        boxes.append((cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2))
+        if math.isfinite(cx + cy + w + h) and max(abs(cx), abs(cy), w, h) > FARTHEST:
+            far.append(f"{where}: {' '.join(columns[1:])} is not relative to the image size (0 to 1)")
+        boxes.append((cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2) if min(w, h) >= 0 else NO_BOX)
         classes.append(names[int(index)] if names else f"class{int(index)}")
+    if far and len(far) == len(boxes):
+        raise BadLabels(far[0])
     scale = np.array([width, height, width, height], np.float64)
     return _clip(np.array(boxes, np.float64).reshape(-1, 4) * scale, classes, height, width)
 
@@ -74,7 +79,7 @@ def read_voc(text: str, height: int, width: int) -> Labels:
     Class names are kept as written ("feright car" of DroneVehicle too).
 
     Raises BadLabels: not XML, entity declarations, a <size> other than the image's (rows and columns may be
-    exchanged), an object without name or box, not a number, maximum below minimum.
+    exchanged), an object without name or box, not a number.
     """
     if "<!ENTITY" in text:
         raise BadLabels("entity declarations are not accepted")
@@ -91,6 +96,8 @@ def read_voc(text: str, height: int, width: int) -> Labels:
         name = (node.findtext("name") or "").strip()
         if not name:
             raise BadLabels(f"{where}: no class name")
+        if len(name) > MAX_NAME:
+            raise BadLabels(f"{where}: a class name of more than {MAX_NAME} characters")
         box, polygon = node.find("bndbox"), node.find("polygon")
         if box is not None:
             boxes.append(_voc_box(box, where))
@@ -117,35 +124,32 @@ def read_names(text: str, file_name: str) -> tuple[str, ...]:
 
     try:
         content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2024-99-99
         raise BadLabels(f"not YAML: {' '.join(str(error).split())}") from error
     names = content.get("names") if isinstance(content, dict) else None
     if names is None:
         return ()
     if isinstance(names, dict):
         if sorted(names, key=str) != sorted(range(len(names)), key=str):
-            raise BadLabels(f"names are numbered {list(names)}, expected 0 to {len(names) - 1}")
+            raise BadLabels(f"names are not numbered 0 to {len(names) - 1}")
         names = [names[index] for index in range(len(names))]
-    if not isinstance(names, list):
-        raise BadLabels("names is neither a list nor a map")
+    if not isinstance(names, list) or any(isinstance(name, (list, dict)) for name in names):
+        raise BadLabels("names is neither a list nor a map of words")
     return tuple(str(name) for name in names)
 
 
 def _number(text: str | None, where: str, name: str = "") -> float:
-    """`text` as a finite number."""
+    """`text` as a number, which may be NaN or infinite."""
     try:
-        value = float(text or "")
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise BadLabels(f"{where}: {name}{' ' if name else ''}{text!r} is not a number")
-    return value
+        return float(text or "")
+    except ValueError as error:
+        raise BadLabels(f"{where}: {name}{' ' if name else ''}{(text or '')[:40]!r} is not a number") from error
 
 
 def _voc_box(box: ElementTree.Element, where: str) -> tuple[float, float, float, float]:
     xmin, ymin, xmax, ymax = (_number(box.findtext(name), where, name) for name in ("xmin", "ymin", "xmax", "ymax"))
     if xmax < xmin or ymax < ymin:
-        raise BadLabels(f"{where}: maximum below minimum ({xmin:g} {ymin:g} {xmax:g} {ymax:g})")
+        return NO_BOX
     return min(xmin, max(xmin - 1, 0)), min(ymin, max(ymin - 1, 0)), xmax, ymax
 
 
@@ -154,7 +158,8 @@ def _polygon_box(polygon: ElementTree.Element, where: str) -> tuple[float, float
     ys = [_number(node.text, where, node.tag) for node in polygon if re.fullmatch(r"y\d+", node.tag)]
     if len(xs) < 3 or len(xs) != len(ys):
         raise BadLabels(f"{where}: polygon of {len(xs)} x and {len(ys)} y")
-    return min(xs), min(ys), max(xs), max(ys)
+    corners = min(xs), min(ys), max(xs), max(ys)
+    return corners if math.isfinite(sum(xs) + sum(ys)) else NO_BOX  # min and max may pass over a NaN
 
 
 def _check_size(root: ElementTree.Element, height: int, width: int) -> None:
@@ -162,13 +167,14 @@ def _check_size(root: ElementTree.Element, height: int, width: int) -> None:
     stated = [root.findtext(f"size/{name}") for name in ("width", "height")]
     if None in stated:
         return
-    w, h = (int(_number(text, "size", "width or height")) for text in stated)
+    w, h = (_number(text, "size", "width or height") for text in stated)
     if w > 0 and h > 0 and (w, h) not in ((width, height), (height, width)):
-        raise BadLabels(f"made for an image of {w}x{h}, not {width}x{height}")
+        raise BadLabels(f"made for an image of {w:g}x{h:g}, not {width}x{height}")
 
 
 def _clip(boxes_n4: np.ndarray, classes: Sequence[str], height: int, width: int) -> Labels:
     limit = np.array([width, height, width, height], np.float64)
+    boxes_n4 = np.where(np.isfinite(boxes_n4).all(axis=1, keepdims=True), boxes_n4, NO_BOX)
     inside_n4 = np.clip(boxes_n4, 0, limit)
     sides_n2 = inside_n4[:, 2:] - inside_n4[:, :2]
     keep_n = (sides_n2 >= MIN_SIDE).all(axis=1)

@@ -6,11 +6,12 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import cv2
 import numpy as np
+import PIL
 import pyarrow as pa
 
 from fusion import storage
@@ -20,7 +21,7 @@ from fusion.degrade import degrade, expand, parse
 from fusion.errors import UserError
 from fusion.images import size
 from fusion.pairs import BadPair, PairRef, Rejected, read_pair
-from fusion.seeds import derive
+from fusion.quotas import choose
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class CorpusConfig:
     """What shapes a corpus. `preset` is a preset or a list of degradations, as in "demmi-rf" or "noise2,haze2+noise3".
 
     `val_share` of the training pairs becomes "val"; `test_share` of all becomes "test" where the folders have no
-    test split of their own. Shards hold at most `shard_samples` samples and about `shard_megabytes`.
+    test split of their own. `sequences`: near-duplicates stay in one split. `splits`: a frozen split file instead.
+    Shards hold at most `shard_samples` samples and `shard_megabytes` of pixels.
     """
 
     pairs: str
@@ -36,6 +38,8 @@ class CorpusConfig:
     seed: int = 0
     val_share: float = 0.1
     test_share: float = 0.2
+    sequences: bool = True
+    splits: str = ""
     shard_samples: int = 64
     shard_megabytes: int = 128
 
@@ -52,52 +56,43 @@ class CorpusConfig:
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """One unit of work: these pairs, each with all these degradations, in this order."""
+    """One unit of work: these pairs, each with its degradations, in this order."""
 
     name: str
     split: str
     refs: tuple[PairRef, ...]
-    degradations: tuple[str, ...]
+    degradations: tuple[tuple[str, ...], ...]  # of each pair
+    row_group: int
     seed: int
+
+    @property
+    def samples(self) -> int:
+        return sum(map(len, self.degradations))
 
     @property
     def fingerprint(self) -> str:
         """Equal plans under equal versions of what draws and packs the pixels give equal bytes."""
-        versions = {"schema": SCHEMA_VERSION} | {library.__name__: library.__version__ for library in (np, cv2, pa)}
-        return fingerprint([asdict(self), versions])
+        return fingerprint([asdict(self), versions()])
 
 
-def assign_splits(refs: Sequence[PairRef], config: CorpusConfig) -> list[PairRef]:
-    """Keep the splits that folders give, draw the others; the draw depends on seed, source and key alone.
-
-    Shares are met exactly (rounded) per source: pairs are ranked by a hash of their key and the first ones are taken.
-    """
-    by_source: dict[str, list[PairRef]] = {}
-    for ref in refs:
-        by_source.setdefault(ref.source, []).append(ref)
-    placed: dict[str, str] = {}
-    for group in by_source.values():
-        ranked = sorted(group, key=lambda ref: derive(config.seed, "split", ref.source, ref.key))
-        if not any(ref.split == "test" for ref in group):
-            loose = [ref for ref in ranked if not ref.split]
-            placed |= {ref.key: "test" for ref in loose[: round(config.test_share * len(loose))]}
-        placed |= {ref.key: ref.split for ref in group if ref.split}
-        train = [ref for ref in ranked if placed.get(ref.key, "train") == "train"]
-        validation = [] if any(ref.split == "val" for ref in group) else train[: round(config.val_share * len(train))]
-        placed |= {ref.key: "train" for ref in train} | {ref.key: "val" for ref in validation}
-    return [replace(ref, split=placed[ref.key]) for ref in refs]
+def versions() -> dict[str, Any]:
+    """Of what reads, draws and packs the pixels."""
+    return {"schema": SCHEMA_VERSION} | {library.__name__: library.__version__ for library in (np, cv2, pa, PIL)}
 
 
 def plan_shards(refs: Sequence[PairRef], config: CorpusConfig) -> list[ShardPlan]:
     """Shards of one split each, whole pairs each, in the order of the keys."""
     degradations = tuple(str(degradation) for degradation in expand(config.preset))
+    wanted = choose(refs, degradations, config.preset, config.seed)
+    group = row_group(len(degradations))
     plans: list[ShardPlan] = []
     for split in SPLITS:
-        chosen = sorted((ref for ref in refs if ref.split == split), key=lambda ref: ref.key)
+        chosen = sorted((ref for ref in refs if ref.split == split and wanted[ref.key]), key=lambda ref: ref.key)
         step = _pairs_per_shard(chosen, len(degradations), config)
         for start in range(0, len(chosen), step):
+            part = tuple(chosen[start : start + step])
             name = f"{len(plans):06d}-{split}.parquet"
-            plans.append(ShardPlan(name, split, tuple(chosen[start : start + step]), degradations, config.seed))
+            plans.append(ShardPlan(name, split, part, tuple(wanted[ref.key] for ref in part), group, config.seed))
     return plans
 
 
@@ -134,16 +129,16 @@ def build_shard(plan: ShardPlan, root: str) -> dict[str, Any]:
     cv2.setNumThreads(1)  # Ray gives a task one core
     samples: list[Sample] = []
     rejected: list[Rejected] = []
-    for ref in plan.refs:
+    for ref, degradations in zip(plan.refs, plan.degradations, strict=True):
         try:
             pair = read_pair(ref)
         except BadPair as error:
             rejected.append(Rejected(ref.key, str(error)))
             continue
-        samples.extend(make_sample(ref, pair, text, plan.seed) for text in plan.degradations)
-    data = shard_bytes(samples, row_group(plan.degradations))
+        samples.extend(make_sample(ref, pair, text, plan.seed) for text in degradations)
+    data = shard_bytes(samples, plan.row_group)
     storage.write_bytes(storage.join(root, "shards", plan.name), data)
-    counts = Counter((sample.degradation, sample.level) for sample in samples)
+    counts = Counter((sample.source, sample.degradation, sample.level) for sample in samples)
     record = {
         "name": plan.name,
         "split": plan.split,
@@ -160,9 +155,9 @@ def build_shard(plan: ShardPlan, root: str) -> dict[str, Any]:
     return record
 
 
-def row_group(degradations: Sequence[str]) -> int:
+def row_group(degradations: int) -> int:
     """Rows of a group: whole pairs, about 8 rows."""
-    return len(degradations) * max(1, 8 // len(degradations))
+    return degradations * max(1, 8 // degradations)
 
 
 def finished_record(plan: ShardPlan, root: str) -> dict[str, Any] | None:

@@ -40,14 +40,14 @@ def png_text(data: bytes) -> dict[str, str]:
     try:
         for kind, body in chunks(data):
             if kind in (b"tEXt", b"zTXt", b"iTXt"):
-                keyword, _, rest = body.partition(b"\0")
+                keyword, _, rest = bytes(body).partition(b"\0")
                 text[keyword.decode("latin-1")] = _chunk_text(kind, rest)
     except (ValueError, IndexError, zlib.error):
         return text
     return text
 
 
-def chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+def chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
     """(kind, body) of each PNG chunk up to IEND. Raises ValueError where the file breaks off or a checksum is wrong."""
     if not data.startswith(MAGIC):
         raise ValueError("not a PNG")
@@ -58,7 +58,7 @@ def chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         (length,) = struct.unpack(">I", data[at : at + 4])
         if at + 12 + length > len(data):
             raise ValueError("truncated PNG")
-        kind, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + length]
+        kind, body = data[at + 4 : at + 8], memoryview(data)[at + 8 : at + 8 + length]
         (checksum,) = struct.unpack(">I", data[at + 8 + length : at + 12 + length])
         if zlib.crc32(body, zlib.crc32(kind)) != checksum:
             raise ValueError(f"damaged PNG: wrong checksum of {kind.decode('latin-1')!r}")

@@ -20,13 +20,17 @@ class Args:
     out: str
     """Where the corpus goes: a folder or s3://bucket/path. The same command goes on where it was stopped."""
     preset: str = "demmi-rf"
-    """demmi-rf, grid, combinations, or a list such as noise2,haze2+noise3,clean."""
+    """demmi-rf, demmi-rf-counts (as many samples as the paper), grid, combinations, or a list: noise2,haze2+noise3."""
     seed: int = 0
     """Of every random draw, and of the split."""
     val_share: float = 0.1
     """Share of the training pairs used for validation, where the folders have no val split."""
     test_share: float = 0.2
     """Share of the pairs kept for testing, where the folders have no test split."""
+    sequences: bool = True
+    """Keep near-duplicate pairs, such as neighbouring frames of a video, in one split (looks at every pair once)."""
+    splits: str = ""
+    """A frozen split file, such as the splits.csv of another corpus, instead of drawing."""
     max_rejected: float = 0.01
     """Stop when more than this share of the pairs cannot be used."""
     shard_samples: int = 64
@@ -67,15 +71,15 @@ def build(row: dict) -> list[dict]:
 
 
 def run(args: Args, command: list[str]) -> None:
-    """Plan, build what is missing, write the manifest."""
-    from tqdm import tqdm
-
+    """Claim the folder, split, plan, build what is missing, write the manifest."""
     from fusion import storage
     from fusion.config import fingerprint, to_dict
-    from fusion.corpus import Manifest, write_manifest
+    from fusion.corpus import checksum
     from fusion.pairs import find_pairs
-    from fusion.plan import CorpusConfig, assign_splits, plan_shards, row_group
-    from workflows.folders import check_seen, claim
+    from fusion.plan import CorpusConfig, plan_shards, versions
+    from fusion.splits import FILE
+    from workflows.folders import Lease, claim
+    from workflows.splits import checked_splits, split_pairs
     from workflows.stamps import stamp
 
     if not 0 <= args.max_rejected <= 1:
@@ -83,44 +87,73 @@ def run(args: Args, command: list[str]) -> None:
     shared = {name: value for name, value in asdict(args).items() if name not in ("out", "max_rejected")}
     config = CorpusConfig(**shared)
     found = find_pairs(args.pairs)
-    total = len(found.refs) + len(found.rejected)
-    plans = plan_shards(assign_splits(found.refs, config), config)
-    say(f"{args.pairs}: {len(found.refs)} pairs ({found.layout}), {len(found.rejected)} rejected; {len(plans)} shards")
+    frozen = checked_splits(args.splits, found.refs)
+    say(f"{args.pairs}: {len(found.refs)} pairs ({found.layout}), {len(found.rejected)} rejected")
 
-    whole = fingerprint([plan.fingerprint for plan in plans])
-    claim(args.out, "plan.json", {"fingerprint": whole, "config": to_dict(config)}, "corpus")
+    inputs = fingerprint([[asdict(ref) for ref in found.refs], frozen, versions()])
+    claim(args.out, "plan.json", {"inputs": inputs, "config": to_dict(config)}, "corpus")
     if (manifest := finished(args.out)) is not None:
         print(f"{args.out} is complete: {manifest.rows()} samples in {len(manifest.shards())} shards")
         return
+    check_rejected([asdict(item) for item in found.rejected], len(found.refs) + len(found.rejected), args.max_rejected)
+    with Lease(args.out) as lease:
+        refs = split_pairs(found.refs, config, args.out)
+        plans = plan_shards(refs, config)
+        records, rejected, seconds = build_all(plans, found, args, lease)
+        about = {
+            "config": to_dict(config),
+            "stamp": stamp(["corpus", *command]),
+            "pairs": {"found": len(found.refs) + len(found.rejected), "used": sum(r["pairs"] for r in records)},
+            "row_group": plans[0].row_group if plans else 1,
+            "splits": {"file": FILE, "sha256": checksum(storage.read_bytes(storage.join(args.out, FILE)))},
+            "counts": count(records),
+            "boxes": sum(record["boxes"] for record in records),
+            "rejected": sorted(rejected, key=lambda item: (item["key"], item["reason"])),
+            "shards": [{k: record[k] for k in ("name", "split", "rows", "bytes", "sha256")} for record in records],
+        }
+        manifest = finish(args, about)
+    summary(manifest.data, seconds)
+    print(f"{args.out}: {manifest.rows()} samples in {len(manifest.shards())} shards, content {manifest.content[:12]}")
 
-    rejected = [asdict(item) for item in found.rejected]
-    check_rejected(rejected, total, args.max_rejected)
+
+def build_all(plans, found, args: Args, lease) -> tuple[list[dict], list[dict], float]:
+    """Build what is missing. The records of all shards in order, all rejected pairs, and the seconds it took."""
+    import time
+
+    from tqdm import tqdm
+
+    from fusion import storage
+    from fusion.config import to_dict
+
     connect()
+    total = len(found.refs) + len(found.rejected)
     root = storage.absolute(args.out)  # tasks may run in another folder
     rows = [{"plan": to_dict(plan), "root": root} for plan in plans]
+    rejected = [asdict(item) for item in found.rejected]
     records = []
-    with tqdm(total=sum(len(plan.refs) for plan in plans), unit="pair", desc="corpus", mininterval=1) as bar:
+    start = time.perf_counter()
+    with tqdm(total=sum(plan.samples for plan in plans), unit="sample", desc="corpus", mininterval=1) as bar:
+        planned = {plan.name: plan.samples for plan in plans}
         for record in in_parallel(rows, build):
+            lease.check()
             records.append(record)
             rejected += record["rejected"]
-            bar.update(record["pairs"] + len(record["rejected"]))
+            bar.update(planned[record["name"]])
             check_rejected(rejected, total, args.max_rejected)
     records.sort(key=lambda record: record["name"])
-    data = {
-        "config": to_dict(config),
-        "stamp": stamp(["corpus", *command]),
-        "pairs": {"found": total, "used": sum(record["pairs"] for record in records)},
-        "row_group": row_group(plans[0].degradations),
-        "counts": count(records),
-        "rejected": sorted(rejected, key=lambda item: item["key"]),
-        "shards": [{k: record[k] for k in ("name", "split", "rows", "bytes", "sha256")} for record in records],
-    }
-    if not data["pairs"]["used"]:
-        raise UserError(f"no pair of {args.pairs} could be used; first reason: {rejected[0]['reason']}")
+    if not sum(record["pairs"] for record in records):
+        first = rejected[0]["reason"] if rejected else "nothing was planned"
+        raise UserError(f"no pair of {args.pairs} could be used; first reason: {first}")
+    return records, rejected, time.perf_counter() - start
+
+
+def finish(args: Args, data: dict):
+    """Look whether every shard can be seen from here, then write the manifest."""
+    from fusion.corpus import Manifest, write_manifest
+    from workflows.folders import check_seen
+
     check_seen(args.out, Manifest(args.out, data).missing(), "shards")
-    manifest = write_manifest(args.out, data)
-    summary(manifest.data)
-    print(f"{args.out}: {manifest.rows()} samples in {len(manifest.shards())} shards, content {manifest.content[:12]}")
+    return write_manifest(args.out, data)
 
 
 def finished(out: str):
@@ -144,22 +177,33 @@ def check_rejected(rejected: list[dict], total: int, most: float) -> None:
 
 
 def count(records: list[dict]) -> list[dict]:
-    """Samples by split, degradation and level."""
+    """Samples by split, source, degradation and level."""
     counts: Counter = Counter()
     for record in records:
-        for degradation, level, number in record["counts"]:
-            counts[record["split"], degradation, level] += number
-    return [
-        {"split": split, "degradation": degradation, "level": level, "samples": number}
-        for (split, degradation, level), number in counts.items()
-    ]
+        for source, degradation, level, number in record["counts"]:
+            counts[record["split"], source, degradation, level] += number
+    names = ("split", "source", "degradation", "level")
+    return [dict(zip(names, what, strict=True)) | {"samples": number} for what, number in counts.items()]
 
 
-def summary(data: dict) -> None:
-    say(f"{'split':6} {'degradation':28} {'level':8} {'samples':>8}")
+def summary(data: dict, seconds: float) -> None:
+    """What is in the corpus, how far from the preset's numbers, and how fast it was built."""
+    from fusion.quotas import against_quota
+
+    say(f"{'split':6} {'source':16} {'degradation':28} {'level':8} {'samples':>8}")
     for row in data["counts"]:
-        say(f"{row['split']:6} {row['degradation']:28} {row['level']:8} {row['samples']:8}")
-    say(f"rejected {len(data['rejected'])}; {sum(shard['bytes'] for shard in data['shards']) / 1e6:.1f} MB")
+        say(f"{row['split']:6} {row['source']:16} {row['degradation']:28} {row['level']:8} {row['samples']:8}")
+    made: Counter = Counter()
+    for row in data["counts"]:
+        made[row["split"], row["degradation"] + row["level"]] += row["samples"]
+    for row in against_quota(data["config"]["preset"], made):
+        share = row["made"] / row["wanted"]
+        say(f"{row['split']:6} {row['degradation']:12} {row['made']:6} of the paper's {row['wanted']:6} ({share:.0%})")
+    samples = sum(row["samples"] for row in data["counts"])
+    size = sum(shard["bytes"] for shard in data["shards"])
+    pace = f"; {samples / seconds:.1f} samples/s" if seconds > 1 else ""
+    say(f"{data['pairs']['used']} pairs used, {len(data['rejected'])} rejected, {data['boxes']} boxes in samples")
+    say(f"{samples} samples, {size / 1e6:.1f} MB{pace}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import threading
+import time
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,3 +44,91 @@ def check_seen(out: str, hidden: Sequence[str], what: str) -> None:
             f"{len(hidden)} {what}, {hidden[0]} first, were written but cannot be seen from here under {out}. "
             "On several nodes --out must be a shared folder or s3://."
         )
+
+
+class Lease:
+    """Says in OUT/lease.json that this process is writing there. Advisory: shards are the same whoever writes them.
+
+        with Lease(out) as lease: ... lease.check() ...
+
+    A heartbeat renews it. It is taken over when it is stale (`STALE` seconds without a beat, by the clocks of both
+    machines) or its process is gone from this machine. UserError, naming the holder, while somebody else has it.
+    """
+
+    NAME, BEAT, STALE = "lease.json", 10.0, 60.0
+
+    def __init__(self, out: str) -> None:
+        self.out, self.path = out, storage.join(out, self.NAME)
+        self.me = {"host": socket.gethostname(), "process": os.getpid(), "id": uuid.uuid4().hex}
+        self.lost: dict | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._renew, daemon=True, name="lease")
+
+    def __enter__(self) -> Lease:
+        holder = self._read()
+        if holder is not None and not self._abandoned(holder):
+            raise UserError(self._held_by(holder))
+        self._write()
+        time.sleep(0.2)  # two that found it free at once: the one whose line stands has it
+        if (holder := self._read()) is not None and holder.get("id") != self.me["id"]:
+            raise UserError(self._held_by(holder))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        if self.lost is None:
+            storage.remove(self.path)
+
+    def check(self) -> None:
+        """UserError when another process took the lease over."""
+        if self.lost is not None:
+            raise UserError(self._held_by(self.lost) + " This one stops.")
+
+    def _renew(self) -> None:
+        while not self._stop.wait(self.BEAT):
+            try:
+                holder = self._read()
+                if holder is not None and holder.get("id") != self.me["id"]:
+                    self.lost = holder
+                    return
+                self._write()
+            except (OSError, UserError):
+                continue  # storage that fails for good stops the job itself; a missed beat alone does not
+
+    def _read(self) -> dict | None:
+        try:
+            found = json.loads(storage.read_bytes(self.path))
+            return found if isinstance(found, dict) else {}
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except ValueError:
+            return {}
+
+    def _write(self) -> None:
+        storage.write_text(self.path, json.dumps(self.me | {"beat": time.time()}) + "\n")
+
+    def _abandoned(self, holder: dict) -> bool:
+        beat = holder.get("beat")
+        if not isinstance(beat, (int, float)) or abs(time.time() - beat) > self.STALE:
+            return True
+        return holder.get("host") == self.me["host"] and not _alive(holder.get("process"))
+
+    def _held_by(self, holder: dict) -> str:
+        ago = max(time.time() - float(holder.get("beat", 0)), 0)
+        return (
+            f"{self.out} is being written by process {holder.get('process')} on {holder.get('host')}, last heard of "
+            f"{ago:.0f} s ago. Wait for it, or end it and run this again; after {self.STALE:.0f} s of silence it is "
+            "taken over."
+        )
+
+
+def _alive(process: object) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, TypeError, ValueError):
+        return False
+    except PermissionError:
+        return True
+    return True

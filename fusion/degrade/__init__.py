@@ -113,6 +113,8 @@ def _parse_all(text: str) -> tuple[Degradation, ...]:
 PRESETS: dict[str, tuple[Degradation, ...]] = {
     # the six of DeMMI-RF (TG-ECNet)
     "demmi-rf": _parse_all("noise1 noise2 noise3 haze2 defocus2 stripes2"),
+    # the same six, as many of each as the paper has: see fusion.quotas
+    "demmi-rf-counts": _parse_all("noise1 noise2 noise3 haze2 defocus2 stripes2"),
     # every family at every level, and the clean pair
     "grid": (
         Degradation(),

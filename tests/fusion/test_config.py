@@ -61,7 +61,9 @@ def test_every_kind_of_field_survives_json(value):
 
 def test_a_shard_plan_survives_json():
     ref = PairRef("k", "s", "train", "v.png", "i.png", None, ("car", "person"))
-    plan = ShardPlan("000000-train.parquet", "train", (ref, replace(ref, depth="d.png")), ("noise1", "haze2"), 3)
+    plan = ShardPlan(
+        "000000-train.parquet", "train", (ref, replace(ref, depth="d.png")), (("noise1", "haze2"), ("noise1",)), 8, 3
+    )
     assert from_dict(ShardPlan, through_json(plan)) == plan
     config = CorpusConfig("scenes:3", seed=2)
     assert from_dict(CorpusConfig, through_json(config)) == config

@@ -22,7 +22,8 @@ from fusion.degrade import PRESETS, degrade, parse
 from fusion.errors import UserError
 from fusion.images import encode_png
 from fusion.pairs import PairRef, find_pairs, read_pair
-from fusion.plan import CorpusConfig, ShardPlan, assign_splits, build_shard, plan_shards
+from fusion.plan import CorpusConfig, ShardPlan, build_shard, plan_shards
+from fusion.splits import assign_splits
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENES = "scenes:6:96x64:1"
@@ -111,7 +112,12 @@ def test_missing_splits_are_drawn_from_what_is_left():
 def test_every_pair_and_degradation_is_planned_once():
     made = plans()
     assert len({plan.name for plan in made}) == len(made)
-    planned = Counter((ref.key, text) for plan in made for ref in plan.refs for text in plan.degradations)
+    planned = Counter(
+        (ref.key, text)
+        for plan in made
+        for ref, texts in zip(plan.refs, plan.degradations, strict=True)
+        for text in texts
+    )
     names = [str(degradation) for degradation in PRESETS["demmi-rf"]] + ["clean"]
     assert planned == {(f"scene-{i:06d}", name): 1 for i in range(6) for name in names}
     for plan in made:
@@ -155,18 +161,18 @@ def test_fingerprints_follow_all_that_shapes_the_bytes(monkeypatch):
     plan = plans()[0]
     others = [
         replace(plan, seed=5),
-        replace(plan, degradations=plan.degradations[::-1]),
+        replace(plan, degradations=tuple(texts[::-1] for texts in plan.degradations)),
         replace(plan, refs=plan.refs[::-1]),
         replace(plan, refs=(replace(plan.refs[0], depth="d.png"), *plan.refs[1:])),
     ]
     prints = {one.fingerprint for one in (plan, *others)}
     assert len(prints) == 5
     assert replace(plan).fingerprint == plan.fingerprint
-    for module in (planning.np, planning.cv2, planning.pa):
+    for module in (planning.np, planning.cv2, planning.pa, planning.PIL):
         with monkeypatch.context() as patch:
             patch.setattr(module, "__version__", "0.0")
             prints.add(plan.fingerprint)
-    assert len(prints) == 8
+    assert len(prints) == 9
 
 
 # building
@@ -201,7 +207,7 @@ def test_rows_hold_the_pair_and_its_degraded_images(built):
     samples = {(s.key, s.degradation, s.level): s for s in samples_of(root / "shards" / plan.name)}
     for ref in plan.refs:
         pair = read_pair(ref)
-        for text in plan.degradations:
+        for text in plan.degradations[0]:
             what = parse(text)
             sample = samples[ref.key, what.name, what.level]
             expected = degrade(pair.visible, pair.infrared, what, seed=4, key=ref.key, depth=pair.depth)
@@ -231,8 +237,8 @@ def test_records_tell_what_is_in_a_shard(built):
         assert record["pairs"] == len(plan.refs)
         assert record["rejected"] == []
         assert record["boxes"] == sum(len(sample.boxes) for sample in samples)
-        counted = Counter((sample.degradation, sample.level) for sample in samples)
-        assert {(name, level): count for name, level, count in record["counts"]} == counted
+        counted = Counter((sample.source, sample.degradation, sample.level) for sample in samples)
+        assert {tuple(what): count for *what, count in record["counts"]} == counted
         assert json.loads((root / "records" / plan.name.replace(".parquet", ".json")).read_text()) == record
 
 
@@ -391,7 +397,8 @@ def test_a_corpus_of_files(folder, tmp_path):
 def test_a_shard_of_which_all_pairs_are_rejected_is_empty(folder, tmp_path):
     config = replace(CONFIG, pairs=str(folder), preset="noise2", val_share=0.0, test_share=0.0)
     (plan,) = plans(config)
-    bad = replace(plan, refs=tuple(ref for ref in plan.refs if ref.key in ("small", "text")))
+    refs = tuple(ref for ref in plan.refs if ref.key in ("small", "text"))
+    bad = replace(plan, refs=refs, degradations=(("noise2",),) * len(refs))
     record = build_shard(bad, str(tmp_path / "out"))
     assert (record["rows"], record["pairs"], len(record["rejected"])) == (0, 0, 2)
     assert samples_of(tmp_path / "out" / "shards" / plan.name) == []

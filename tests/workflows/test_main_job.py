@@ -81,7 +81,8 @@ def test_corpus_is_what_its_manifest_says(corpus, command):
 def test_shards_do_not_depend_on_ray(corpus, place):
     """Built one after the other in this process: the same bytes as by four tasks at once."""
     from fusion.pairs import find_pairs
-    from fusion.plan import CorpusConfig, assign_splits, plan_shards
+    from fusion.plan import CorpusConfig, plan_shards
+    from fusion.splits import assign_splits
 
     config = CorpusConfig(SCENES, "noise2,haze2,stripes2", test_share=0.2, val_share=0.25, shard_samples=6)
     for plan in plan_shards(assign_splits(find_pairs(SCENES).refs, config), config):

@@ -1,0 +1,165 @@
+"""Sequences of near-duplicates stay in one split; frozen split files; presets with numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from fusion import quotas, scenes
+from fusion.errors import UserError
+from fusion.pairs import PairRef
+from fusion.plan import CorpusConfig, plan_shards
+from fusion.sequences import NEAR, sequences, signature
+from fusion.splits import assign_splits, frozen_splits, to_csv
+
+CONFIG = CorpusConfig("p", "noise1", seed=4, val_share=0.25, test_share=0.25)
+
+
+def refs(count, source="s", split="") -> list[PairRef]:
+    return [
+        PairRef(f"{source}{i:03d}", source, split, "scenes:0:64x64", "scenes:0:64x64", None, ()) for i in range(count)
+    ]
+
+
+def frames(seed: int, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Neighbouring frames of one scene: shifted by a pixel each, with sensor noise."""
+    scene = scenes.render(seed, 0, 160, 200)
+    rng = np.random.default_rng(seed)
+    found = []
+    for i in range(count):
+        shifted = [np.roll(image, i, axis=1).astype(float) for image in (scene.visible, scene.infrared)]
+        found.append(tuple(np.clip(x + rng.normal(0, 3, x.shape), 0, 255).astype(np.uint8) for x in shifted))
+    return found
+
+
+def test_frames_of_a_scene_are_near_and_scenes_apart():
+    signatures = {}
+    for scene in range(6):
+        for i, frame in enumerate(frames(scene, 4)):
+            signatures[f"{scene}-{i}"] = signature(*frame)
+    found = sequences(signatures)
+    assert found == {key: f"{key[0]}-0" for key in signatures}
+
+
+def test_signatures_do_not_see_size_or_brightness():
+    visible, infrared = frames(1, 1)[0]
+    larger = [cv2.resize(x, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC) // 2 + 20 for x in (visible, infrared)]
+    bits = [np.unpackbits(np.frombuffer(signature(*pair), np.uint8)) for pair in ((visible, infrared), larger)]
+    assert bits[0].size == 512 and (bits[0] != bits[1]).mean() < 0.1
+
+
+def test_links_form_chains():
+    base = np.zeros(64, np.uint8)
+    signatures = {}
+    for i in range(4):  # each differs from the next in a sixth of the bits, the ends in half
+        base = base.copy()
+        base[i * 11 : (i + 1) * 11] = 255
+        signatures[f"k{i}"] = base.tobytes()
+    assert set(sequences(signatures).values()) == {"k0"}
+    assert 11 * 8 / 512 < NEAR < 33 * 8 / 512
+    assert sequences({}) == {}
+
+
+def test_many_pairs_are_compared_in_pieces(monkeypatch):
+    from fusion import sequences as module
+
+    rng = np.random.default_rng(0)
+    signatures = {f"{i:04d}": rng.bytes(64) for i in range(300)}
+    signatures["0299"] = signatures["0001"]
+    for i in range(120, 140):
+        signatures[f"{i:04d}"] = signatures["0120"]
+    whole = sequences(signatures)
+    assert whole["0299"] == "0001" and whole["0139"] == "0120" and len(set(whole.values())) == 300 - 1 - 19
+    monkeypatch.setattr(module, "CHUNK", 7)
+    assert sequences(signatures) == whole
+    monkeypatch.setattr(module, "ALL_PAIRS", 10)
+    monkeypatch.setattr(module, "NEIGHBOURS", 5)
+    near = sequences(signatures)
+    assert near["0299"] == "0299" and near["0139"] == "0120"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_sequence_is_in_one_split(seed):
+    sequence = {f"s{i:03d}": f"s{i // 5 * 5:03d}" for i in range(40)}  # eight sequences of five
+    placed = {r.key: r.split for r in assign_splits(refs(60), replace(CONFIG, seed=seed), sequence)}
+    for name in set(sequence.values()):
+        assert len({placed[key] for key in sequence if sequence[key] == name}) == 1
+    counts = Counter(placed.values())
+    assert counts["test"] == 15 and 9 <= counts["val"] <= 11  # 15 fits always; single pairs fill what fives leave
+
+
+def test_shares_are_never_exceeded_by_a_long_sequence():
+    sequence = {f"s{i:03d}": "s000" for i in range(30)}
+    placed = {r.key: r.split for r in assign_splits(refs(40), CONFIG, sequence)}
+    assert {placed[f"s{i:03d}"] for i in range(30)} == {"train"}
+    assert Counter(placed.values())["test"] == 10
+
+
+def test_folders_go_before_sequences_and_loose_frames_follow():
+    given = [*refs(3, "a", "test"), *refs(20, "b")]
+    given = [replace(ref, source="one") for ref in given]
+    sequence = {"a000": "x", "b000": "x", "b001": "x"}
+    placed = {r.key: r.split for r in assign_splits(given, CONFIG, sequence)}
+    assert placed["b000"] == placed["b001"] == "test" and placed["a001"] == "test"
+    assert Counter(placed.values())["test"] == 5  # the folder's three, the two that hang on one of them, no draw
+
+
+def test_split_files_come_back(tmp_path):
+    sequence = {"s000": "s000", "s001": "s000"}
+    placed = assign_splits(refs(12), CONFIG, sequence)
+    path = tmp_path / "splits.csv"
+    path.write_text(to_csv(placed, sequence))
+    again, found = frozen_splits(refs(12), str(path))
+    assert again == placed
+    assert found["s001"] == "s000" and found["s005"] == "s005"
+    fewer, _ = frozen_splits(refs(5), str(path))
+    assert fewer == placed[:5]
+    assert path.read_text().splitlines()[0] == "key,split,sequence"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", "no split file"),
+        ("a,b\n1,2\n", "no split file"),
+        ("key,split\ns000,training\n", "'training'"),
+        ("key,split\ns000,train\n", "does not name 2 of the pairs, s001 first"),
+        (b"\xff\xfe\x00", "cannot read"),
+    ],
+)
+def test_other_files_are_named(tmp_path, text, named):
+    path = tmp_path / "splits.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=named):
+        frozen_splits(refs(3), str(path))
+    with pytest.raises(UserError, match="cannot read"):
+        frozen_splits(refs(3), str(tmp_path / "none.csv"))
+
+
+def test_the_paper_numbers_add_up():
+    assert sum(quotas.DEMMI_RF["train"].values()) == 26_631
+    assert sum(quotas.DEMMI_RF["test"].values()) == 9_895
+
+
+def test_a_quota_is_kept_where_there_are_enough_pairs(monkeypatch):
+    small = {"train": {"noise1": 5, "haze2": 9, "stripes2": 99}, "test": {"noise1": 2, "haze2": 0}}
+    monkeypatch.setitem(quotas.QUOTAS, "demmi-rf-counts", small)
+    config = replace(CONFIG, preset="demmi-rf-counts")
+    placed = assign_splits(refs(40), config)
+    plans = plan_shards(placed, config)
+    made = Counter((plan.split, text) for plan in plans for texts in plan.degradations for text in texts)
+    split = Counter(ref.split for ref in placed)
+    assert made["train", "noise1"] == 5 and made["train", "haze2"] == 9
+    assert made["train", "stripes2"] == split["train"]  # as many as there are
+    assert made["train", "defocus2"] == split["train"]  # no quota: all
+    assert made["test", "noise1"] == 2 and made["test", "haze2"] == 0
+    assert made["val", "noise1"] == split["val"]
+    assert plan_shards(placed[::-1], config) == plans
+    told = {(row["split"], row["degradation"]): (row["made"], row["wanted"]) for row in
+            quotas.against_quota(config.preset, dict(made))}  # fmt: skip
+    assert told["train", "stripes2"] == (split["train"], 99)
+    assert quotas.against_quota("demmi-rf", dict(made)) == []
