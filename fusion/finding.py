@@ -5,17 +5,20 @@ No image is opened. Work goes by folder and by dictionaries of stems, so that ti
 
 from __future__ import annotations
 
+import os
 import posixpath
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fusion.errors import UserError
-from fusion.images import EXTENSIONS
+from fusion.images import EXTENSIONS, UNREAD
 from fusion.layouts import DEPTH_FOLDER, LABEL_FOLDERS, LAYOUTS, Cell, Layout, known_layouts
-from fusion.listing import Tree, extension, flat, list_tree, normal, stem
+from fusion.listing import Tree, extension, flat, list_tree, normal, one_line, stem
 
 __all__ = ["Found", "PairRef", "Rejected", "find_in_folder"]
+
+MAX_NAME = 180  # bytes of a file name: results are named after it, with additions, and 255 are allowed
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def find_in_folder(where: str) -> Found:
     for cell in sorted(tree.cells, key=lambda cell: (cell.groups, cell.split)):
         layout, exact = _layout_of(tree.cells[cell])
         if layout is not None:
-            matched = _match(tree.cells[cell], cell, layout, exact)
+            matched = _match(tree, cell, layout, exact)
             _set_splits(tree, cell, layout, matched)
             _set_labels(tree, layout, matched)
             candidates += matched
@@ -93,7 +96,7 @@ def find_in_folder(where: str) -> Found:
             for candidate, source, key in zip(candidates, sources, keys, strict=True)
             if not candidate.reason
         ),
-        rejected=tuple(Rejected(key, c.reason) for c, key in zip(candidates, keys, strict=True) if c.reason),
+        rejected=tuple(Rejected(key, one_line(c.reason)) for c, key in zip(candidates, keys, strict=True) if c.reason),
         layout=", ".join(layouts),
     )
 
@@ -137,11 +140,13 @@ def _sides(folders: dict[str, list[str]], layout: Layout, exact: bool) -> tuple[
 
 def _images(folders: dict[str, list[str]], name: str, exact: bool) -> list[str]:
     named = [name] if exact else [folder for folder in folders if folder.casefold() == name.casefold()]
-    return [path for folder in named for path in folders.get(folder, ()) if extension(path) in EXTENSIONS]
+    kinds = EXTENSIONS | UNREAD
+    return [path for folder in named for path in folders.get(folder, ()) if extension(path) in kinds]
 
 
-def _match(folders: dict[str, list[str]], cell: Cell, layout: Layout, exact: bool) -> list[Candidate]:
+def _match(tree: Tree, cell: Cell, layout: Layout, exact: bool) -> list[Candidate]:
     """The candidates of one cell, by stem."""
+    folders = tree.cells[cell]
     sides = _sides(folders, layout, exact)
     visible = _by_stem((stem(path).removesuffix(layout.visible_suffix), path) for path in sides[0])
     infrared: dict[str, list[str]] = {}
@@ -151,8 +156,8 @@ def _match(folders: dict[str, list[str]], cell: Cell, layout: Layout, exact: boo
     depth = _by_stem((stem(path), path) for path in _images(folders, DEPTH_FOLDER, False))
     candidates = []
     for name in sorted(visible.keys() | infrared.keys()):
-        pair = visible.get(name, []), infrared.get(name, [])
-        reason = _trouble(*pair)
+        pair = _readable(visible.get(name, [])), _readable(infrared.get(name, []))
+        reason = _trouble(tree, *pair)
         candidate = Candidate(cell.groups, cell.split, name, reason=reason)
         if not reason:
             candidate.visible, candidate.infrared = pair[0][0], pair[1][0]
@@ -168,13 +173,27 @@ def _by_stem(stems: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     return found
 
 
-def _trouble(visible: list[str], infrared: list[str]) -> str:
+def _readable(paths: list[str]) -> list[str]:
+    """Without the kinds that are not read, where there is another."""
+    return [path for path in paths if extension(path) in EXTENSIONS] or paths
+
+
+def _trouble(tree: Tree, visible: list[str], infrared: list[str]) -> str:
     """Why these files of one stem are no pair; "" if they are one."""
     for side, paths, others in (("visible", visible, infrared), ("infrared", infrared, visible)):
+        names = [flat(posixpath.basename(path)) for path in paths]
         if len(paths) > 1:
-            return f"several {side} images of this name: {', '.join(flat(posixpath.basename(path)) for path in paths)}"
+            twice = len({normal(name) for name in names}) < len(names)
+            spelled = " (accents composed in one, decomposed in the other)" if twice else ""
+            return f"several {side} images of this name{spelled}: {', '.join(names)}"
         if not paths:
             return f"no {side} partner for {flat(posixpath.basename(others[0]))}"
+        if reason := tree.unusable.get(paths[0]):
+            return f"{side} {names[0]}: {reason}"
+        if extension(paths[0]) in UNREAD:
+            return f"{side} {names[0]}: {extension(paths[0])[1:]} images are not read; save them as PNG"
+        if len(os.fsencode(names[0])) > MAX_NAME:
+            return f"{side}: a file name of more than {MAX_NAME} bytes"
     clean = all(flat(part) == part for path in (*visible, *infrared) for part in path.split("/"))
     return "" if clean else "a path with control characters or not in UTF-8"
 
@@ -206,6 +225,9 @@ def _set_labels(tree: Tree, layout: Layout, candidates: list[Candidate]) -> None
             for split in dict.fromkeys((candidate.split, ""))
         )
         candidate.labels = next((index[name] for index in indices for name in stems if name in index), "")
+        for part, path in (("labels", candidate.labels), ("depth", candidate.depth)):
+            if reason := tree.unusable.get(path):
+                candidate.reason = f"{part} {flat(posixpath.basename(path))}: {reason}"
 
 
 def _reject_shared_labels(candidates: list[Candidate]) -> None:

@@ -2,8 +2,8 @@
 
 A box is (x1, y1, x2, y2) in continuous pixel coordinates: (0, 0) is the upper left corner of the image and (width,
 height) its lower right one. Boxes that reach over the border are clipped, and boxes of which less than one pixel of
-width or height is left are dropped; both are counted. Boxes that are none (NaN, infinite, of a negative
-size) are dropped and counted too; a file in another form is refused as a whole, because nothing in it can be trusted.
+width or height is left are dropped; both are counted. Boxes that are none (NaN, infinite, of a negative size, far
+outside) are dropped and counted too. A file of another form is refused as a whole, for nothing in it can be trusted.
 """
 
 from __future__ import annotations
@@ -60,9 +60,12 @@ def read_yolo(text: str, names: Sequence[str], height: int, width: int) -> Label
             raise BadLabels(f"{where}: class id {columns[0]} is not a whole number from 0")
         if names and index >= len(names):
             raise BadLabels(f"{where}: class id {int(index)} but the class list has {len(names)} names")
-        if math.isfinite(cx + cy + w + h) and max(abs(cx), abs(cy), w, h) > FARTHEST:
+        usable = all(map(math.isfinite, (cx, cy, w, h)))
+        if usable and max(abs(cx), abs(cy), w, h) > FARTHEST:
+            usable = False
             far.append(f"{where}: {' '.join(columns[1:])} is not relative to the image size (0 to 1)")
-        boxes.append((cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2) if min(w, h) >= 0 else NO_BOX)
+        usable = usable and min(w, h) >= 0
+        boxes.append((cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2) if usable else NO_BOX)
         classes.append(names[int(index)] if names else f"class{int(index)}")
     if far and len(far) == len(boxes):
         raise BadLabels(far[0])

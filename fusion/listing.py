@@ -1,6 +1,7 @@
 """Listing a folder or URI once, and what is asked of the list: label files, class lists, short texts, names.
 
-Links that stay inside the folder are followed; those that leave it are not, and are reported.
+Links that stay inside the folder are followed, two in a row at most. What leads outside, and what has the name of a
+file and is none (a folder, a pipe, a broken link), stays in the list with the reason, but is never opened.
 """
 
 from __future__ import annotations
@@ -13,15 +14,19 @@ from urllib.parse import unquote
 
 from fusion import storage
 from fusion.errors import UserError
-from fusion.images import EXTENSIONS
+from fusion.images import EXTENSIONS, UNREAD
 from fusion.labels import NAME_FILES, BadLabels, read_names
 from fusion.layouts import Cell, place
 
-__all__ = ["Tree", "extension", "flat", "list_tree", "normal", "stem"]
+__all__ = ["MAX_TEXT", "Tree", "extension", "flat", "list_tree", "normal", "one_line", "stem"]
 
 LABEL_EXTENSIONS = (".xml", ".txt")  # first choice first
+READABLE = (*EXTENSIONS, *UNREAD, *LABEL_EXTENSIONS)
 MAX_FOLDERS_DEEP = 8
-OUTSIDE = "a link that leads outside the folder; such links are not followed"
+MAX_LINKS = 2  # one behind the other; folders full of links to each other have no end otherwise
+MAX_TEXT = 4 << 20  # bytes of a label file or list; 4 MB are 100,000 boxes
+MAX_REASON = 240  # characters
+OUTSIDE = "a link that leads outside the folder"
 
 
 @dataclass
@@ -29,12 +34,13 @@ class Tree:
     """One listing; paths are relative to `where`.
 
     folders: folder -> file names. cells: cell -> name of a modality or label folder -> files.
-    unfollowed: (link, why it was not followed).
+    unusable: file among these -> why it is never opened. unfollowed: (folder, why it was not entered).
     """
 
     where: str
     folders: dict[str, list[str]] = field(default_factory=dict)
     cells: dict[Cell, dict[str, list[str]]] = field(default_factory=dict)
+    unusable: dict[str, str] = field(default_factory=dict)
     unfollowed: list[tuple[str, str]] = field(default_factory=list)
     _labels: dict[tuple[Cell, str], dict[str, str]] = field(default_factory=dict)
     _names: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -54,10 +60,15 @@ class Tree:
 
     def text(self, path: str) -> str:
         """A short text file. Raises UserError if it cannot be read as UTF-8."""
+        reason = self.unusable.get(path)
         try:
-            return storage.read_bytes(self.full(path)).decode("utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
+            if not reason and (storage.file_size(self.full(path)) or 0) > MAX_TEXT:
+                reason = f"more than {MAX_TEXT >> 20} MB"
+            if not reason:
+                return storage.read_bytes(self.full(path)).decode("utf-8-sig")
+        except (OSError, ValueError) as error:
             raise UserError(f"cannot read {self.full(path)}: {error}. It must be a UTF-8 text file.") from error
+        raise UserError(f"cannot read {self.full(path)}: {reason}. Put a plain file there, or remove it.")
 
     def labels(self, cell: Cell, folder: str) -> dict[str, str]:
         """stem -> label file, of the folders named `folder` (in any case) of a cell."""
@@ -103,10 +114,12 @@ def list_tree(where: str) -> Tree:
         tree = Tree(os.path.abspath(os.path.expanduser(where)))
         if not os.path.isdir(tree.where):
             raise UserError(f"no such folder: {where}. Give the folder of a data set, s3://bucket/prefix or scenes:10.")
-        files, tree.unfollowed = _walk(tree.where)
+        files = _walk(tree)
     for path in files:
         folder, _, name = path.rpartition("/")
-        if not name.startswith("."):
+        if any(part in ("", ".", "..") for part in folder.split("/")) and folder:  # only object stores have such
+            tree.unfollowed.append((path, "a path with '.', '..' or nothing between two slashes"))
+        elif not name.startswith("."):
             tree.folders.setdefault(folder, []).append(name)
     for folder, names in tree.folders.items():
         placed = place(folder) if folder else None
@@ -116,29 +129,52 @@ def list_tree(where: str) -> Tree:
     return tree
 
 
-def _walk(root: str) -> tuple[list[str], list[tuple[str, str]]]:
-    """(files, links not followed), sorted and relative to `root`. A link to a folder above itself is left out."""
-    real_root = os.path.realpath(root)
+def _walk(tree: Tree) -> list[str]:
+    """The files below the root, sorted and relative to it; fills `unusable` and `unfollowed`."""
+    real_root = os.path.realpath(tree.where)
     files: list[str] = []
-    unfollowed: list[tuple[str, str]] = []
-    todo = [(root, "", (real_root,))]
+    left_out: dict[str, tuple[str, str]] = {}  # by real place: links to each other show one link under many paths
+    todo = [(tree.where, "", (real_root,), 0)]
     while todo:
-        folder, relative, above = todo.pop()
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                path, real = relative + entry.name, os.path.join(above[-1], entry.name)
-                if entry.is_symlink():
-                    real = os.path.realpath(entry.path)
-                    inside = os.path.commonpath([real, real_root]) == real_root
-                    if not inside or not os.path.exists(real):
-                        if os.path.isdir(real) or extension(path) in (*EXTENSIONS, *LABEL_EXTENSIONS):
-                            unfollowed.append((path, "a broken link" if inside else OUTSIDE))
-                        continue
-                if not entry.is_dir():
+        folder, relative, above, links = todo.pop()
+        try:
+            with os.scandir(folder) as entries:
+                listed = list(entries)
+        except OSError as error:
+            if not relative:
+                raise UserError(f"cannot list {folder}: {error.strerror}. Check the permissions.") from error
+            left_out[above[-1]] = (relative[:-1], f"a folder that cannot be listed ({error.strerror})")
+            continue
+        for entry in listed:
+            path, real, reason = relative + entry.name, os.path.join(above[-1], entry.name), ""
+            if link := entry.is_symlink():
+                real = os.path.realpath(entry.path)
+                reason = _link_trouble(real, real_root)
+            if os.path.isdir(real) if link else entry.is_dir():
+                if extension(path) in READABLE:
                     files.append(path)
-                elif real not in above and len(above) <= MAX_FOLDERS_DEEP:
-                    todo.append((entry.path, f"{path}/", (*above, real)))
-    return sorted(files), sorted(unfollowed)
+                    tree.unusable[path] = reason or "a folder with the name of a file"
+                if not reason and link and (real in above or links == MAX_LINKS):
+                    reason = "a link to a folder above itself" if real in above else "a link behind two others"
+                if reason:
+                    left_out.setdefault(os.path.join(above[-1], entry.name), (path, f"{reason}; it was not followed"))
+                elif len(above) <= MAX_FOLDERS_DEEP:
+                    todo.append((entry.path, f"{path}/", (*above, real), links + link))
+            else:
+                files.append(path)
+                if reason or not (os.path.isfile(real) if link else entry.is_file()):
+                    tree.unusable[path] = reason or "a pipe, socket or device, not a file"
+    tree.unfollowed += sorted(item for item in left_out.values() if not posixpath.basename(item[0]).startswith("."))
+    return sorted(files)
+
+
+def _link_trouble(real: str, real_root: str) -> str:
+    """Why a link that ends at `real` is not followed; "" if it is."""
+    if os.path.commonpath([real, real_root]) != real_root:
+        return OUTSIDE
+    if os.path.exists(real):
+        return ""
+    return "a link that leads in a circle" if os.path.islink(real) else "a broken link"
 
 
 def flat(name: str) -> str:
@@ -146,6 +182,12 @@ def flat(name: str) -> str:
     if name.isascii() and name.isprintable():
         return name.replace("/", "_")
     return "".join("_" if c == "/" or unicodedata.category(c) in ("Cc", "Cs") else c for c in name)
+
+
+def one_line(reason: str) -> str:
+    """`reason` on one line, printable and not endless: parts of it may come from a hostile file."""
+    text = "".join(c if c.isprintable() else "?" for c in " ".join(reason.split()))
+    return text if len(text) <= MAX_REASON else f"{text[: MAX_REASON - 3]}..."
 
 
 def normal(name: str) -> str:

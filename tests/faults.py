@@ -99,8 +99,9 @@ class Faults:
         for name, value in answer.getheaders():
             if name.lower() not in ("connection", "transfer-encoding", "content-length"):
                 client.send_header(name, value)
-        length = answer.getheader("Content-Length") if client.command == "HEAD" else len(content)
-        client.send_header("Content-Length", str(length))
+        length = answer.getheader("Content-Length") or 0 if client.command == "HEAD" else len(content)
+        if answer.status != 204:
+            client.send_header("Content-Length", str(length))
         client.end_headers()
         if action == "cut answer":
             content = content[: len(content) // 2]

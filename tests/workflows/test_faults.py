@@ -1,31 +1,16 @@
 """Long tests of what goes wrong in training: a killed driver, a loss that is not finite."""
 
 import json
-import os
-import signal
 import subprocess
-import sys
 import time
 
 import pytest
 
+from tests.workflows.jobs import duskfuse, end
+
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 SMALL = ["--recipe.crops.size", "32", "--recipe.batch-size", "4", "--recipe.validation.size", "48", "--workers", "1"]
-
-
-def duskfuse(*words: object, **options) -> subprocess.Popen:
-    """A job in its own process group, so that all of its Ray can be ended with it."""
-    command = [sys.executable, "-m", "workflows.cli", *map(str, words)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, **options)
-
-
-def end(process: subprocess.Popen) -> None:
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    process.wait()
 
 
 @pytest.fixture(scope="module")
