@@ -20,8 +20,10 @@ from fusion.corpus import SCHEMA_VERSION, SPLITS, Sample, checksum, shard_bytes
 from fusion.degrade import degrade, expand, parse
 from fusion.errors import UserError
 from fusion.images import size
-from fusion.pairs import BadPair, PairRef, Rejected, read_pair
-from fusion.quotas import choose
+from fusion.pairs import BadPair, Pair, PairRef, Rejected, read_pair
+from fusion.quotas import choose, quota_of
+
+SHARED_PIXELS = 4_000_000  # larger images draw their noise anew for every level, which needs less memory
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class CorpusConfig:
 
     def __post_init__(self) -> None:
         expand(self.preset)
+        quota_of(self.preset)
         for name in ("val_share", "test_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(
@@ -135,7 +138,8 @@ def build_shard(plan: ShardPlan, root: str) -> dict[str, Any]:
         except BadPair as error:
             rejected.append(Rejected(ref.key, str(error)))
             continue
-        samples.extend(make_sample(ref, pair, text, plan.seed) for text in degradations)
+        memory: dict[str, Any] | None = {} if pair.infrared.size <= SHARED_PIXELS else None
+        samples.extend(make_sample(ref, pair, text, plan.seed, memory) for text in degradations)
     data = shard_bytes(samples, plan.row_group)
     storage.write_bytes(storage.join(root, "shards", plan.name), data)
     counts = Counter((sample.source, sample.degradation, sample.level) for sample in samples)
@@ -170,10 +174,10 @@ def finished_record(plan: ShardPlan, root: str) -> dict[str, Any] | None:
     return record if whole and record.get("plan") == plan.fingerprint else None
 
 
-def make_sample(ref: PairRef, pair, degradation: str, seed: int) -> Sample:
+def make_sample(ref: PairRef, pair: Pair, degradation: str, seed: int, memory: dict[str, Any] | None = None) -> Sample:
     """One row: the pair, and the pair under one degradation."""
     what = parse(degradation)
-    degraded = degrade(pair.visible, pair.infrared, what, seed=seed, key=ref.key, depth=pair.depth)
+    degraded = degrade(pair.visible, pair.infrared, what, seed=seed, key=ref.key, depth=pair.depth, memory=memory)
     return Sample(
         key=ref.key,
         split=ref.split,

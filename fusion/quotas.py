@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fusion.errors import UserError
 from fusion.finding import PairRef
 from fusion.seeds import derive
 
@@ -15,6 +16,15 @@ DEMMI_RF = {
 QUOTAS: dict[str, dict[str, dict[str, int]]] = {"demmi-rf-counts": DEMMI_RF}
 
 
+def quota_of(preset: str) -> dict[str, dict[str, int]] | None:
+    """The numbers of a preset, None if it has none. UserError when one that has is listed with others."""
+    names = [name.strip().lower() for name in preset.split(",")]
+    named = [name for name in names if name in QUOTAS]
+    if named and len(names) > 1:
+        raise UserError(f"preset {named[0]} has fixed numbers of samples and stands alone. Give --preset {named[0]}.")
+    return QUOTAS[named[0]] if named else None
+
+
 def choose(
     refs: Sequence[PairRef], degradations: tuple[str, ...], preset: str, seed: int
 ) -> dict[str, tuple[str, ...]]:
@@ -23,7 +33,7 @@ def choose(
     Pairs are ranked by a hash of seed, degradation and key, and the first ones are taken. Validation, carved out of
     training, has no quota: it gets all.
     """
-    quota = QUOTAS.get(preset)
+    quota = quota_of(preset)
     if quota is None:
         return {ref.key: degradations for ref in refs}
     chosen: dict[str, list[str]] = {ref.key: [] for ref in refs}
@@ -40,6 +50,6 @@ def against_quota(preset: str, made: dict[tuple[str, str], int]) -> list[dict[st
     """How far the samples made, by (split, degradation), are from the preset's quota; empty without one."""
     return [
         {"split": split, "degradation": degradation, "wanted": wanted, "made": made.get((split, degradation), 0)}
-        for split, numbers in QUOTAS.get(preset, {}).items()
+        for split, numbers in (quota_of(preset) or {}).items()
         for degradation, wanted in numbers.items()
     ]

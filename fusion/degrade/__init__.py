@@ -164,11 +164,14 @@ def degrade(
     seed: int,
     key: str,
     depth: np.ndarray | None = None,
+    memory: dict[str, Any] | None = None,
 ) -> Degraded:
     """Degrade one pair. The inputs are not changed; a modality that nothing applies to is handed back as it is.
 
     visible: uint8 (H, W, 3), RGB. infrared: uint8 (H, W). depth: float (H, W) in [0, 1], 0 near; only haze uses it.
     seed, key: of the corpus and of the pair; they alone decide every draw.
+    memory: a dict given to all degradations of one pair, and of no other, draws only once what its levels share. It
+    holds up to five float32 images.
     Raises UserError for images or a depth of another kind.
     """
     _check(visible, infrared, depth, key)
@@ -179,12 +182,25 @@ def degrade(
         family = FAMILIES[name]
         image = chain.get(family.modality)
         if image is None:
-            image = np.divide(images[family.modality], np.float32(255), order="C")
-        height, width, channels = (*image.shape, 1)[:3]
-        draws = family.draw(generator(seed, key, name), height, width, channels)
+            image = _once(memory, family.modality, lambda pixels=images[family.modality]: _unit(pixels))
+        size = (*image.shape, 1)[:3]
+        draws = _once(memory, name, lambda f=family, size=size: f.draw(generator(seed, key, f.name), *size))
         chain[family.modality], parameters[name] = family.apply(image, draws, family.levels[level], depth)
     images.update({modality: _quantised(image) for modality, image in chain.items()})
     return Degraded(images["visible"], images["infrared"], parameters)
+
+
+def _once(memory: dict[str, Any] | None, name: str, make: Callable[[], Any]) -> Any:
+    """`make()`, or what it gave the last time. Families leave what they are given unchanged."""
+    if memory is None:
+        return make()
+    if name not in memory:
+        memory[name] = make()
+    return memory[name]
+
+
+def _unit(pixels: np.ndarray) -> np.ndarray:
+    return np.divide(pixels, np.float32(255), order="C")
 
 
 def _quantised(image: np.ndarray) -> np.ndarray:

@@ -137,7 +137,7 @@ def test_expand_takes_presets_and_lists_once_each_in_order():
     assert expand("DeMMI-RF,clean") == (*PRESETS["demmi-rf"], Degradation())
     assert len(expand("demmi-rf,grid,combinations")) == 13 + 17
     for text in ("", "noise1,", "everything", "noise9"):
-        with pytest.raises(UserError, match="demmi-rf, grid, combinations"):
+        with pytest.raises(UserError, match="demmi-rf, demmi-rf-counts, grid, combinations"):
             expand(text)
 
 
@@ -512,3 +512,18 @@ def test_stripes_do_not_meet_the_visible_chain(other):
     both = degrade(*pair, parse(f"{other}+stripes2"), seed=1, key="k")
     assert np.array_equal(both.visible, degrade(*pair, parse(other), seed=1, key="k").visible)
     assert np.array_equal(both.infrared, degrade(*pair, parse("stripes2"), seed=1, key="k").infrared)
+
+
+def test_a_memory_changes_no_byte():
+    """All degradations of one pair share draws and floats; each is as if it were alone."""
+    rng = np.random.default_rng(0)
+    visible = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    infrared = rng.integers(0, 256, (40, 50), dtype=np.uint8)
+    memory: dict = {}
+    for what in (*PRESETS["grid"], *PRESETS["combinations"], *PRESETS["grid"]):
+        alone = degrade(visible, infrared, what, seed=3, key="k")
+        shared = degrade(visible, infrared, what, seed=3, key="k", memory=memory)
+        assert np.array_equal(alone.visible, shared.visible), what
+        assert np.array_equal(alone.infrared, shared.infrared), what
+        assert alone.parameters == shared.parameters
+    assert set(memory) == {"visible", "infrared", *FAMILIES}

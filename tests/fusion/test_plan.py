@@ -415,6 +415,7 @@ def test_a_shard_of_which_all_pairs_are_rejected_is_empty(folder, tmp_path):
         ({"shard_samples": 0}, "at least 1"),
         ({"shard_megabytes": 0}, "at least 1"),
         ({"preset": "fog"}, "fog"),
+        ({"preset": "demmi-rf-counts,clean"}, "stands alone"),
     ],
 )
 def test_impossible_settings_are_named(changes, named):
