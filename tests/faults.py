@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 Rule = Callable[[int, str, str], object]
 CODES = {503: "SlowDown", 500: "InternalError", 507: "InsufficientStorage", 403: "AccessDenied"}
+BETWEEN = ("connection", "transfer-encoding", "expect")  # headers of one connection, not passed on
 
 
 class Faults:
@@ -60,7 +61,7 @@ class Faults:
         self.server.server_close()
 
     def _handle(self, client: BaseHTTPRequestHandler) -> None:
-        body = client.rfile.read(int(client.headers.get("Content-Length") or 0))
+        body = _body(client)
         with self._lock:
             self.seen.append((client.command, client.path))
             action = self._rule(len(self.seen), client.command, client.path)
@@ -86,7 +87,7 @@ class Faults:
     def _forward(self, client: BaseHTTPRequestHandler, body: bytes, action: object) -> None:
         server = http.client.HTTPConnection(self.target.hostname, self.target.port, timeout=60)
         try:
-            headers = {name: value for name, value in client.headers.items() if name.lower() != "expect"}
+            headers = {name: value for name, value in client.headers.items() if name.lower() not in BETWEEN}
             server.request(client.command, client.path, body or None, headers | {"Connection": "close"})
             answer = server.getresponse()
             content = answer.read()
@@ -97,7 +98,7 @@ class Faults:
             return
         client.send_response_only(answer.status, answer.reason)
         for name, value in answer.getheaders():
-            if name.lower() not in ("connection", "transfer-encoding", "content-length"):
+            if name.lower() not in (*BETWEEN, "content-length"):
                 client.send_header(name, value)
         length = answer.getheader("Content-Length") or 0 if client.command == "HEAD" else len(content)
         if answer.status != 204:
@@ -107,3 +108,14 @@ class Faults:
             content = content[: len(content) // 2]
             client.close_connection = True
         client.wfile.write(content)
+
+
+def _body(client: BaseHTTPRequestHandler) -> bytes:
+    if client.headers.get("Transfer-Encoding", "").lower() != "chunked":
+        return client.rfile.read(int(client.headers.get("Content-Length") or 0))
+    chunks = []
+    while size := int(client.rfile.readline().split(b";")[0], 16):
+        chunks.append(client.rfile.read(size))
+        client.rfile.readline()
+    client.rfile.readline()
+    return b"".join(chunks)
