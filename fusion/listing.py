@@ -104,17 +104,17 @@ class Tree:
 
 def list_tree(where: str) -> Tree:
     """List `where` once; hidden files and what archive tools leave behind are not seen. Raises UserError: no folder."""
-    if storage.is_uri(where):
-        tree = Tree(where)
+    tree = Tree(where if storage.is_uri(where) else os.path.abspath(os.path.expanduser(where)))
+    inner = storage.resolve(where)[1] if where.startswith("file:") else tree.where
+    if os.path.isdir(inner):  # of file:///x too: links are not followed unseen
+        files = _walk(tree, inner)
+    elif not storage.is_uri(where):
+        raise UserError(f"no such folder: {where}. Give the folder of a data set, s3://bucket/prefix or scenes:10.")
+    else:
         try:
             files = storage.list_files(where)
         except OSError as error:
             raise UserError(f"cannot list {where}: {error}. Check the address and the credentials.") from error
-    else:
-        tree = Tree(os.path.abspath(os.path.expanduser(where)))
-        if not os.path.isdir(tree.where):
-            raise UserError(f"no such folder: {where}. Give the folder of a data set, s3://bucket/prefix or scenes:10.")
-        files = _walk(tree)
     for path in files:
         folder, _, name = path.rpartition("/")
         if any(part in ("", ".", "..") for part in folder.split("/")) and folder:  # only object stores have such
@@ -129,12 +129,12 @@ def list_tree(where: str) -> Tree:
     return tree
 
 
-def _walk(tree: Tree) -> list[str]:
-    """The files below the root, sorted and relative to it; fills `unusable` and `unfollowed`."""
-    real_root = os.path.realpath(tree.where)
+def _walk(tree: Tree, root: str) -> list[str]:
+    """The files below the local folder `root`, sorted and relative to it; fills `unusable` and `unfollowed`."""
+    real_root = os.path.realpath(root)
     files: list[str] = []
     left_out: dict[str, tuple[str, str]] = {}  # by real place: links to each other show one link under many paths
-    todo = [(tree.where, "", (real_root,), 0)]
+    todo = [(root, "", (real_root,), 0)]
     while todo:
         folder, relative, above, links = todo.pop()
         try:

@@ -1,11 +1,15 @@
-"""Files by path or URI (`/data/x`, `s3://bucket/x`), one way for both, through pyarrow's file systems.
+"""Files by path or URI (`/data/x`, `s3://bucket/x`), one way for both.
 
 Whole-file writes go to a temporary name beside the target and are then moved into place, so that a file
-that can be seen is complete. (On S3 an upload becomes visible only when it is complete; there is nothing to move.)
+that can be seen is complete. (On S3 an object becomes visible only when it is complete; there is nothing to move.)
+
+On S3 a folder is whatever something lies below, and the bucket itself. There every function raises StoreError, a
+UserError, when the store cannot be used: wrong credentials, no such bucket, no answer (see `s3`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from pathlib import Path
@@ -13,7 +17,26 @@ from urllib.parse import quote
 
 import pyarrow.fs as pafs
 
+from fusion import s3
 from fusion.errors import UserError
+from fusion.s3_errors import StoreError
+
+__all__ = [
+    "StoreError",
+    "absolute",
+    "exists",
+    "file_size",
+    "is_dir",
+    "is_uri",
+    "join",
+    "list_files",
+    "read_bytes",
+    "remove",
+    "resolve",
+    "store_errors",
+    "write_bytes",
+    "write_text",
+]
 
 
 def is_uri(path: str) -> bool:
@@ -25,10 +48,18 @@ def resolve(path: str | Path) -> tuple[pafs.FileSystem, str]:
     text = str(path)
     if not is_uri(text):
         return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(text))
+    if s3.is_s3(text):
+        address = s3.parse(text)
+        return s3.file_system(address), f"{address.bucket}/{address.key}".rstrip("/")
     try:
         return pafs.FileSystem.from_uri(text)
     except (ValueError, OSError) as error:
         raise UserError(f"cannot open {text}: {error}. Use a local path or s3://bucket/path.") from error
+
+
+def store_errors(path: str | Path) -> contextlib.AbstractContextManager[None]:
+    """Around reading through the file system of `resolve`: a store that fails is a StoreError there, too."""
+    return s3.plain_errors(s3.parse(str(path))) if s3.is_s3(path) else contextlib.nullcontext()
 
 
 def join(root: str | Path, *parts: str) -> str:
@@ -45,17 +76,24 @@ def absolute(path: str | Path) -> str:
 
 
 def exists(path: str | Path) -> bool:
+    if s3.is_s3(path):
+        address = s3.parse(str(path))
+        return s3.size(address) is not None or s3.is_prefix(address)
     fs, inner = resolve(path)
     return fs.get_file_info(inner).type != pafs.FileType.NotFound
 
 
 def is_dir(path: str | Path) -> bool:
+    if s3.is_s3(path):
+        return s3.is_prefix(s3.parse(str(path)))
     fs, inner = resolve(path)
     return fs.get_file_info(inner).type == pafs.FileType.Directory
 
 
 def file_size(path: str | Path) -> int | None:
     """Bytes of a file; None if there is no such file."""
+    if s3.is_s3(path):
+        return s3.size(s3.parse(str(path)))
     fs, inner = resolve(path)
     info = fs.get_file_info(inner)
     return info.size if info.type == pafs.FileType.File else None
@@ -63,6 +101,8 @@ def file_size(path: str | Path) -> int | None:
 
 def list_files(root: str | Path) -> list[str]:
     """Every file below `root`, as sorted paths relative to it; links are followed. Empty if there is no such folder."""
+    if s3.is_s3(root):
+        return sorted(s3.keys(s3.parse(str(root))))
     fs, inner = resolve(root)
     found = fs.get_file_info(pafs.FileSelector(inner, recursive=True, allow_not_found=True))
     prefix = inner.rstrip("/") + "/"
@@ -71,6 +111,8 @@ def list_files(root: str | Path) -> list[str]:
 
 def read_bytes(path: str | Path) -> bytes:
     """The whole file. Raises FileNotFoundError or OSError."""
+    if s3.is_s3(path):
+        return s3.read(s3.parse(str(path)))
     fs, inner = resolve(path)
     with fs.open_input_file(inner) as file:
         return file.read()
@@ -81,6 +123,9 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
     UserError when the place cannot be written: a file where a folder should be, no permission, no space.
     """
+    if s3.is_s3(path):
+        s3.write(s3.parse(str(path)), data)
+        return
     fs, inner = resolve(path)
     try:
         if isinstance(fs, pafs.LocalFileSystem):
@@ -110,6 +155,9 @@ def _replace(path: str, data: bytes) -> None:
 
 def remove(path: str | Path) -> None:
     """Delete a file if it is there."""
+    if s3.is_s3(path):
+        s3.delete(s3.parse(str(path)))
+        return
     fs, inner = resolve(path)
     if fs.get_file_info(inner).type == pafs.FileType.File:
         fs.delete_file(inner)

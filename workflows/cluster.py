@@ -20,6 +20,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # the jobs show their own, in their own units
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # it prints every line twice
 
+CHATTY = ("ray.data", "ray.data._internal.execution.streaming_executor", "ray.train")
+
 
 def connect() -> None:
     """Join the cluster of RAY_ADDRESS (set by `ray job submit`), or start Ray on this machine. Idempotent."""
@@ -28,13 +30,14 @@ def connect() -> None:
 
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS")
+        options = {"logging_level": logging.WARNING, "runtime_env": {"worker_process_setup_hook": quiet}}
         say(f"connecting to Ray at {address}" if address else "starting Ray on this machine")
         try:
             if address:
-                ray.init(address=address, logging_level=logging.WARNING)
+                ray.init(address=address, **options)
             else:
                 # Ray Train and Tune ask the dashboard which actors live; it listens on this machine only.
-                ray.init(address="local", include_dashboard=True, logging_level=logging.WARNING)
+                ray.init(address="local", include_dashboard=True, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             first = str(error).strip().splitlines()[0]
             raise UserError(
@@ -42,7 +45,18 @@ def connect() -> None:
             ) from error
     context = ray.data.DataContext.get_current()
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    quiet()
+
+
+def quiet() -> None:
+    """Keep Ray's running commentary out of the jobs' own lines, in this process; warnings and errors stay."""
+    import ray
+
+    # this one is named after its file
+    context = os.path.join(os.path.dirname(ray.__file__), "train/v2/_internal/execution/context.py")
+    for name in (*CHATTY, context):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # that its progress bars are off
 
 
 def resources() -> tuple[float, int]:

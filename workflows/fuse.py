@@ -80,7 +80,7 @@ def run(args: Args, command: list[str]) -> None:
     rejected = list(source.rejected)
     with tqdm(total=source.images, unit="image", desc="fuse", mininterval=1) as bar:
         make = {"checkpoint": where, "method": args.method, "out": storage.absolute(args.out), "threads": threads}
-        pool = ActorPoolStrategy(size=workers)
+        pool = ActorPoolStrategy(size=min(workers, len(source.units)))
         for result in in_parallel(source.units, Fuser, make=make, compute=pool, **options):
             bar.update(1)
             (rejected if "reason" in result else results).append(result)

@@ -10,7 +10,6 @@ killed run stopped. OUT/checkpoint is the finished model, OUT/run.json says how 
 from __future__ import annotations
 
 import json
-import logging
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ import tyro
 
 from fusion.errors import UserError
 from fusion.recipes import Recipe
-from workflows.cluster import connect, resources, say
+from workflows.cluster import connect, quiet, resources, say
 
 TICK_SECONDS = 10
 READING_CPUS = 0.25
@@ -214,7 +213,7 @@ def train_loop(config: dict[str, Any]) -> None:
     from fusion.crops import training_batches, validation_batches
     from fusion.engine import Engine
 
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # the lines below say the same, shorter
+    quiet()  # the lines below say the same, shorter
     torch.set_num_threads(config["threads"])
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()

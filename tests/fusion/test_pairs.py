@@ -408,7 +408,7 @@ def test_known_layouts_names_each_once():
 def test_100_000_files_take_seconds_and_no_image_is_opened(tmp_path, monkeypatch):
     folders = (("visible/train", "jpg"), ("infrared/train", "jpg"), ("labels/train", "txt"), ("visible/test", "jpg"))
     files = sorted(f"{folder}/{i:06d}.{kind}" for folder, kind in folders for i in range(25_000))
-    monkeypatch.setattr(listing, "_walk", lambda tree: files)
+    monkeypatch.setattr(listing, "_walk", lambda tree, root: files)
     monkeypatch.setattr(storage, "read_bytes", lambda path: pytest.fail(f"{path} was opened"))
     start = time.process_time()
     found = find_pairs(str(tmp_path))

@@ -1,0 +1,283 @@
+"""MoE-Fusion (Sun et al., ICCV 2023): local experts for foreground and background, then global experts make the image.
+
+Two encoders see the visible luma and the infrared image. An attention map from detectors parts their features into
+foreground and background; a mixture of local experts (MoLE) works on each, a mixture of global experts (MoGE) turns
+all features into one image. Every gate decides once per image. Mixtures are the plain weighted sums of the paper's
+equations 2 and 4. Any size: the gates pool what they see to a fixed grid, where the paper flattens full-size features
+and so is tied to one size and to 16 million gate weights.
+
+Shapes: B batch, N experts, K experts kept, M images that chose an expert, C channels (`width`), H height, W width,
+h x w size of attention maps, D inputs of a gate. Images are grey, float, in [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fusion.errors import UserError
+from fusion.models.experts import noisy_top_k
+
+ABLATIONS = ("none", "no_mole", "no_moge", "att_local")
+ATTENTION_MODES = ("max", "conv")
+
+
+@dataclass(frozen=True)
+class MoEFusionConfig:
+    """The paper's E4K2 by default. `experts` is N, `top_k` is K, in MoLE and in MoGE.
+
+    ablation        "no_mole": no local features, MoGE takes the dense ones alone. "no_moge": one decoder in its place.
+                    "att_local": a 1x1 convolution of the attention-weighted features in place of each MoLE.
+    attention_mode  "max": maximum of both maps. "conv": a 3x3 convolution of each first, as in the paper's text.
+    """
+
+    stage: ClassVar[str] = "moefusion"
+
+    experts: int = 4
+    top_k: int = 2
+    grid: tuple[int, int] = (15, 20)  # rows and columns that the gates see
+    ablation: str = "none"
+    attention_mode: str = "max"
+    width: int = 16  # channels of a layer of an encoder; its dense features have four times as many
+    decoder_widths: tuple[int, int, int] = (64, 32, 16)
+
+    def __post_init__(self) -> None:
+        if self.experts < 2:
+            raise UserError(f"model.experts (N) is {self.experts}; it must be at least 2, for two modalities")
+        if not 1 <= self.top_k <= self.experts:
+            raise UserError(f"model.top_k (K) is {self.top_k} of {self.experts} experts (N); it must be 1..N")
+        if self.ablation not in ABLATIONS:
+            raise UserError(f"model.ablation is {self.ablation!r}; it must be one of {', '.join(ABLATIONS)}")
+        if self.attention_mode not in ATTENTION_MODES:
+            known = ", ".join(ATTENTION_MODES)
+            raise UserError(f"model.attention_mode is {self.attention_mode!r}; it must be one of {known}")
+        if self.width < 2 or self.width % 2:
+            raise UserError(f"model.width is {self.width}; it must be a positive multiple of 2")
+        for name in ("grid", "decoder_widths"):
+            if min(getattr(self, name)) < 1:
+                raise UserError(f"model.{name} is {getattr(self, name)}; it must be at least 1 throughout")
+
+
+class Fused(NamedTuple):
+    """`loads` and `gates` by gate: "foreground", "background" (MoLE), "global" (MoGE), less those an ablation drops."""
+
+    image: Tensor  # (B, 1, H, W)
+    loads: dict[str, Tensor]  # scalars: CV^2(importance) + CV^2(load)
+    gates: dict[str, Tensor]  # (B, N), each row with K weights that sum to 1
+
+    @property
+    def balance(self) -> Tensor:
+        """The plain sum of the loads; `fusion.losses.MoEFusionLoss` weighs them apart."""
+        return sum(self.loads.values(), self.image.new_zeros((), dtype=torch.float32))
+
+
+class Mixed(NamedTuple):
+    features: Tensor  # (B, C, H, W)
+    load: Tensor | None = None  # none without a gate
+    gates: Tensor | None = None  # (B, N)
+
+
+def conv(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
+class Encoder(nn.Module):
+    """One convolution with ReLU, then three, each on all channels before it (as in DenseFuse, without activation)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = conv(1, width)
+        self.dense = nn.ModuleList(conv(layers * width, width) for layers in (1, 2, 3))
+
+    def forward(self, image_B1HW: Tensor) -> Tensor:
+        """(B, 1, H, W) -> (B, 4 C, H, W), of which the last C channels are the last layer's."""
+        dense = F.relu(self.first(image_B1HW))
+        for layer in self.dense:
+            dense = torch.cat([dense, layer(dense)], 1)
+        return dense
+
+
+class Gate(nn.Module):
+    """Noisy top-K softmax gate (Shazeer et al. 2017), one decision per image, from features pooled to a fixed grid.
+
+    Weights start at zero, as there: at first noise alone chooses, so all experts get their share. Inputs are divided
+    by sqrt(D), or one step of Adam, which moves all D weights alike, would decide the gate for good.
+    """
+
+    def __init__(self, channels: int, config: MoEFusionConfig) -> None:
+        super().__init__()
+        self.grid, self.top_k = config.grid, config.top_k
+        inputs = channels * config.grid[0] * config.grid[1]
+        self.choice = nn.Parameter(torch.zeros(inputs, config.experts))
+        self.noise = nn.Parameter(torch.zeros(inputs, config.experts))
+
+    def forward(self, features: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+        """Features (B, channels, H, W), in parts or not -> gates (B, N), K of a row not zero, and the load loss."""
+        pooled_BD = torch.cat([F.adaptive_avg_pool2d(part, self.grid) for part in features], 1).flatten(1)
+        with torch.autocast(pooled_BD.device.type, enabled=False):  # a sum over thousands of inputs, in float32
+            pooled_BD = pooled_BD.float() / pooled_BD.shape[1] ** 0.5
+            clean_BN = pooled_BD @ self.choice
+            routing = noisy_top_k(clean_BN, pooled_BD @ self.noise if self.training else None, self.top_k)
+            gates_BN = torch.zeros_like(clean_BN).scatter(1, routing.experts_TK, routing.log_weights_TK.exp())
+        return gates_BN, routing.balance
+
+
+def mixture(experts: Iterable[nn.Module], inputs: Sequence[Tensor], gates_BN: Tensor) -> Tensor:
+    """sum_n gates[:, n] * expert_n(inputs[n]); an expert computes only the images that chose it.
+
+    One that nobody chose runs on an empty batch: so its parameters are in the graph and get gradients of zero,
+    without which data-parallel training would wait for them.
+    """
+    batch = gates_BN.shape[0]
+    chosen_NB = (gates_BN.T > 0).tolist()  # the only wait for the device
+    total = None
+    for n, (expert, x_BCHW) in enumerate(zip(experts, inputs, strict=True)):
+        rows_M = torch.tensor([b for b in range(batch) if chosen_NB[n][b]], dtype=torch.int64, device=x_BCHW.device)
+        everyone = len(rows_M) == batch
+        y_MCHW = expert(x_BCHW if everyone else x_BCHW[rows_M])
+        y_MCHW = y_MCHW * gates_BN[rows_M, n].to(y_MCHW.dtype)[:, None, None, None]
+        if total is None:
+            total = y_MCHW.new_zeros(batch, *y_MCHW.shape[1:])
+        total = total + y_MCHW if everyone else total.index_add(0, rows_M, y_MCHW)
+    return total
+
+
+class LocalExperts(nn.Module):
+    """MoLE: the first N // 2 experts take the visible features, the others the infrared ones; the gate sees both."""
+
+    def __init__(self, config: MoEFusionConfig) -> None:
+        super().__init__()
+        width, hidden = config.width, config.width // 2
+        self.gate = Gate(2 * width, config)
+        self.experts = nn.ModuleList(
+            nn.Sequential(conv(width, hidden), nn.ReLU(), conv(hidden, width)) for _ in range(config.experts)
+        )
+
+    def inputs(self, visible_BCHW: Tensor, infrared_BCHW: Tensor) -> list[Tensor]:
+        first = len(self.experts) // 2
+        return [visible_BCHW] * first + [infrared_BCHW] * (len(self.experts) - first)
+
+    def forward(self, visible_BCHW: Tensor, infrared_BCHW: Tensor) -> Mixed:
+        gates_BN, load = self.gate([visible_BCHW, infrared_BCHW])
+        return Mixed(mixture(self.experts, self.inputs(visible_BCHW, infrared_BCHW), gates_BN), load, gates_BN)
+
+    def maps(self, visible_BCHW: Tensor, infrared_BCHW: Tensor) -> Tensor:
+        """What every expert makes of every image, whether chosen or not: (B, N, C, H, W)."""
+        inputs = self.inputs(visible_BCHW, infrared_BCHW)
+        return torch.stack([expert(x) for expert, x in zip(self.experts, inputs, strict=True)], 1)
+
+
+class LocalBlend(nn.Module):
+    """Without experts: a 1x1 convolution of the attention-weighted features of both modalities."""
+
+    def __init__(self, config: MoEFusionConfig) -> None:
+        super().__init__()
+        self.blend = nn.Conv2d(2 * config.width, config.width, 1)
+
+    def forward(self, visible_BCHW: Tensor, infrared_BCHW: Tensor) -> Mixed:
+        return Mixed(self.blend(torch.cat([visible_BCHW, infrared_BCHW], 1)))
+
+
+class Decoder(nn.Sequential):
+    """Four 3x3 convolutions down to one channel, ReLU between: an expert of MoGE, or all of it."""
+
+    def __init__(self, channels: int, config: MoEFusionConfig) -> None:
+        first, second, third = config.decoder_widths
+        super().__init__(
+            *(conv(channels, first), nn.ReLU(), conv(first, second), nn.ReLU()),
+            *(conv(second, third), nn.ReLU(), conv(third, 1)),
+        )
+
+
+class GlobalExperts(nn.Module):
+    """MoGE: every expert, and the gate, take all features."""
+
+    def __init__(self, channels: int, config: MoEFusionConfig) -> None:
+        super().__init__()
+        self.gate = Gate(channels, config)
+        self.experts = nn.ModuleList(Decoder(channels, config) for _ in range(config.experts))
+
+    def forward(self, features_BCHW: Tensor) -> Mixed:
+        gates_BN, load = self.gate([features_BCHW])
+        return Mixed(mixture(self.experts, [features_BCHW] * len(self.experts), gates_BN), load, gates_BN)
+
+
+class MoEFusion(nn.Module):
+    """`forward(visible, infrared, attention)` fuses pairs of any size; see the top of this file.
+
+    `attention`: (B, 1, h, w), or (B, 2, h, w) with the maps of the visible and of the infrared detector, in [0, 1], of
+    any size: resized to the images. 1 is foreground. No gradient flows into it. Without it, 0.5 everywhere: every
+    pixel is as much foreground as background. An ablation without local features ignores it.
+    """
+
+    def __init__(self, config: MoEFusionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.visible, self.infrared = Encoder(config.width), Encoder(config.width)
+        self.attention = self.foreground = self.background = None
+        channels = 8 * config.width
+        if config.ablation != "no_mole":
+            local = LocalBlend if config.ablation == "att_local" else LocalExperts
+            self.foreground, self.background = local(config), local(config)
+            channels += 2 * config.width
+            if config.attention_mode == "conv":
+                self.attention = attention_convs()
+        self.everything = (Decoder if config.ablation == "no_moge" else GlobalExperts)(channels, config)
+
+    def forward(self, visible_B1HW: Tensor, infrared_B1HW: Tensor, attention_Bxhw: Tensor | None = None) -> Fused:
+        """Raises ValueError for attention of another batch size or with other than one or two maps."""
+        dense = [self.visible(visible_B1HW), self.infrared(infrared_B1HW)]
+        mixed: dict[str, Mixed] = {}
+        if self.foreground is not None:
+            foreground, background = self._part(dense, attention_Bxhw)
+            mixed |= {"foreground": self.foreground(*foreground), "background": self.background(*background)}
+        out = self.everything(torch.cat([*dense, *(local.features for local in mixed.values())], 1))
+        mixed["global"] = out if isinstance(out, Mixed) else Mixed(out)
+        gated = {name: one for name, one in mixed.items() if one.gates is not None}
+        loads, gates = ({name: one[i] for name, one in gated.items()} for i in (1, 2))
+        return Fused(mixed["global"].features, loads, gates)
+
+    def local_maps(
+        self, visible_B1HW: Tensor, infrared_B1HW: Tensor, attention_Bxhw: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Every local expert's features of the "foreground" and of the "background": (B, N, C, H, W) each.
+
+        Raises ValueError where an ablation has no local experts.
+        """
+        if not isinstance(self.foreground, LocalExperts):
+            raise ValueError(f"a MoE-Fusion with the ablation {self.config.ablation} has no local experts")
+        parts = self._part([self.visible(visible_B1HW), self.infrared(infrared_B1HW)], attention_Bxhw)
+        return {"foreground": self.foreground.maps(*parts[0]), "background": self.background.maps(*parts[1])}
+
+    def _part(self, dense: list[Tensor], attention: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
+        """The encoders' last features times the attention, and times its complement: [visible, infrared] twice."""
+        last = [features[:, -self.config.width :] for features in dense]
+        attention_B1HW = self._attend(attention, last[0])
+        return [x * attention_B1HW for x in last], [x * (1 - attention_B1HW) for x in last]
+
+    def _attend(self, attention_Bxhw: Tensor | None, like_BCHW: Tensor) -> Tensor:
+        """One map of the size and type of the features."""
+        batch, _, *size = like_BCHW.shape
+        if attention_Bxhw is None:
+            attention_Bxhw = like_BCHW.new_full((batch, 1, 1, 1), 0.5)
+        shape = tuple(attention_Bxhw.shape)
+        if len(shape) != 4 or shape[0] != batch or shape[1] not in (1, 2):
+            raise ValueError(f"attention must have the shape ({batch}, 1 or 2, h, w), not {shape}")
+        maps = F.interpolate(attention_Bxhw.detach().float(), size, mode="bilinear", align_corners=False)
+        if self.attention is not None:
+            maps = self.attention(maps.expand(-1, 2, -1, -1)).clamp(0, 1)
+        return maps.amax(1, keepdim=True).to(like_BCHW.dtype)
+
+
+def attention_convs() -> nn.Conv2d:
+    """A 3x3 convolution for each of the two maps; they start as the identity, so training starts from the maximum."""
+    both = nn.Conv2d(2, 2, 3, padding=1, padding_mode="replicate", groups=2)
+    with torch.no_grad():
+        both.weight.zero_()[:, :, 1, 1] = 1
+        both.bias.zero_()
+    return both

@@ -1,0 +1,98 @@
+"""What a store's refusals mean: one line for the user, and whether it is worth while to try again."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from fusion.errors import UserError
+
+PATIENCE, UNREACHABLE = 45.0, 10.0  # seconds from the first try in which another one is begun
+
+MISSING = ("NoSuchKey", "NotFound", "404")
+FULL = ("InsufficientStorage", "XMinioStorageFull", "QuotaExceeded", "507")
+PASSING = ("SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "RequestLimitExceeded", "InternalError")
+REGION = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301")
+DENIED = ("AccessDenied", "ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch")
+UNSIGNED = "Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE), and what they allow."
+LATER = "Run the same command again later."
+
+ARROW = re.compile(r"AWS Error (\w+)(?: \(HTTP status (\d+)\))? during \w+ operation: (.*)", re.DOTALL)
+ARROW_CODES = {"ACCESS_DENIED": "AccessDenied", "NO_SUCH_BUCKET": "NoSuchBucket", "SLOW_DOWN": "SlowDown"}
+
+
+class StoreError(UserError):
+    """The store fails, not one file in it: there is no use in going on with the next one."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is wrong, what the user can do, and for how many seconds it is worth while to try again."""
+
+    reason: str
+    advice: str
+    patience: float = 0.0
+
+    def error(self, doing: str, where: object, tried: float = 0.0) -> StoreError:
+        spent = f", tried for {tried:.0f} s" if tried >= 1 else ""
+        return StoreError(f"cannot {doing} {where}: {self.reason}{spent}. {self.advice}")
+
+
+def judge(error: Exception, bucket: str, store: str) -> Verdict | None:
+    """An exception of boto3, of a request to `store` (its address); None when it says that there is no such object."""
+    from botocore import exceptions as boto
+
+    text = " ".join(str(error).split()).rstrip(".")
+    if isinstance(error, boto.ClientError):
+        told = error.response.get("Error", {})
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return answered(str(told.get("Code", "")), status, str(told.get("Message", "")), bucket, store)
+    if isinstance(error, boto.SSLError):
+        return Verdict(text, "Check AWS_ENDPOINT_URL and AWS_CA_BUNDLE.")
+    if isinstance(error, boto.ReadTimeoutError):
+        return Verdict(f"{store} does not answer", LATER, PATIENCE)
+    if isinstance(error, boto.EndpointConnectionError | boto.ConnectTimeoutError | boto.ProxyConnectionError):
+        return unreachable(error.kwargs.get("error") or text, store)
+    if isinstance(error, boto.HTTPClientError | boto.ConnectionError | boto.IncompleteReadError):
+        return Verdict(f"{store} broke off the connection", LATER, PATIENCE)
+    if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
+        return Verdict("there are no credentials", UNSIGNED)
+    return Verdict(text, "Check the address, the credentials and the AWS settings.")
+
+
+def answered(code: str, status: int, message: str, bucket: str, store: str) -> Verdict | None:
+    """An answer of the store other than success: the code of S3, or the HTTP status where there is none."""
+    message = " ".join(message.split()).rstrip(".")
+    said = f"{store} says {code or status}" + (f" ({message})" if message else "")
+    if code == "NoSuchBucket":
+        return Verdict(f"there is no bucket {bucket} at {store}", "Create it, or correct the name.")
+    if code in MISSING:
+        return None
+    if code in FULL or status == 507:
+        return Verdict(f"no space left: {said}", "Free some, or choose another place.")
+    if code in PASSING or status in (429, 500, 502, 503, 504):
+        return Verdict(said, f"It is overloaded, down or full. {LATER}", PATIENCE)
+    if code in REGION:
+        return Verdict(f"the bucket is in another region: {said}", "Set AWS_REGION to the bucket's.")
+    if code == "RequestTimeTooSkewed":
+        return Verdict(said, "Set the clock of this machine.")
+    if code in DENIED or status in (401, 403):
+        return Verdict(f"access denied: {said}", UNSIGNED)
+    return Verdict(said, "Check the address and the AWS settings.")
+
+
+def unreachable(cause: object, store: str) -> Verdict:
+    cause = str(cause).rpartition(": ")[2].strip("'\"()>. ")
+    return Verdict(f"{store} cannot be reached ({cause})", "Check AWS_ENDPOINT_URL and the network.", UNREACHABLE)
+
+
+def judge_arrow(error: OSError, bucket: str, store: str) -> Verdict | None:
+    """An exception of pyarrow's S3 file system, which has tried again by itself; None when it is about the file."""
+    found = ARROW.search(str(error))
+    if found is None or isinstance(error, FileNotFoundError):
+        return None
+    code, status, message = found[1], int(found[2] or 0), found[3].strip()
+    if code == "NETWORK_CONNECTION":
+        return unreachable(message, store)
+    message = "" if message == "No response body." else message
+    return answered(ARROW_CODES.get(code, code), status, message, bucket, store)
