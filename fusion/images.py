@@ -44,6 +44,7 @@ UNREAD = frozenset({".gif", ".apng", ".heic", ".heif", ".avif", ".jp2", ".j2k", 
 MAX_PIXELS = 12_000 * 9_000
 MAX_BYTES = 1 << 30  # of a file; 108 megapixels of 16-bit colour with alpha, not compressed, are 0.86e9
 MAX_SCANS = 100  # of a JPEG; every scan is a pass over the whole image, and progressive files have about ten
+PIXELS_PER_BYTE = 512  # of a JPEG at most: one bit for each block of 8 x 8 pixels
 STRIP = 1 << 20  # values worked on at a time
 STRETCH = (0.1, 99.9)  # percentiles
 ORIENTATION = 0x0112
@@ -158,6 +159,10 @@ def _values(data: bytes) -> tuple[np.ndarray, list[str], list[str]]:
     notes: list[str] = []
     try:
         frames, orientation = getattr(image, "n_frames", 1), _orientation(image)
+        if name == "TIFF":
+            _check_parts(image)
+        if name == "JPEG" and image.width * image.height > len(data) * PIXELS_PER_BYTE:
+            raise BadImage("truncated JPEG")  # libjpeg would fill up with grey
         image.load()  # strict for what is truncated, also where OpenCV gives the values
         if _is_deep_colour(name, image, data):
             del image
@@ -284,6 +289,19 @@ def _check_whole(name: str, data: bytes) -> list[str]:
     if not rest.strip(PADDING):
         return []
     return [f"{len(rest)} bytes after the end of the {name}; save the image anew"]
+
+
+def _check_parts(image: ImageFile) -> None:
+    """Refuse a TIFF that has fewer strips or tiles than its size needs: Pillow leaves what is missing black."""
+    tags = image.tag_v2
+    width, height = int(tags[256]), int(tags[257])
+    planes = int(tags.get(277, 1)) if tags.get(284) == 2 else 1
+    if 324 in tags:
+        offsets, needed = tags[324], -(-width // int(tags[322])) * -(-height // int(tags[323])) * planes
+    else:
+        offsets, needed = tags[273], -(-height // int(tags.get(278, height))) * planes
+    if len(offsets) < needed:
+        raise BadImage("truncated TIFF")
 
 
 def _jpeg_end(data: bytes) -> int:

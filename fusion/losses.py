@@ -1,10 +1,11 @@
 """Training losses, as named terms; a total is the sum of terms times the weights of the config.
 
-Shapes: B batch, H height, W width; images are grey (B, 1, H, W) in [0, 1].
+Shapes: B batch, H height, W width, n boxes; images are grey (B, 1, H, W) in [0, 1].
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -36,6 +37,17 @@ class FuseLoss:
     gradient: float = 5.0
 
 
+@dataclass(frozen=True)
+class MoEFusionLoss:
+    """Weights of MoE-Fusion. `gradient` is the alpha of searches; the loads are those of the three gates."""
+
+    pixel: float = 1.0
+    gradient: float = 10.0
+    load_foreground: float = 0.01
+    load_background: float = 0.01
+    load_global: float = 0.02
+
+
 def sobel(image_B1HW: Tensor) -> Tensor:
     """|gx| + |gy| of the 3x3 Sobel operator, border replicated: (B, 1, H, W) -> (B, 1, H, W)."""
     across = image_B1HW.new_tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
@@ -64,7 +76,43 @@ def fuse_terms(fused: Tensor, visible: Tensor, infrared: Tensor, balance: Tensor
     }
 
 
-def total(terms: Terms, weights: RestoreLoss | FuseLoss) -> Tensor:
+def box_mask(boxes: Sequence[Tensor], size: tuple[int, int], device: torch.device | None = None) -> Tensor:
+    """1 on every pixel that a box touches, else 0: per image (n, 4) x1 y1 x2 y2 in pixels -> (B, 1, H, W) float.
+
+    The coordinates are continuous: the pixel of row r and column c lies between (c, r) and (c + 1, r + 1). What
+    reaches over the border is cut off; boxes without an area and images without a box mark nothing.
+    """
+    rows_H, columns_W = (torch.arange(n, device=device, dtype=torch.float32) for n in size)
+    masks = []
+    for boxes_n4 in boxes:
+        x1, y1, x2, y2 = boxes_n4.to(device, torch.float32).reshape(-1, 4)[:, :, None].unbind(1)
+        sound = (x2 > x1) & (y2 > y1)
+        down_nH = (rows_H + 1 > y1) & (rows_H < y2) & sound
+        across_nW = (columns_W + 1 > x1) & (columns_W < x2)
+        masks.append((down_nH.float().T @ across_nW.float() > 0).float())
+    return torch.stack(masks)[:, None]
+
+
+def moefusion_terms(
+    fused: Tensor, visible: Tensor, infrared: Tensor, mask: Tensor | None, loads: Mapping[str, Tensor]
+) -> Terms:
+    """L1 to the maximum of both where `mask` is not 0 and to their mean elsewhere; L1 to the greater Sobel magnitude.
+
+    `mask`: (B, 1, H, W), as `box_mask` makes it from the ground truth; None: all is background. `loads`: by gate, as
+    the network names them; 0 for a gate that an ablation dropped.
+    """
+    target = (visible + infrared) / 2
+    if mask is not None:
+        target = torch.where(mask > 0, torch.maximum(visible, infrared), target)
+    none = fused.new_zeros(())
+    return {
+        "pixel": F.l1_loss(fused, target),
+        "gradient": F.l1_loss(sobel(fused), torch.maximum(sobel(visible), sobel(infrared))),
+        **{f"load_{gate}": loads.get(gate, none) for gate in ("foreground", "background", "global")},
+    }
+
+
+def total(terms: Terms, weights: RestoreLoss | FuseLoss | MoEFusionLoss) -> Tensor:
     """The weighted sum. Raises UserError, printing all terms, when it is not finite: training on would be in vain."""
     loss = sum(weight * terms[name] for name, weight in asdict(weights).items())
     if not torch.isfinite(loss):

@@ -3,8 +3,8 @@
 `find_pairs` lists a folder (or s3:// prefix) once, opens no image, and matches the two modalities by file stem under
 the table of `layouts` (the work is in `finding`). What looks like half a pair is in `Found.rejected` with its reason.
 `read_pair` reads, checks and converts one pair, or says why it cannot be used: whatever the files hold, it raises
-nothing but `BadPair`. "scenes:COUNT[:WIDTHxHEIGHT[:SEED]]" instead of a folder stands for
-the built-in procedural scenes.
+nothing but `BadPair`. (A store that does not answer is no fault of the pair: `StoreError`.)
+"scenes:COUNT[:WIDTHxHEIGHT[:SEED]]" instead of a folder stands for the built-in procedural scenes.
 
 Keys name files all through the work (`<key>.png`), so they are unique over all that was found, and flat: the stem, with
 the split or the source in front only where stems repeat ("train_000001", "LLVIP_train_000001").

@@ -13,6 +13,7 @@ DEMMI_RF = {
     "train": {"noise1": 3508, "noise2": 3505, "noise3": 3506, "haze2": 3538, "defocus2": 5165, "stripes2": 7409},
     "test": {"noise1": 1518, "noise2": 1518, "noise3": 1518, "haze2": 1678, "defocus2": 2229, "stripes2": 1434},
 }
+PARTS = {"train": ("train", "val"), "test": ("test",)}  # splits that share a quota
 QUOTAS: dict[str, dict[str, dict[str, int]]] = {"demmi-rf-counts": DEMMI_RF}
 
 
@@ -30,18 +31,18 @@ def choose(
 ) -> dict[str, tuple[str, ...]]:
     """key -> the degradations it gets: all, or as many pairs per split and degradation as the preset's quota wants.
 
-    Pairs are ranked by a hash of seed, degradation and key, and the first ones are taken. Validation, carved out of
-    training, has no quota: it gets all.
+    Pairs are ranked by a hash of seed, degradation and key, and the first ones are taken. The training quota is for
+    training and validation together, as the one is carved out of the other.
     """
     quota = quota_of(preset)
     if quota is None:
         return {ref.key: degradations for ref in refs}
     chosen: dict[str, list[str]] = {ref.key: [] for ref in refs}
     for degradation in degradations:
-        for split in dict.fromkeys(ref.split for ref in refs):
-            keys = [ref.key for ref in refs if ref.split == split]
+        for splits in PARTS.values():
+            keys = [ref.key for ref in refs if ref.split in splits]
             keys.sort(key=lambda key, what=degradation: derive(seed, "quota", what, key))
-            for key in keys[: quota.get(split, {}).get(degradation)]:  # up to None: all
+            for key in keys[: quota[splits[0]].get(degradation)]:  # up to None: all
                 chosen[key].append(degradation)
     return {key: tuple(found) for key, found in chosen.items()}
 
@@ -49,7 +50,12 @@ def choose(
 def against_quota(preset: str, made: dict[tuple[str, str], int]) -> list[dict[str, object]]:
     """How far the samples made, by (split, degradation), are from the preset's quota; empty without one."""
     return [
-        {"split": split, "degradation": degradation, "wanted": wanted, "made": made.get((split, degradation), 0)}
+        {
+            "split": split,
+            "degradation": degradation,
+            "wanted": wanted,
+            "made": sum(made.get((part, degradation), 0) for part in PARTS[split]),
+        }
         for split, numbers in (quota_of(preset) or {}).items()
         for degradation, wanted in numbers.items()
     ]

@@ -1,4 +1,4 @@
-"""Whole objects on S3 and on other stores that speak it, through boto3; a pyarrow file system for parts of objects.
+"""Whole objects on S3 and on other stores that speak it, through boto3. (Parts of objects: `s3_arrow`.)
 
 Why not pyarrow for all: its writes are multipart uploads even for a few bytes (three requests), a writer that raises
 leaves what it had written as a finished object, and a part that fails leaves the upload open for ever. Here an object
@@ -21,19 +21,16 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
-import pyarrow.fs as pafs
-
 from fusion.errors import UserError
-from fusion.s3_errors import PATIENCE, UNREACHABLE, StoreError, judge, judge_arrow
+from fusion.s3_errors import PATIENCE, UNREACHABLE, StoreError, judge
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 5, 20  # seconds
 LONGEST_PAUSE = 10.0
-ARROW_ATTEMPTS, ARROW_TIMEOUT = 5, 15  # pyarrow pauses up to 15 s in all; silence is at most 90 s
 ONE_PUT, PART = 256 * 2**20, 64 * 2**20  # bytes; what is larger than ONE_PUT goes up in parts
 OPTIONS = ("region", "scheme", "endpoint_override", "tls_ca_file_path")
 SWITCHES = ("allow_bucket_creation", "allow_bucket_deletion", "allow_delayed_open")  # of pyarrow's file system alone
@@ -57,10 +54,12 @@ class Address:
     def endpoint(self) -> str | None:
         """URL of the store; None for AWS."""
         given = dict(self.options)
-        where = given.get("endpoint_override")
-        if where:
-            return where if "://" in where else f"{given.get('scheme', 'https')}://{where}"
-        return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+        where = (
+            given.get("endpoint_override")
+            or os.environ.get("AWS_ENDPOINT_URL_S3")
+            or os.environ.get("AWS_ENDPOINT_URL")
+        )
+        return where if not where or "://" in where else f"{given.get('scheme', 'https')}://{where}"
 
     @property
     def store(self) -> str:
@@ -173,7 +172,7 @@ def _call(doing: str, address: Address, work: Callable[[Any], Result], patience:
     start, pause, said = time.monotonic(), 0.25, False
     while True:
         try:
-            return work(_client(address.user, address.options, _environment()))
+            return work(_client(address.user, address.options, environment()))
         except (BotoCoreError, ClientError, ValueError) as error:  # ValueError: no URL
             verdict = judge(error, address.bucket, address.store)
             if verdict is None:
@@ -189,7 +188,7 @@ def _call(doing: str, address: Address, work: Callable[[Any], Result], patience:
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
-def _environment() -> tuple[object, ...]:
+def environment() -> tuple[object, ...]:
     """What clients depend on besides the URI. A forked process must not share its parent's connections."""
     return os.getpid(), *sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))
 
@@ -217,52 +216,3 @@ def _client(user: tuple[str, str] | None, options: tuple[tuple[str, str], ...], 
             response_checksum_validation="when_required",
         ),
     )
-
-
-def file_system(address: Address) -> pafs.S3FileSystem:
-    """For reading parts of objects, and for libraries that want one; the same for all buckets of a store.
-
-    Raises StoreError when the region of a bucket at AWS cannot be found.
-    """
-    options = dict(address.options)
-    if address.endpoint:
-        options["scheme"], _, options["endpoint_override"] = address.endpoint.rstrip("/").partition("://")
-    elif "region" not in options:
-        options["region"] = _region(address.bucket)
-    return _file_system(address.user, tuple(options.items()), _environment())
-
-
-@functools.lru_cache(maxsize=16)
-def _file_system(user: tuple[str, str] | None, options: tuple[tuple[str, str], ...], _) -> pafs.S3FileSystem:
-    settings: dict[str, Any] = {name: text.lower() in ("1", "true") for name, text in options if name in SWITCHES}
-    settings |= {name: text for name, text in options if name in OPTIONS}
-    if user:
-        settings |= {"access_key": user[0], "secret_key": user[1]}
-    retry = pafs.AwsStandardS3RetryStrategy(max_attempts=ARROW_ATTEMPTS)
-    return pafs.S3FileSystem(
-        connect_timeout=CONNECT_TIMEOUT, request_timeout=ARROW_TIMEOUT, retry_strategy=retry, **settings
-    )
-
-
-@functools.lru_cache(maxsize=64)
-def _region(bucket: str) -> str:
-    try:
-        return pafs.resolve_s3_region(bucket)
-    except OSError as error:
-        reason = " ".join(str(error).split())
-        raise StoreError(
-            f"cannot find the bucket {bucket} at AWS ({reason}). Check its name and the network; "
-            "AWS_ENDPOINT_URL names another store."
-        ) from error
-
-
-@contextlib.contextmanager
-def plain_errors(address: Address) -> Iterator[None]:
-    """What pyarrow says of a store that fails, as StoreError; missing and damaged files pass as they are."""
-    try:
-        yield
-    except OSError as error:
-        verdict = judge_arrow(error, address.bucket, address.store)
-        if verdict is None:
-            raise
-        raise verdict.error("read", address) from error

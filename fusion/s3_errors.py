@@ -18,7 +18,12 @@ UNSIGNED = "Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE), 
 LATER = "Run the same command again later."
 
 ARROW = re.compile(r"AWS Error (\w+)(?: \(HTTP status (\d+)\))? during \w+ operation: (.*)", re.DOTALL)
-ARROW_CODES = {"ACCESS_DENIED": "AccessDenied", "NO_SUCH_BUCKET": "NoSuchBucket", "SLOW_DOWN": "SlowDown"}
+ARROW_CODES = {
+    "ACCESS_DENIED": "AccessDenied",
+    "NO_SUCH_BUCKET": "NoSuchBucket",
+    "SLOW_DOWN": "SlowDown",
+    "INTERNAL_FAILURE": "InternalError",
+}
 
 
 class StoreError(UserError):
@@ -93,6 +98,8 @@ def judge_arrow(error: OSError, bucket: str, store: str) -> Verdict | None:
         return None
     code, status, message = found[1], int(found[2] or 0), found[3].strip()
     if code == "NETWORK_CONNECTION":
-        return unreachable(message, store)
+        never_there = "Could not" in message or "Failed to connect" in message
+        return unreachable(message, store) if never_there else Verdict(f"{store} broke off ({message})", LATER)
     message = "" if message == "No response body." else message
-    return answered(ARROW_CODES.get(code, code), status, message, bucket, store)
+    code = ARROW_CODES.get(code, "" if code == "UNKNOWN" else code)
+    return answered(code, status, message, bucket, store)

@@ -32,43 +32,52 @@ class Shares(Protocol):
 def assign_splits(refs: Sequence[PairRef], config: Shares, sequence: Mapping[str, str] | None = None) -> list[PairRef]:
     """Keep the splits that folders give, draw the others; the draw depends on seed, source and keys alone.
 
-    `sequence`: key -> name of its sequence (absent: a sequence of its own). Per source, sequences are ranked by a hash
-    and taken while they fit into the share, so shares are met exactly (rounded) where all sequences are single pairs,
-    and never exceeded. A sequence that a folder's split holds part of goes there whole.
+    `sequence`: key -> name of its sequence (absent: a sequence of its own). Pairs without a split that hang on pairs
+    with one go there too. Then, source by source, sequences are ranked by a hash and taken while they fit into the
+    share (met exactly, rounded, where all are single pairs), or the smallest one where none fits. A sequence is taken
+    whole, also where it spans sources.
     """
     sequence = sequence or {}
-    by_source: dict[str, list[PairRef]] = {}
+    source = {ref.key: ref.source for ref in refs}
+    fixed = {(ref.source, ref.split) for ref in refs if ref.split}
+    placed = {ref.key: ref.split for ref in refs if ref.split}
+    whole: dict[str, list[str]] = {}
     for ref in refs:
-        by_source.setdefault(ref.source, []).append(ref)
-    placed: dict[str, str] = {}
-    for source, group in by_source.items():
-        placed |= {ref.key: ref.split for ref in group if ref.split}
-        whole: dict[str, list[str]] = {}
-        for ref in group:
-            whole.setdefault(sequence.get(ref.key, ref.key), []).append(ref.key)
-        ranked = [whole[name] for name in sorted(whole, key=lambda name: derive(config.seed, "split", source, name))]
-        for keys in ranked:
-            known = [placed[key] for key in keys if key in placed]
-            loose = [key for key in keys if key not in placed]
-            if known and loose:
-                placed |= dict.fromkeys(loose, "test" if "test" in known else known[0])
-        if not any(ref.split == "test" for ref in group):
-            loose = [keys for keys in ranked if keys[0] not in placed]
-            placed |= dict.fromkeys(_take(loose, config.test_share), "test")
-        if not any(ref.split == "val" for ref in group):
-            train = [keys for keys in ranked if placed.get(keys[0], "train") == "train"]
-            placed |= dict.fromkeys(_take(train, config.val_share), "val")
-        placed |= {ref.key: placed.get(ref.key, "train") for ref in group}
-    return [replace(ref, split=placed[ref.key]) for ref in refs]
+        whole.setdefault(sequence.get(ref.key, ref.key), []).append(ref.key)
+    for keys in whole.values():
+        known = {placed[key] for key in keys if key in placed}
+        if known:
+            first = next(split for split in ("test", "val", "train") if split in known)
+            placed |= {key: first for key in keys if key not in placed}
+
+    for split, share in (("test", config.test_share), ("val", config.val_share)):
+        for name in sorted(set(source.values())):
+            if (name, split) in fixed:
+                continue
+            mine = [key for key in source if source[key] == name]
+            free = {"train"} if split == "val" else set()  # validation is carved out of training
+            pool = [key for key in mine if placed.get(key, "train") in ("train", split) and (free or key not in placed)]
+            names = {sequence.get(key, key) for key in pool}
+            ranked = [
+                [key for key in whole[one] if source[key] == name]
+                for one in sorted(names, key=lambda one, name=name: derive(config.seed, "split", name, one))
+                if all(key not in placed or placed[key] in free for key in whole[one])
+                and not any((source[key], split) in fixed for key in whole[one])
+            ]
+            already = sum(placed.get(key) == split for key in mine)
+            for key in _take(ranked, round(share * (len(pool) + (0 if free else already))) - already):
+                placed |= dict.fromkeys(whole[sequence.get(key, key)], split)
+    return [replace(ref, split=placed.get(ref.key, "train")) for ref in refs]
 
 
-def _take(ranked: list[list[str]], share: float) -> list[str]:
-    """Keys of the first sequences that fit into the share of all keys."""
-    room = round(share * sum(map(len, ranked)))
+def _take(ranked: list[list[str]], room: int) -> list[str]:
+    """Keys of the first sequences that fit; of the smallest one where none does and others are left for training."""
     taken: list[str] = []
     for keys in ranked:
         if len(keys) <= room - len(taken):
             taken += keys
+    if not taken and room > 0 and len(ranked) > 1:
+        taken = min(ranked, key=len)
     return taken
 
 
@@ -82,12 +91,12 @@ def to_csv(refs: Sequence[PairRef], sequence: Mapping[str, str]) -> str:
 
 
 def frozen_splits(refs: Sequence[PairRef], path: str) -> tuple[list[PairRef], dict[str, str]]:
-    """The pairs with the splits of a split file, and their sequences.
+    """The pairs with the splits of a split file, which goes before their folders', and their sequences.
 
     UserError: no such file, no split file, or a pair that it does not name.
     """
     try:
-        rows = list(csv.DictReader(io.StringIO(storage.read_bytes(path).decode("utf-8"))))
+        rows = list(csv.DictReader(io.StringIO(storage.read_bytes(path).decode("utf-8-sig"))))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"cannot read the split file {path} ({error}). Give a splits.csv of a corpus.") from error
     if not rows or not {"key", "split"} <= set(rows[0]):
@@ -95,7 +104,10 @@ def frozen_splits(refs: Sequence[PairRef], path: str) -> tuple[list[PairRef], di
     wrong = next((row for row in rows if row["split"] not in SPLITS), None)
     if wrong is not None:
         raise UserError(f"{path}: {wrong['key']} has split {wrong['split']!r}; it must be one of {', '.join(SPLITS)}.")
-    placed = {row["key"]: row["split"] for row in rows}
+    placed: dict[str, str] = {}
+    for row in rows:
+        if placed.setdefault(row["key"], row["split"]) != row["split"]:
+            raise UserError(f"{path} names {row['key']} twice, with different splits.")
     absent = [ref.key for ref in refs if ref.key not in placed]
     if absent:
         raise UserError(f"{path} does not name {len(absent)} of the pairs, {absent[0]} first. Is it of other pairs?")

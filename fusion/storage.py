@@ -13,13 +13,15 @@ import contextlib
 import os
 import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-import pyarrow.fs as pafs
-
-from fusion import s3
+from fusion import s3, s3_arrow
 from fusion.errors import UserError
 from fusion.s3_errors import StoreError
+
+if TYPE_CHECKING:  # imported when first needed: what only computes does without it
+    import pyarrow.fs as pafs
 
 __all__ = [
     "StoreError",
@@ -45,12 +47,14 @@ def is_uri(path: str) -> bool:
 
 def resolve(path: str | Path) -> tuple[pafs.FileSystem, str]:
     """The file system that holds `path` and the path inside it. Raises UserError for an unknown scheme."""
+    import pyarrow.fs as pafs
+
     text = str(path)
     if not is_uri(text):
         return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(text))
     if s3.is_s3(text):
         address = s3.parse(text)
-        return s3.file_system(address), f"{address.bucket}/{address.key}".rstrip("/")
+        return s3_arrow.file_system(address), f"{address.bucket}/{address.key}".rstrip("/")
     try:
         return pafs.FileSystem.from_uri(text)
     except (ValueError, OSError) as error:
@@ -59,7 +63,7 @@ def resolve(path: str | Path) -> tuple[pafs.FileSystem, str]:
 
 def store_errors(path: str | Path) -> contextlib.AbstractContextManager[None]:
     """Around reading through the file system of `resolve`: a store that fails is a StoreError there, too."""
-    return s3.plain_errors(s3.parse(str(path))) if s3.is_s3(path) else contextlib.nullcontext()
+    return s3_arrow.plain_errors(s3.parse(str(path))) if s3.is_s3(path) else contextlib.nullcontext()
 
 
 def join(root: str | Path, *parts: str) -> str:
@@ -80,14 +84,14 @@ def exists(path: str | Path) -> bool:
         address = s3.parse(str(path))
         return s3.size(address) is not None or s3.is_prefix(address)
     fs, inner = resolve(path)
-    return fs.get_file_info(inner).type != pafs.FileType.NotFound
+    return fs.get_file_info(inner).type.name != "NotFound"
 
 
 def is_dir(path: str | Path) -> bool:
     if s3.is_s3(path):
         return s3.is_prefix(s3.parse(str(path)))
     fs, inner = resolve(path)
-    return fs.get_file_info(inner).type == pafs.FileType.Directory
+    return fs.get_file_info(inner).type.name == "Directory"
 
 
 def file_size(path: str | Path) -> int | None:
@@ -96,17 +100,19 @@ def file_size(path: str | Path) -> int | None:
         return s3.size(s3.parse(str(path)))
     fs, inner = resolve(path)
     info = fs.get_file_info(inner)
-    return info.size if info.type == pafs.FileType.File else None
+    return info.size if info.is_file else None
 
 
 def list_files(root: str | Path) -> list[str]:
     """Every file below `root`, as sorted paths relative to it; links are followed. Empty if there is no such folder."""
     if s3.is_s3(root):
         return sorted(s3.keys(s3.parse(str(root))))
+    import pyarrow.fs as pafs
+
     fs, inner = resolve(root)
     found = fs.get_file_info(pafs.FileSelector(inner, recursive=True, allow_not_found=True))
     prefix = inner.rstrip("/") + "/"
-    return sorted(info.path.removeprefix(prefix) for info in found if info.type == pafs.FileType.File)
+    return sorted(info.path.removeprefix(prefix) for info in found if info.is_file)
 
 
 def read_bytes(path: str | Path) -> bytes:
@@ -128,7 +134,7 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         return
     fs, inner = resolve(path)
     try:
-        if isinstance(fs, pafs.LocalFileSystem):
+        if fs.type_name == "local":
             _replace(inner, data)
         else:
             with fs.open_output_stream(inner) as file:
@@ -159,7 +165,7 @@ def remove(path: str | Path) -> None:
         s3.delete(s3.parse(str(path)))
         return
     fs, inner = resolve(path)
-    if fs.get_file_info(inner).type == pafs.FileType.File:
+    if fs.get_file_info(inner).is_file:
         fs.delete_file(inner)
 
 

@@ -6,6 +6,8 @@ import cv2
 import pytest
 import torch
 
+from tests.swift import bucket, faults, s3  # noqa: F401  fixtures, by name
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():

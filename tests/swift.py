@@ -1,10 +1,9 @@
 """A real S3 store for the tests: OpenStack Swift with its S3 API, one node, on free ports of the loopback interface.
 
-`s3` starts it once a session and points the AWS variables at it; `bucket` is the URI of a new, empty bucket.
-`Faults` is a proxy in front of it that answers errors, delays and cuts connections.
+`s3` starts it once a session and points the AWS variables at it; `bucket` is the URI of a new, empty bucket;
+`faults` is a proxy in front of it that misbehaves as told, and the AWS variables lead through it.
 
-The account, container, object and proxy servers run in one process of their own (`python -P swift.py FOLDER`), which
-ends with its standard input, so that it never outlives the tests.
+Its process is `swift_server.py`, and ends with its standard input, so that it never outlives the tests.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-SERVERS = ("account", "container", "object")
-KEY, SECRET, REGION = "test:tester", "testing", "us-east-1"
+import pytest
+
+from tests.faults import Faults
+from tests.swift_server import KEY, REGION, SECRET
+
+SERVER = Path(__file__).with_name("swift_server.py")
 START_SECONDS = 60
-CANDIDATES = (None, "/dev/shm", "/var/tmp", str(Path.home()))  # the first is the usual place for temporary files
-PIPELINE = "catch_errors gatekeeper healthcheck listing_formats bulk s3api tempauth slo dlo proxy-server"
-OPTIONS = {
-    "s3api": {"location": REGION, "s3_acl": "false", "allow_multipart_uploads": "true", "min_segment_size": "5242880"},
-    "tempauth": {"user_test_tester": f"{SECRET} .admin"},
-}
+PLACES = (None, "/dev/shm", "/var/tmp", str(Path.home()))  # the first is the usual place for temporary files
+UNSET = ("AWS_ENDPOINT_URL_S3", "AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN")
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,16 @@ class Store:
         self.client().create_bucket(Bucket=name)
         return f"s3://{name}"
 
+    def pretend(self, bucket: str, names: list[str]) -> None:
+        """Put names into the bucket's listing, without objects behind them: thousands in an instant."""
+        from swift.common.utils import Timestamp
+        from swift.container.backend import ContainerBroker
+
+        brokers = [ContainerBroker(str(path)) for path in self.folder.glob("disk/d1/containers/**/*.db")]
+        (broker,) = (b for b in brokers if b.get_info()["container"] == bucket.removeprefix("s3://"))
+        same = {"created_at": Timestamp.now().internal, "size": 1, "content_type": "text/plain", "etag": "0" * 32}
+        broker.merge_items([same | {"name": name, "deleted": 0, "storage_policy_index": 0} for name in names])
+
     def uploads(self, bucket: str) -> list[str]:
         """Keys of multipart uploads that were begun and neither completed nor aborted."""
         found = self.client().list_multipart_uploads(Bucket=bucket.removeprefix("s3://"))
@@ -74,13 +83,39 @@ def environment(endpoint: str) -> dict[str, str]:
     }
 
 
+@pytest.fixture(scope="session")
+def s3() -> Iterator[Store]:
+    """The store, and the environment that leads to it, for the rest of the session."""
+    with running() as store, pytest.MonkeyPatch.context() as patch:
+        for name in UNSET:
+            patch.delenv(name, raising=False)
+        for name, value in environment(store.endpoint).items():
+            patch.setenv(name, value)
+        for name in ("NO_PROXY", "no_proxy"):
+            patch.setenv(name, ",".join(filter(None, (os.environ.get(name), "127.0.0.1"))))
+        yield store
+
+
+@pytest.fixture
+def bucket(s3) -> str:
+    return s3.new_bucket()
+
+
+@pytest.fixture
+def faults(s3, monkeypatch) -> Iterator[Faults]:
+    proxy = Faults(s3.endpoint)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+    yield proxy
+    proxy.close()
+
+
 @contextlib.contextmanager
-def running() -> Iterator[Store]:
-    """A store from here to the end of the `with`; its files are deleted then."""
+def running(reserve: str = "0") -> Iterator[Store]:
+    """A store from here to the end of the `with`; its files are deleted then. `reserve`: disk space left free."""
     folder = _folder()
     log = open(folder / "log", "wb")
     process = subprocess.Popen(
-        [sys.executable, "-P", __file__, str(folder)],
+        [sys.executable, "-P", str(SERVER), str(folder), reserve],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
@@ -110,7 +145,7 @@ def running() -> Iterator[Store]:
 
 def _folder() -> Path:
     """A new folder on a file system with extended attributes, in which Swift keeps what it knows of a file."""
-    for parent in CANDIDATES:
+    for parent in PLACES:
         with contextlib.suppress(OSError):
             folder = Path(tempfile.mkdtemp(prefix="swift-", dir=parent))
             try:
@@ -123,77 +158,13 @@ def _folder() -> Path:
 
 def _wait_until_healthy(endpoint: str) -> None:
     end = time.monotonic() + START_SECONDS
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while True:
         try:
-            with urllib.request.urlopen(f"{endpoint}/healthcheck", timeout=5) as answer:
+            with direct.open(f"{endpoint}/healthcheck", timeout=5) as answer:
                 answer.read()
             return
         except OSError:
             if time.monotonic() > end:
                 raise
             time.sleep(0.05)
-
-
-def serve(folder: Path) -> None:
-    """Run the four servers in this process until standard input ends. Prints the port of the S3 API."""
-    (folder / "swift.conf").write_text(
-        "[swift-hash]\nswift_hash_path_prefix = tests\nswift_hash_path_suffix = tests\n"
-        "[storage-policy:0]\nname = one\ndefault = yes\n[swift-constraints]\nmax_header_size = 32768\n"
-    )
-    os.environ["SWIFT_DIR"] = str(folder)
-
-    import eventlet.tpool
-    import eventlet.wsgi
-    from swift.common import utils, wsgi
-    from swift.common.constraints import MAX_REQUEST_LINE
-    from swift.common.http_protocol import SwiftHttpProtocol
-    from swift.common.ring import RingBuilder
-
-    utils.monkey_patch()
-    utils.set_swift_dir(str(folder))
-    # Listening before there is a ring: the system chooses free ports, and nobody can take them in between.
-    sockets = {name: eventlet.listen(("127.0.0.1", 0)) for name in (*SERVERS, "proxy")}
-    ports = {name: socket.getsockname()[1] for name, socket in sockets.items()}
-    for name in SERVERS:
-        builder = RingBuilder(4, 1, 0)
-        place = {"ip": "127.0.0.1", "port": ports[name], "device": "d1", "region": 1, "zone": 1, "weight": 1}
-        builder.add_dev(place | {"replication_ip": "127.0.0.1", "replication_port": ports[name], "meta": ""})
-        builder.rebalance(seed=1)
-        builder.get_ring().save(str(folder / f"{name}.ring.gz"))
-    (folder / "disk" / "d1").mkdir(parents=True)
-    shared = {
-        "swift_dir": folder,
-        "devices": folder / "disk",
-        "mount_check": "false",
-        "disable_fallocate": "true",
-        "fallocate_reserve": 0,
-        "recon_cache_path": folder,
-        "log_address": folder / "no-log",
-        "account_autocreate": "true",
-        "allow_account_management": "true",
-    }
-    for name, socket in sockets.items():
-        path = folder / f"{name}-server.conf"
-        path.write_text(_config(name, shared))
-        app = wsgi.loadapp(str(path), global_conf={"log_name": name})
-        # As Swift's own start does: clients of S3 want "ETag", which a server that capitalises makes "Etag".
-        quiet = {"log": utils.NullLogger(), "protocol": SwiftHttpProtocol, "capitalize_response_headers": False}
-        eventlet.spawn(eventlet.wsgi.server, socket, app, url_length_limit=MAX_REQUEST_LINE, **quiet)
-    print(ports["proxy"], flush=True)
-    while eventlet.tpool.execute(sys.stdin.buffer.read, 1):
-        pass
-    os._exit(0)
-
-
-def _config(name: str, shared: dict) -> str:
-    pipeline = PIPELINE if name == "proxy" else f"{name}-server"
-    lines = ["[DEFAULT]", *(f"{key} = {value}" for key, value in shared.items())]
-    lines += ["[pipeline:main]", f"pipeline = {pipeline}", f"[app:{name}-server]", f"use = egg:swift#{name}"]
-    for part in pipeline.split()[:-1]:
-        lines += [f"[filter:{part}]", f"use = egg:swift#{part}"]
-        lines += [f"{key} = {value}" for key, value in OPTIONS.get(part, {}).items()]
-    return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    serve(Path(sys.argv[1]))

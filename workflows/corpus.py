@@ -20,7 +20,7 @@ class Args:
     out: str
     """Where the corpus goes: a folder or s3://bucket/path. The same command goes on where it was stopped."""
     preset: str = "demmi-rf"
-    """demmi-rf, demmi-rf-counts (as many samples as the paper), grid, combinations, or a list: noise2,haze2+noise3."""
+    """demmi-rf, demmi-rf-counts (the paper's numbers), grid, combinations, or a list: noise2,haze2+noise3."""
     seed: int = 0
     """Of every random draw, and of the split."""
     val_share: float = 0.1
@@ -91,17 +91,20 @@ def run(args: Args, command: list[str]) -> None:
     say(f"{args.pairs}: {len(found.refs)} pairs ({found.layout}), {len(found.rejected)} rejected")
 
     inputs = fingerprint([[asdict(ref) for ref in found.refs], frozen, versions()])
-    claim(args.out, "plan.json", {"inputs": inputs, "config": to_dict(config)}, "corpus")
-    if (manifest := finished(args.out)) is not None:
+    plan = {"inputs": inputs, "config": to_dict(config)}
+    claim(args.out, "plan.json", plan, "corpus")
+    if (manifest := finished(args.out, inputs)) is not None:
         print(f"{args.out} is complete: {manifest.rows()} samples in {len(manifest.shards())} shards")
         return
     check_rejected([asdict(item) for item in found.rejected], len(found.refs) + len(found.rejected), args.max_rejected)
     with Lease(args.out) as lease:
+        claim(args.out, "plan.json", plan, "corpus")  # another one may have claimed it in the same moment
         refs = split_pairs(found.refs, config, args.out)
         plans = plan_shards(refs, config)
         records, rejected, seconds = build_all(plans, found, args, lease)
         about = {
             "config": to_dict(config),
+            "inputs": inputs,
             "stamp": stamp(["corpus", *command]),
             "pairs": {"found": len(found.refs) + len(found.rejected), "used": sum(r["pairs"] for r in records)},
             "row_group": plans[0].row_group if plans else 1,
@@ -156,7 +159,7 @@ def finish(args: Args, data: dict):
     return write_manifest(args.out, data)
 
 
-def finished(out: str):
+def finished(out: str, inputs: str):
     """The manifest of a corpus that is all there, else None: the same command builds what is gone again."""
     from fusion.corpus import open_corpus
 
@@ -164,7 +167,7 @@ def finished(out: str):
         manifest = open_corpus(out)
     except UserError:
         return None
-    return None if manifest.missing() else manifest
+    return manifest if manifest.data.get("inputs") == inputs and not manifest.missing() else None
 
 
 def check_rejected(rejected: list[dict], total: int, most: float) -> None:

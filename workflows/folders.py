@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from fusion import storage
@@ -51,8 +52,10 @@ class Lease:
 
         with Lease(out) as lease: ... lease.check() ...
 
-    A heartbeat renews it. It is taken over when it is stale (`STALE` seconds without a beat, by the clocks of both
-    machines) or its process is gone from this machine. UserError, naming the holder, while somebody else has it.
+    A heartbeat renews it. It is taken over when its process is gone from this machine, or when it is `STALE` seconds
+    old and then does not change while it is watched for a beat and a half, so clocks need not agree. UserError, naming
+    the holder, while somebody else has it. Two that find it free within one slow write of each other may both have it
+    until the next beat.
     """
 
     NAME, BEAT, STALE = "lease.json", 10.0, 60.0
@@ -68,8 +71,9 @@ class Lease:
         holder = self._read()
         if holder is not None and not self._abandoned(holder):
             raise UserError(self._held_by(holder))
+        start = time.monotonic()
         self._write()
-        time.sleep(0.2)  # two that found it free at once: the one whose line stands has it
+        time.sleep(max(0.2, 3 * (time.monotonic() - start)))  # of two that found it free, the last to write has it
         if (holder := self._read()) is not None and holder.get("id") != self.me["id"]:
             raise UserError(self._held_by(holder))
         self._thread.start()
@@ -78,8 +82,9 @@ class Lease:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        if self.lost is None:
-            storage.remove(self.path)
+        with suppress(OSError, UserError):  # the job's own error says more
+            if (self._read() or {}).get("id") == self.me["id"]:
+                storage.remove(self.path)
 
     def check(self) -> None:
         """UserError when another process took the lease over."""
@@ -88,14 +93,12 @@ class Lease:
 
     def _renew(self) -> None:
         while not self._stop.wait(self.BEAT):
-            try:
+            with suppress(Exception):  # storage that fails for good stops the job itself; a missed beat does not
                 holder = self._read()
                 if holder is not None and holder.get("id") != self.me["id"]:
                     self.lost = holder
                     return
                 self._write()
-            except (OSError, UserError):
-                continue  # storage that fails for good stops the job itself; a missed beat alone does not
 
     def _read(self) -> dict | None:
         try:
@@ -110,17 +113,21 @@ class Lease:
         storage.write_text(self.path, json.dumps(self.me | {"beat": time.time()}) + "\n")
 
     def _abandoned(self, holder: dict) -> bool:
-        beat = holder.get("beat")
-        if not isinstance(beat, (int, float)) or abs(time.time() - beat) > self.STALE:
+        if not isinstance(holder.get("beat"), (int, float)):
             return True
-        return holder.get("host") == self.me["host"] and not _alive(holder.get("process"))
+        if holder.get("host") == self.me["host"] and not _alive(holder.get("process")):
+            return True
+        if 0 <= time.time() - holder["beat"] <= self.STALE:
+            return False
+        time.sleep(1.5 * self.BEAT)  # old by this clock: does it still beat?
+        return self._read() == holder
 
     def _held_by(self, holder: dict) -> str:
-        ago = max(time.time() - float(holder.get("beat", 0)), 0)
+        beat = holder.get("beat")
+        ago = f"{max(time.time() - beat, 0):.0f} s ago" if isinstance(beat, (int, float)) else "at no known time"
         return (
             f"{self.out} is being written by process {holder.get('process')} on {holder.get('host')}, last heard of "
-            f"{ago:.0f} s ago. Wait for it, or end it and run this again; after {self.STALE:.0f} s of silence it is "
-            "taken over."
+            f"{ago}. Wait for it, or end it and run this again; after {self.STALE:.0f} s of silence it is taken over."
         )
 
 

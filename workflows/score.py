@@ -67,6 +67,8 @@ def run(args: Args, command: list[str]) -> None:
         wanted = [name for name, metric in METRICS.items() if args.dialect in metric.dialects]
     names = choose(list(dict.fromkeys(wanted)) or None, args.dialect)
     niqe_model = niqe.name_of_model(niqe.load_pristine(args.niqe_model) if args.niqe_model else None)
+    if args.sources == "degraded" and args.corpus is None:
+        raise UserError("--sources degraded needs --corpus: pairs have no degraded version.")
     methods = named_folders(args.fused)
     source = open_source(args.pairs, args.corpus, args.split)
     storage.remove(storage.join(args.out, "score.json"))  # from here to the end the folder is not complete

@@ -32,12 +32,23 @@ def split_pairs(refs, config, out: str):
     else:
         sequence = found_sequences(refs) if config.sequences and not config.pairs.startswith("scenes:") else {}
         refs = assign_splits(refs, config, sequence)
+        tell_of_empty_splits(refs, config)
     storage.write_text(path, to_csv(refs, sequence))
     return refs
 
 
+def tell_of_empty_splits(refs, config) -> None:
+    """Where a share was wanted and nothing could be taken: all is one sequence, or too little."""
+    for split, share in (("test", config.test_share), ("val", config.val_share)):
+        if share and not any(ref.split == split for ref in refs):
+            say(
+                f"no pair is left for {split!r}: there are too few, or too few sequences of near-duplicates. "
+                "--no-sequences draws single pairs, --splits takes a split file."
+            )
+
+
 def found_sequences(refs) -> dict[str, str]:
-    """key -> sequence, from a look at every pair whose source leaves a split to be drawn."""
+    """key -> sequence, from a look at every pair, unless the folders give every split."""
     from tqdm import tqdm
 
     from fusion.sequences import sequences
@@ -46,16 +57,20 @@ def found_sequences(refs) -> dict[str, str]:
     splits: dict[str, set[str]] = {}
     for ref in refs:
         splits.setdefault(ref.source, set()).add(ref.split)
-    loose = [asdict(ref) for ref in refs if "" in splits[ref.source] or not {"val", "test"} <= splits[ref.source]]
-    if not loose:
-        return {}
+    if all({"val", "test"} <= found and "" not in found for found in splits.values()):
+        return {}  # nothing is drawn
     connect()
-    rows = [{"refs": loose[i : i + PAIRS_A_TASK]} for i in range(0, len(loose), PAIRS_A_TASK)]
+    all_refs = [asdict(ref) for ref in refs]
+    rows = [{"refs": all_refs[i : i + PAIRS_A_TASK]} for i in range(0, len(all_refs), PAIRS_A_TASK)]
     signatures: dict[str, bytes] = {}
-    with tqdm(total=len(loose), unit="pair", desc="sequences", mininterval=1) as bar:
+    unread = 0
+    with tqdm(total=len(refs), unit="pair", desc="sequences", mininterval=1) as bar:
         for done in in_parallel(rows, sign):
             signatures |= {key: bytes.fromhex(text) for key, text in done["signatures"].items()}
+            unread += done["unread"]
             bar.update(done["pairs"])
+    if unread:
+        say(f"{unread} pairs could not be read and are sequences of their own")
     found = sequences(signatures)
     say(f"{len(found)} pairs in {len(set(found.values()))} sequences of near-duplicates; each stays in one split")
     return found
@@ -74,4 +89,4 @@ def sign(row: dict) -> list[dict]:
         except BadPair:
             continue
         found[pair.key] = signature(pair.visible, pair.infrared).hex()
-    return [{"signatures": found, "pairs": len(row["refs"])}]
+    return [{"signatures": found, "pairs": len(row["refs"]), "unread": len(row["refs"]) - len(found)}]

@@ -174,14 +174,14 @@ def score(
     # a CPU is 3 times faster image by image (the planes stay in its cache); an accelerator wants the whole batch
     step = 1 if fused.device.type == "cpu" else max(shapes[0][0], 1)
     parts = list(zip(*(image.split(step) for image in images), strict=True))
-    threads = min(len(parts), torch.get_num_threads()) if fused.device.type == "cpu" else 1
+    threads = min(len(parts), torch.get_num_threads()) if fused.device.type == "cpu" else 0
     parts = _shared_out(lambda part: _score_part(part, work, DIALECTS[dialect]), parts, threads)
     return {name: torch.cat([part[name] for part in parts]).where(usable_B, torch.nan) for name in chosen}
 
 
 def _shared_out(work: Callable[[tuple[Tensor, ...]], dict[str, Tensor]], parts: list, threads: int) -> list:
-    """[work(part) ...], by so many threads of one core each: an image is too small to be worth sharing itself."""
-    if threads == 1:
+    """[work(part) ...], by so many threads of one core each (0: here), so that sums never depend on their number."""
+    if torch.get_num_threads() == 1 or not threads:
         return [work(part) for part in parts]
     before = torch.get_num_threads()
     try:

@@ -108,7 +108,7 @@ def _blocks(map_B1HW: Tensor, size: int) -> Tensor:
     """B 1 H W -> B N size size."""
     batch, _, height, width = map_B1HW.shape
     grid = map_B1HW.view(batch, height // size, size, width // size, size)
-    return grid.transpose(2, 3).reshape(batch, -1, size, size)
+    return grid.transpose(2, 3).flatten(1, 2)
 
 
 def _block_features(block_BNHW: Tensor) -> Tensor:

@@ -1,11 +1,13 @@
-"""Noisy top-K gating and the task mixture of experts: the parts shared by every mixture model here.
+"""Noisy top-K gating, the mixture that decides per pixel and the one that decides once per image.
 
-Shapes: B batch, C channels, H height, W width, T tokens, N experts, K experts kept, D token width, F hidden width.
+Shapes: B batch, C channels, H height, W width, T tokens, N experts, K experts kept, D token width, F hidden width,
+G inputs of a gate, M images that chose an expert.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -124,3 +126,48 @@ class TaskMoE(nn.Module):
         routing = self.route(tokens_TD, self.prompt(prompt_BP), batch)
         y_TD = mixture(tokens_TD, routing.experts_TK, routing.log_weights_TK, self.w1, self.b1, self.w2, self.b2)
         return x_BCHW + y_TD.view(batch, height, wide, width).permute(0, 3, 1, 2), routing.balance
+
+
+class ImageGate(nn.Module):
+    """Noisy top-K softmax gate (Shazeer et al. 2017), one decision per image, from features pooled to a fixed grid.
+
+    Weights start at zero, as there: at first noise alone chooses, so all experts get their share. Inputs are divided
+    by sqrt(G), or one step of Adam, which moves all G weights alike, would decide the gate for good.
+    """
+
+    def __init__(self, channels: int, grid: tuple[int, int], experts: int, top_k: int) -> None:
+        super().__init__()
+        self.grid, self.top_k = grid, top_k
+        inputs = channels * grid[0] * grid[1]
+        self.choice = nn.Parameter(torch.zeros(inputs, experts))
+        self.noise = nn.Parameter(torch.zeros(inputs, experts))
+
+    def forward(self, features: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W), in parts or not -> weights (B, N), K of a row not zero, and the balance loss (scalar)."""
+        pooled_BG = torch.cat([F.adaptive_avg_pool2d(part, self.grid) for part in features], 1).flatten(1)
+        with torch.autocast(pooled_BG.device.type, enabled=False):  # a sum over thousands of inputs, in float32
+            pooled_BG = pooled_BG.float() / math.sqrt(pooled_BG.shape[1])
+            clean_BN = pooled_BG @ self.choice
+            routing = noisy_top_k(clean_BN, pooled_BG @ self.noise if self.training else None, self.top_k)
+            gates_BN = torch.zeros_like(clean_BN).scatter(1, routing.experts_TK, routing.log_weights_TK.exp())
+        return gates_BN, routing.balance
+
+
+def image_mixture(experts: Iterable[nn.Module], inputs: Sequence[Tensor], gates_BN: Tensor) -> Tensor:
+    """sum_n gates[:, n] * expert_n(inputs[n]); an expert computes only the images that chose it.
+
+    One that nobody chose runs on an empty batch: so its parameters are in the graph and get gradients of zero,
+    without which data-parallel training would wait for them.
+    """
+    batch = gates_BN.shape[0]
+    chosen_NB = (gates_BN.T > 0).tolist()  # the only wait for the device
+    total = None
+    for n, (expert, x_BCHW) in enumerate(zip(experts, inputs, strict=True)):
+        rows_M = torch.tensor([b for b in range(batch) if chosen_NB[n][b]], dtype=torch.int64, device=x_BCHW.device)
+        everyone = len(rows_M) == batch
+        y_MCHW = expert(x_BCHW if everyone else x_BCHW[rows_M])
+        y_MCHW = y_MCHW * gates_BN[rows_M, n].to(y_MCHW.dtype)[:, None, None, None]
+        if total is None:
+            total = y_MCHW.new_zeros(batch, *y_MCHW.shape[1:])
+        total = total + y_MCHW if everyone else total.index_add(0, rows_M, y_MCHW)
+    return total

@@ -6,13 +6,12 @@ all features into one image. Every gate decides once per image. Mixtures are the
 equations 2 and 4. Any size: the gates pool what they see to a fixed grid, where the paper flattens full-size features
 and so is tied to one size and to 16 million gate weights.
 
-Shapes: B batch, N experts, K experts kept, M images that chose an expert, C channels (`width`), H height, W width,
-h x w size of attention maps, D inputs of a gate. Images are grey, float, in [0, 1].
+Shapes: B batch, N experts, K experts kept, C channels (`width`), H height, W width, h x w size of attention maps.
+Images are grey, float, in [0, 1].
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -21,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fusion.errors import UserError
-from fusion.models.experts import noisy_top_k
+from fusion.models.experts import ImageGate, image_mixture
 
 ABLATIONS = ("none", "no_mole", "no_moge", "att_local")
 ATTENTION_MODES = ("max", "conv")
@@ -102,58 +101,13 @@ class Encoder(nn.Module):
         return dense
 
 
-class Gate(nn.Module):
-    """Noisy top-K softmax gate (Shazeer et al. 2017), one decision per image, from features pooled to a fixed grid.
-
-    Weights start at zero, as there: at first noise alone chooses, so all experts get their share. Inputs are divided
-    by sqrt(D), or one step of Adam, which moves all D weights alike, would decide the gate for good.
-    """
-
-    def __init__(self, channels: int, config: MoEFusionConfig) -> None:
-        super().__init__()
-        self.grid, self.top_k = config.grid, config.top_k
-        inputs = channels * config.grid[0] * config.grid[1]
-        self.choice = nn.Parameter(torch.zeros(inputs, config.experts))
-        self.noise = nn.Parameter(torch.zeros(inputs, config.experts))
-
-    def forward(self, features: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-        """Features (B, channels, H, W), in parts or not -> gates (B, N), K of a row not zero, and the load loss."""
-        pooled_BD = torch.cat([F.adaptive_avg_pool2d(part, self.grid) for part in features], 1).flatten(1)
-        with torch.autocast(pooled_BD.device.type, enabled=False):  # a sum over thousands of inputs, in float32
-            pooled_BD = pooled_BD.float() / pooled_BD.shape[1] ** 0.5
-            clean_BN = pooled_BD @ self.choice
-            routing = noisy_top_k(clean_BN, pooled_BD @ self.noise if self.training else None, self.top_k)
-            gates_BN = torch.zeros_like(clean_BN).scatter(1, routing.experts_TK, routing.log_weights_TK.exp())
-        return gates_BN, routing.balance
-
-
-def mixture(experts: Iterable[nn.Module], inputs: Sequence[Tensor], gates_BN: Tensor) -> Tensor:
-    """sum_n gates[:, n] * expert_n(inputs[n]); an expert computes only the images that chose it.
-
-    One that nobody chose runs on an empty batch: so its parameters are in the graph and get gradients of zero,
-    without which data-parallel training would wait for them.
-    """
-    batch = gates_BN.shape[0]
-    chosen_NB = (gates_BN.T > 0).tolist()  # the only wait for the device
-    total = None
-    for n, (expert, x_BCHW) in enumerate(zip(experts, inputs, strict=True)):
-        rows_M = torch.tensor([b for b in range(batch) if chosen_NB[n][b]], dtype=torch.int64, device=x_BCHW.device)
-        everyone = len(rows_M) == batch
-        y_MCHW = expert(x_BCHW if everyone else x_BCHW[rows_M])
-        y_MCHW = y_MCHW * gates_BN[rows_M, n].to(y_MCHW.dtype)[:, None, None, None]
-        if total is None:
-            total = y_MCHW.new_zeros(batch, *y_MCHW.shape[1:])
-        total = total + y_MCHW if everyone else total.index_add(0, rows_M, y_MCHW)
-    return total
-
-
 class LocalExperts(nn.Module):
     """MoLE: the first N // 2 experts take the visible features, the others the infrared ones; the gate sees both."""
 
     def __init__(self, config: MoEFusionConfig) -> None:
         super().__init__()
         width, hidden = config.width, config.width // 2
-        self.gate = Gate(2 * width, config)
+        self.gate = ImageGate(2 * width, config.grid, config.experts, config.top_k)
         self.experts = nn.ModuleList(
             nn.Sequential(conv(width, hidden), nn.ReLU(), conv(hidden, width)) for _ in range(config.experts)
         )
@@ -164,7 +118,8 @@ class LocalExperts(nn.Module):
 
     def forward(self, visible_BCHW: Tensor, infrared_BCHW: Tensor) -> Mixed:
         gates_BN, load = self.gate([visible_BCHW, infrared_BCHW])
-        return Mixed(mixture(self.experts, self.inputs(visible_BCHW, infrared_BCHW), gates_BN), load, gates_BN)
+        features = image_mixture(self.experts, self.inputs(visible_BCHW, infrared_BCHW), gates_BN)
+        return Mixed(features, load, gates_BN)
 
     def maps(self, visible_BCHW: Tensor, infrared_BCHW: Tensor) -> Tensor:
         """What every expert makes of every image, whether chosen or not: (B, N, C, H, W)."""
@@ -199,12 +154,13 @@ class GlobalExperts(nn.Module):
 
     def __init__(self, channels: int, config: MoEFusionConfig) -> None:
         super().__init__()
-        self.gate = Gate(channels, config)
+        self.gate = ImageGate(channels, config.grid, config.experts, config.top_k)
         self.experts = nn.ModuleList(Decoder(channels, config) for _ in range(config.experts))
 
     def forward(self, features_BCHW: Tensor) -> Mixed:
         gates_BN, load = self.gate([features_BCHW])
-        return Mixed(mixture(self.experts, [features_BCHW] * len(self.experts), gates_BN), load, gates_BN)
+        image = image_mixture(self.experts, [features_BCHW] * len(self.experts), gates_BN)
+        return Mixed(image, load, gates_BN)
 
 
 class MoEFusion(nn.Module):

@@ -115,6 +115,63 @@ def test_what_is_no_image_is_refused_with_a_reason(data, reason):
         size(data)
 
 
+@pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}, {"compression": "tiff_adobe_deflate"}])
+def test_a_tiff_that_claims_more_rows_than_it_has_is_refused(options):
+    data = encode(COLOUR, "TIFF", **options)
+    tag = struct.pack("<HHI", 257, 4, 1) + struct.pack("<I", 40)
+    if tag not in data:
+        tag = struct.pack("<HHI", 257, 3, 1) + struct.pack("<HH", 40, 0)
+    assert data.count(tag) == 1
+    for rows in (41, 4000):
+        changed = data.replace(tag, tag[:8] + struct.pack("<I", rows))
+        with pytest.raises(BadImage, match="TIFF"):
+            decode(changed)
+
+
+def test_a_jpeg_that_claims_far_more_than_it_can_hold_is_refused():
+    data = encode(COLOUR, "JPEG")
+    at = data.index(b"\xff\xc0") + 5
+    with pytest.raises(BadImage, match="truncated JPEG"):
+        decode(data[:at] + struct.pack(">HH", 9_000, 12_000) + data[at + 4 :])
+    flat = np.zeros((2000, 3000), np.uint8)  # nothing compresses better
+    assert decode(encode(flat, "JPEG", optimize=True, quality=1)).pixels.shape == flat.shape
+    assert decode(encode(flat, "JPEG", progressive=True, quality=1)).pixels.shape == flat.shape
+
+
+def test_tiffs_of_any_number_of_strips_are_whole():
+    frames = [encode(COLOUR, "TIFF", compression="tiff_lzw", strip_size=size) for size in (180, 1000, 10**6)]
+    for data in frames:
+        np.testing.assert_array_equal(decode(data).pixels, COLOUR)
+
+
+@pytest.mark.parametrize(
+    ("data", "doubt"),
+    [
+        (encode(np.dstack([COLOUR, COLOUR[..., 0]]), "PNG"), "an alpha channel"),
+        (encode(Image.fromarray(COLOUR).convert("1"), "PNG"), "1 bit a pixel"),
+        (encode(COLOUR, "JPEG") + b"more", "4 bytes after the end of the JPEG"),
+        (encode(COLOUR, "PNG") + b"more", "4 bytes after the end of the PNG"),
+        (encode(COLOUR, "TIFF", save_all=True, append_images=[Image.fromarray(COLOUR)]), "2 frames"),
+    ],
+)
+def test_doubts(data, doubt):
+    (found,) = decode(data).doubts
+    assert found.startswith(doubt)
+    with pytest.raises(BadImage, match=doubt):
+        decode_depth(data)
+
+
+def test_an_end_mark_inside_a_jpeg_segment_is_not_its_end():
+    data = encode(COLOUR, "JPEG", progressive=True)
+    scan = data.rindex(b"\xff\xda")
+    comment = b"\xff\xfe" + struct.pack(">H", 6) + b"\xff\xd9\xff\xd9"
+    image = decode(data[:scan] + comment + data[scan:])
+    assert image.doubts == ()
+    np.testing.assert_array_equal(image.pixels, decode(data).pixels)
+    with pytest.raises(BadImage, match="truncated JPEG"):
+        decode(data[:scan] + comment)
+
+
 def test_a_changed_byte_in_a_png_is_refused():
     data = bytearray(encode(COLOUR, "PNG"))
     data[len(data) // 2] ^= 0x10

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -94,8 +95,39 @@ def test_a_dead_process_of_this_machine_holds_nothing(tmp_path):
         lease.check()
 
 
+def test_a_clock_that_is_wrong_takes_nothing_from_the_living(tmp_path, monkeypatch):
+    monkeypatch.setattr(Lease, "BEAT", 0.1)
+    now = time.time
+    with Lease(str(tmp_path)) as first:
+        for skew in (90, -90):
+            monkeypatch.setattr("workflows.folders.time.time", lambda skew=skew: now() + skew)
+            beats = threading.Thread(
+                target=first._renew, daemon=True
+            )  # its own clock would go on; this keeps it beating
+            beats.start()
+            with pytest.raises(UserError, match="is being written"), Lease(str(tmp_path)):
+                pass
+        first.check()
+
+
+def test_the_lease_of_another_is_left_at_the_end(tmp_path):
+    other = {"host": "elsewhere", "process": 1, "id": "x", "beat": time.time()}
+    with Lease(str(tmp_path)):
+        (tmp_path / "lease.json").write_text(json.dumps(other))
+    assert json.loads((tmp_path / "lease.json").read_text()) == other
+
+
+def test_a_strange_failure_does_not_stop_the_heart(tmp_path, monkeypatch):
+    monkeypatch.setattr(Lease, "BEAT", 0.05)
+    with Lease(str(tmp_path)) as lease:
+        monkeypatch.setattr(lease, "_write", lambda: 1 / 0)
+        time.sleep(0.2)
+        assert lease._thread.is_alive()
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"beat": "now"}', '{"beat": 1e9, "host": "h"}'])
-def test_damaged_and_old_leases_are_taken_over(tmp_path, text):
+def test_damaged_and_old_leases_are_taken_over(tmp_path, monkeypatch, text):
+    monkeypatch.setattr(Lease, "BEAT", 0.2)
     (tmp_path / "lease.json").write_text(text)
     with Lease(str(tmp_path)) as lease:
         lease.check()
