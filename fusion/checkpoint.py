@@ -68,6 +68,8 @@ def load(folder: str | Path, expect: str | None = None) -> Checkpoint:
     UserError when the folder is no checkpoint, is damaged, or holds another model than `expect`.
     """
     folder = Path(folder)
+    if not (folder / "config.json").exists() and (folder / "checkpoint" / "config.json").exists():
+        folder = folder / "checkpoint"  # a finished run
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise UserError(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,8 @@ from fusion import storage
 from fusion.degrade import FAMILIES
 from fusion.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+GROUP_BYTES = 2**29  # of pixels, beyond which a row group takes no more rows
 MANIFEST = "manifest.json"
 IMAGES = ("visible", "infrared", "degraded_visible", "degraded_infrared")
 SPLITS = ("train", "val", "test")
@@ -100,33 +102,66 @@ def from_row(row: dict[str, Any]) -> Sample:
     )
 
 
-def shard_bytes(samples: list[Sample], row_group: int) -> bytes:
-    """A whole Parquet file, zstd, `row_group` rows a group (so that a part of a shard can be read alone).
+class ShardWriter:
+    """Packs samples into a Parquet file in memory, group by group, so that only the samples of one group are held.
 
+    zstd, `row_group` rows a group (so that a part of a shard can be read alone), fewer where they are very large.
     Images go through a dictionary, so a clean image shared by the rows of a group is stored once.
     """
-    table = pa.Table.from_pylist([to_row(sample) for sample in samples], schema=SCHEMA)
-    sink = pa.BufferOutputStream()
-    pq.write_table(
-        table,
-        sink,
-        compression="zstd",
-        compression_level=3,  # measured in benchmarks/storage.py
-        use_dictionary=True,
-        dictionary_pagesize_limit=2**30,
-        data_page_size=2**30,
-        row_group_size=row_group,
-        write_statistics=False,
-        store_schema=True,
-    )
-    return sink.getvalue().to_pybytes()
+
+    def __init__(self, row_group: int) -> None:
+        self.row_group = row_group
+        self.rows = self.groups = 0
+        self._pending: list[dict[str, Any]] = []
+        self._bytes = 0
+        self._sink = pa.BufferOutputStream()
+        self._writer = pq.ParquetWriter(
+            self._sink,
+            SCHEMA,
+            compression="zstd",
+            compression_level=1,  # measured in benchmarks/storage.py
+            use_dictionary=True,
+            dictionary_pagesize_limit=2**30,
+            data_page_size=2**30,
+            write_batch_size=1,  # a larger batch of very large images overflows pyarrow's offsets
+            write_statistics=False,
+            store_schema=True,
+        )
+
+    def add(self, sample: Sample) -> None:
+        self._pending.append(to_row(sample))
+        self._bytes += sum(len(self._pending[-1][name]) for name in IMAGES)
+        self.rows += 1
+        if len(self._pending) == self.row_group or self._bytes > GROUP_BYTES:
+            self._flush()
+
+    def close(self) -> bytes:
+        """The whole file."""
+        self._flush()
+        self._writer.close()
+        return self._sink.getvalue().to_pybytes()
+
+    def _flush(self) -> None:
+        if self._pending:
+            self._writer.write_table(pa.Table.from_pylist(self._pending, schema=SCHEMA), row_group_size=self.row_group)
+            self.groups += 1
+        self._pending, self._bytes = [], 0
+
+
+def shard_bytes(samples: Iterable[Sample], row_group: int) -> bytes:
+    """A whole shard of samples that are there already."""
+    writer = ShardWriter(row_group)
+    for sample in samples:
+        writer.add(sample)
+    return writer.close()
 
 
 def read_shard(path: str, columns: list[str] | None = None) -> pa.Table:
     """The rows of a shard. UserError when the file is damaged."""
     fs, inner = storage.resolve(path)
     try:
-        return pq.read_table(inner, filesystem=fs, columns=columns)
+        with storage.store_errors(path):
+            return pq.read_table(inner, filesystem=fs, columns=columns)
     except (OSError, pa.ArrowInvalid) as error:
         raise damaged(path, error) from error
 
@@ -135,7 +170,7 @@ def read_group(path: str, group: int) -> list[Sample]:
     """The samples of one row group of a shard. UserError when the file is damaged."""
     fs, inner = storage.resolve(path)
     try:
-        with fs.open_input_file(inner) as file:
+        with storage.store_errors(path), fs.open_input_file(inner) as file:
             rows = pq.ParquetFile(file).read_row_group(group).to_pylist()
     except (OSError, pa.ArrowInvalid) as error:
         raise damaged(path, error) from error
@@ -171,7 +206,7 @@ class Manifest:
             (storage.join(self.root, "shards", shard["name"]), group)
             for shard in self.shards()
             if split is None or shard["split"] == split
-            for group in range(-(-shard["rows"] // self.data["row_group"]))
+            for group in range(shard["groups"])
         ]
 
     def paths(self, split: str | None = None) -> list[str]:
@@ -202,7 +237,9 @@ def open_corpus(root: str) -> Manifest:
         raise UserError(f"no corpus at {root}: there is no such folder. Build one with `duskfuse corpus`.")
     path = storage.join(root, MANIFEST)
     if not storage.exists(path):
-        raise UserError(f"{root} has no {MANIFEST}: the corpus is not finished. Run the same `duskfuse corpus` again.")
+        raise UserError(
+            f"{root} has no {MANIFEST}: it is no corpus, or not finished. The same `duskfuse corpus` goes on."
+        )
     try:
         data = json.loads(storage.read_bytes(path))
         schema = data["schema"]
@@ -219,17 +256,23 @@ def open_corpus(root: str) -> Manifest:
 
 
 def verify(manifest: Manifest) -> list[str]:
-    """Re-read every shard; one line per shard that is missing, changed, or short of rows."""
+    """Re-read every shard; one line per shard that is missing, changed, short of rows, or not in the manifest."""
     bad = []
     for shard in manifest.shards():
         path = storage.join(manifest.root, "shards", shard["name"])
         try:
             data = storage.read_bytes(path)
-        except OSError as error:
-            bad.append(f"{path}: {error}")
+            rows = pq.read_metadata(pa.BufferReader(data)).num_rows if checksum(data) == shard["sha256"] else None
+        except (OSError, pa.ArrowInvalid) as error:
+            bad.append(f"{path}: {str(error).strip().splitlines()[0]}")
             continue
-        if checksum(data) != shard["sha256"]:
+        if rows is None:
             bad.append(f"{path}: checksum differs from the manifest ({len(data)} bytes, expected {shard['bytes']})")
-        elif pq.read_metadata(pa.BufferReader(data)).num_rows != shard["rows"]:
-            bad.append(f"{path}: row count differs from the manifest")
+        elif rows != shard["rows"]:
+            bad.append(f"{path}: row count differs from the manifest ({rows}, expected {shard['rows']})")
+    known = {shard["name"] for shard in manifest.shards()}
+    folder = storage.join(manifest.root, "shards")
+    for name in storage.list_files(folder):
+        if name not in known and not name.endswith(".part"):
+            bad.append(f"{storage.join(folder, name)}: not in the manifest; programs that read all files would take it")
     return bad

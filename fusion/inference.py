@@ -49,6 +49,9 @@ def _check(visible: np.ndarray, infrared: np.ndarray) -> None:
     if visible.shape[:2] != infrared.shape[:2]:
         sizes = " and ".join(f"{image.shape[1]}x{image.shape[0]}" for image in (visible, infrared))
         raise ValueError(f"visible and infrared differ in size: {sizes}")
+    if visible.dtype != np.uint8 or infrared.dtype != np.uint8 or infrared.ndim != 2:
+        found = f"{visible.dtype} {visible.shape} and {infrared.dtype} {infrared.shape}"
+        raise ValueError(f"visible must be uint8 H W 3 (or H W) and infrared uint8 H W, not {found}")
 
 
 def _tensor(image: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from fusion import storage
 from fusion.config import fingerprint
-from fusion.corpus import SCHEMA_VERSION, SPLITS, Sample, checksum, shard_bytes
+from fusion.corpus import SCHEMA_VERSION, SPLITS, Sample, ShardWriter, checksum
 from fusion.degrade import degrade, expand, parse
 from fusion.errors import UserError
 from fusion.images import size
@@ -54,7 +54,7 @@ class CorpusConfig:
                     f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 0 and below 1"
                 )
         if self.shard_samples < 1 or self.shard_megabytes < 1:
-            raise UserError("a shard must hold at least 1 sample and 1 MB")
+            raise UserError("--shard-samples and --shard-megabytes must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,8 @@ def _pixels(ref: PairRef) -> int:
         if ref.infrared.startswith("scenes:"):
             return math.prod(int(n) for n in ref.infrared.split(":")[2].split("x"))
         return math.prod(size(storage.read_bytes(ref.infrared)))
+    except storage.StoreError:
+        raise  # a store that is down must not change the plan
     except Exception:
         return 640 * 480
 
@@ -130,7 +132,9 @@ def build_shard(plan: ShardPlan, root: str) -> dict[str, Any]:
     if done is not None:
         return done
     cv2.setNumThreads(1)  # Ray gives a task one core
-    samples: list[Sample] = []
+    writer = ShardWriter(plan.row_group)
+    counts: Counter = Counter()
+    boxes = 0
     rejected: list[Rejected] = []
     for ref, degradations in zip(plan.refs, plan.degradations, strict=True):
         try:
@@ -139,19 +143,23 @@ def build_shard(plan: ShardPlan, root: str) -> dict[str, Any]:
             rejected.append(Rejected(ref.key, str(error)))
             continue
         memory: dict[str, Any] | None = {} if pair.infrared.size <= SHARED_PIXELS else None
-        samples.extend(make_sample(ref, pair, text, plan.seed, memory) for text in degradations)
-    data = shard_bytes(samples, plan.row_group)
+        for text in degradations:
+            sample = make_sample(ref, pair, text, plan.seed, memory)
+            counts[sample.source, sample.degradation, sample.level] += 1
+            boxes += len(sample.boxes)
+            writer.add(sample)
+    data = writer.close()
     storage.write_bytes(storage.join(root, "shards", plan.name), data)
-    counts = Counter((sample.source, sample.degradation, sample.level) for sample in samples)
     record = {
         "name": plan.name,
         "split": plan.split,
-        "rows": len(samples),
+        "rows": writer.rows,
+        "groups": writer.groups,
         "pairs": len(plan.refs) - len(rejected),
         "bytes": len(data),
         "sha256": checksum(data),
         "counts": [[*what, count] for what, count in counts.items()],
-        "boxes": sum(len(sample.boxes) for sample in samples),
+        "boxes": boxes,
         "rejected": [asdict(item) for item in rejected],
         "plan": plan.fingerprint,
     }

@@ -101,5 +101,5 @@ def judge_arrow(error: OSError, bucket: str, store: str) -> Verdict | None:
         never_there = "Could not" in message or "Failed to connect" in message
         return unreachable(message, store) if never_there else Verdict(f"{store} broke off ({message})", LATER)
     message = "" if message == "No response body." else message
-    code = ARROW_CODES.get(code, "" if code == "UNKNOWN" else code)
+    code = ARROW_CODES.get(code, code)
     return answered(code, status, message, bucket, store)

@@ -30,7 +30,7 @@ class Shares(Protocol):
 
 
 def assign_splits(refs: Sequence[PairRef], config: Shares, sequence: Mapping[str, str] | None = None) -> list[PairRef]:
-    """Keep the splits that folders give, draw the others; the draw depends on seed, source and keys alone.
+    """Keep the splits that folders give, draw the others, by seed and keys alone: where the pairs lie does not matter.
 
     `sequence`: key -> name of its sequence (absent: a sequence of its own). Pairs without a split that hang on pairs
     with one go there too. Then, source by source, sequences are ranked by a hash and taken while they fit into the
@@ -60,7 +60,7 @@ def assign_splits(refs: Sequence[PairRef], config: Shares, sequence: Mapping[str
             names = {sequence.get(key, key) for key in pool}
             ranked = [
                 [key for key in whole[one] if source[key] == name]
-                for one in sorted(names, key=lambda one, name=name: derive(config.seed, "split", name, one))
+                for one in sorted(names, key=lambda one: derive(config.seed, "split", one))
                 if all(key not in placed or placed[key] in free for key in whole[one])
                 and not any((source[key], split) in fixed for key in whole[one])
             ]

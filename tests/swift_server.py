@@ -1,13 +1,14 @@
 """OpenStack Swift with its S3 API, one node, in one process: python -P swift_server.py FOLDER RESERVE
 
-Prints the port of the S3 API, and ends when its standard input ends. RESERVE is disk space that stays free, as "100%".
-Each server listens before the ring with its
-port is written, so the system chooses free ports and nobody can take them in between.
+Prints the port of the S3 API, and ends when its standard input ends, with all it keeps. RESERVE is the disk space
+that must stay free, as "0" or "100%". Each server listens before the ring with its port is written, so the system
+chooses free ports and nobody can take them in between.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -69,6 +70,7 @@ def serve(folder: Path, reserve: str) -> None:
     print(ports["proxy"], flush=True)
     while eventlet.tpool.execute(sys.stdin.buffer.read, 1):
         pass
+    shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)
 
 

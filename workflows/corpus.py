@@ -51,6 +51,9 @@ def verify(arguments: list[str]) -> None:
     from fusion.corpus import open_corpus
     from fusion.corpus import verify as check
 
+    if arguments in (["-h"], ["--help"]):
+        print("usage: duskfuse corpus verify DIR|s3://...\n\n" + (verify.__doc__ or ""))
+        return
     if len(arguments) != 1 or arguments[0].startswith("-"):
         raise UserError("give one corpus: duskfuse corpus verify DIR")
     manifest = open_corpus(arguments[0])
@@ -60,6 +63,9 @@ def verify(arguments: list[str]) -> None:
     if damaged:
         raise UserError(f"{len(damaged)} of {len(manifest.shards())} shards are damaged. Delete them and build again.")
     print(f"{arguments[0]}: {len(manifest.shards())} shards, {manifest.rows()} samples, all as the manifest says")
+
+
+SHARD_FIELDS = ("name", "split", "rows", "groups", "bytes", "sha256")
 
 
 def build(row: dict) -> list[dict]:
@@ -107,12 +113,11 @@ def run(args: Args, command: list[str]) -> None:
             "inputs": inputs,
             "stamp": stamp(["corpus", *command]),
             "pairs": {"found": len(found.refs) + len(found.rejected), "used": sum(r["pairs"] for r in records)},
-            "row_group": plans[0].row_group if plans else 1,
             "splits": {"file": FILE, "sha256": checksum(storage.read_bytes(storage.join(args.out, FILE)))},
             "counts": count(records),
             "boxes": sum(record["boxes"] for record in records),
             "rejected": sorted(rejected, key=lambda item: (item["key"], item["reason"])),
-            "shards": [{k: record[k] for k in ("name", "split", "rows", "bytes", "sha256")} for record in records],
+            "shards": [{k: record[k] for k in SHARD_FIELDS} for record in records],
         }
         manifest = finish(args, about)
     summary(manifest.data, seconds)
@@ -161,10 +166,13 @@ def finish(args: Args, data: dict):
 
 def finished(out: str, inputs: str):
     """The manifest of a corpus that is all there, else None: the same command builds what is gone again."""
+    from fusion import storage
     from fusion.corpus import open_corpus
 
     try:
         manifest = open_corpus(out)
+    except storage.StoreError:
+        raise
     except UserError:
         return None
     return manifest if manifest.data.get("inputs") == inputs and not manifest.missing() else None
@@ -205,7 +213,8 @@ def summary(data: dict, seconds: float) -> None:
     samples = sum(row["samples"] for row in data["counts"])
     size = sum(shard["bytes"] for shard in data["shards"])
     pace = f"; {samples / seconds:.1f} samples/s" if seconds > 1 else ""
-    say(f"{data['pairs']['used']} pairs used, {len(data['rejected'])} rejected, {data['boxes']} boxes in samples")
+    boxes = f", {data['boxes']} boxes in samples" if data["boxes"] else ""
+    say(f"{data['pairs']['used']} pairs used, {len(data['rejected'])} rejected{boxes}")
     say(f"{samples} samples, {size / 1e6:.1f} MB{pace}")
 
 

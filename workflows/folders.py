@@ -31,11 +31,28 @@ def claim(out: str, name: str, content: dict[str, Any], what: str) -> None:
         return
     except ValueError:
         there = None
-    if there != json.loads(json.dumps(content)):
+    now = json.loads(json.dumps(content))
+    if there != now:
         raise UserError(
-            f"{out} holds another {what}: other input, settings or versions (see {path}). Choose another --out, or "
-            "delete it."
+            f"{out} holds another {what}: {_difference(there, now)} (see {path}). Choose another --out, or delete it."
         )
+
+
+def _difference(there: Any, now: Any, name: str = "") -> str:
+    """The first setting that differs, in words."""
+    if not isinstance(there, dict) or not isinstance(now, dict):
+        if isinstance(there, str) and len(there) == 64:  # a fingerprint
+            return f"{name} differ: other files, corpus or versions of the libraries"
+        return f"{name or 'it'} is {there!r} there and {now!r} now"
+    keys = [key for key in {**now, **there} if there.get(key) != now.get(key)]
+    keys.sort(key=lambda key: isinstance(there.get(key), str) and len(there[key]) == 64)  # words before fingerprints
+    return _difference(there.get(keys[0]), now.get(keys[0]), f"{name}.{keys[0]}".lstrip("."))
+
+
+def own_folder(out: str, marker: str, what: str) -> None:
+    """UserError when OUT holds files, but none of an earlier result of this kind."""
+    if storage.is_dir(out) and not storage.exists(storage.join(out, marker)) and storage.list_files(out):
+        raise UserError(f"{out} is not empty and holds no {what}. Choose another --out, or empty it.")
 
 
 def check_seen(out: str, hidden: Sequence[str], what: str) -> None:

@@ -56,12 +56,12 @@ def run(args: Args, command: list[str]) -> None:
 
     from fusion import checkpoint, storage
     from fusion.library import LIBRARY
-    from workflows.folders import check_seen
+    from workflows.folders import check_seen, claim
     from workflows.sources import open_source
     from workflows.stamps import stamp
 
     if (args.checkpoint is None) == (args.method is None):
-        raise UserError("give either --checkpoint or --method.")
+        raise UserError(f"give either --checkpoint or --method, not {'both' if args.method else 'none'}.")
     if args.method is not None and args.method not in LIBRARY:
         raise UserError(f"unknown method {args.method!r}. Known: {', '.join(LIBRARY)}.")
     source = open_source(args.pairs, args.corpus, args.split)
@@ -71,6 +71,8 @@ def run(args: Args, command: list[str]) -> None:
         loaded = checkpoint.load(checkpoint.fetch(where))  # a bad one is told here, once, not by every worker
         parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
 
+    model = {"checkpoint": loaded.fingerprint} if where else {"method": args.method}
+    claim(args.out, "model.json", model, "model's images")
     storage.remove(storage.join(args.out, "fused.json"))  # from here to the end the folder is not complete
     connect()
     from ray.data import ActorPoolStrategy

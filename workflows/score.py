@@ -57,6 +57,7 @@ def run(args: Args, command: list[str]) -> None:
     from fusion import storage
     from fusion.metrics import DIALECTS, METRICS, choose, niqe
     from fusion.report.tables import summarise
+    from workflows.folders import own_folder
     from workflows.sources import open_source
     from workflows.stamps import stamp
 
@@ -71,6 +72,7 @@ def run(args: Args, command: list[str]) -> None:
         raise UserError("--sources degraded needs --corpus: pairs have no degraded version.")
     methods = named_folders(args.fused)
     source = open_source(args.pairs, args.corpus, args.split)
+    own_folder(args.out, "per_image.csv", "scores")
     storage.remove(storage.join(args.out, "score.json"))  # from here to the end the folder is not complete
     connect()
     task = {"methods": {name: storage.absolute(folder) for name, folder in methods.items()}, "metrics": names}
@@ -124,20 +126,24 @@ def run(args: Args, command: list[str]) -> None:
     storage.write_text(storage.join(args.out, "score.json"), json.dumps(about, indent=1) + "\n")
     show(summary, names, args.dialect)
     for item in problems[:5]:
-        say(f"not scored: {item['method']} {item['image']}: {item['problem']}")
-    more = f"; {len(problems)} not scored, see problems.csv" if problems else ""
-    print(f"{args.out}: {len(table)} scores of {table['image'].nunique()} images by {len(methods)} methods{more}")
+        say(f"problem: {item['method']} {item['image']}: {item['problem']}")
+    more = f"; {len(problems)} problems, see problems.csv" if problems else ""
+    images = len(table.drop_duplicates(["image", "degradation", "level"]))
+    print(f"{args.out}: {len(names)} metrics of {images} images by {len(methods)} methods{more}")
 
 
 def named_folders(texts: tuple[str, ...]) -> dict[str, str]:
     """NAME=DIR or DIR -> {name: folder}. UserError: twice the same name, no such folder."""
+    from urllib.parse import unquote
+
     from fusion import storage
 
     found: dict[str, str] = {}
     for text in texts:
         name, equals, folder = text.partition("=")
-        if not equals:
-            name, folder = text.rstrip("/").rpartition("/")[2], text
+        if not equals or storage.is_uri(name):  # a URI may have an = of its own
+            folder = text
+            name = unquote(text.partition("?")[0].rstrip("/").rpartition("/")[2])
         if not name or name in found:
             raise UserError(f"--fused {text}: the name {name!r} is empty or used twice. Give NAME=DIR.")
         if not storage.is_dir(folder):
@@ -183,10 +189,13 @@ def score_image(item, folder: str, task: dict, own: dict) -> tuple[dict[str, flo
     """The numbers of one fused image, and what is wrong with it ("" if nothing)."""
     import torch
 
+    from fusion import storage
     from fusion.metrics import score
 
     try:
         fused = read_fused(folder, item)
+    except storage.StoreError:
+        raise
     except UserError as error:
         return {}, str(error)
     if fused.shape[:2] != item.infrared.shape:

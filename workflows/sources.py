@@ -49,7 +49,7 @@ def open_source(pairs: str | None, corpus: str | None, split: str) -> Source:
     from fusion.pairs import SCENES, find_pairs
 
     if (pairs is None) == (corpus is None):
-        raise UserError("give either --pairs or --corpus.")
+        raise UserError(f"give either --pairs or --corpus, not {'both' if pairs else 'none'}.")
     if corpus is not None:
         if split not in (*SPLITS, "all"):
             raise UserError(f"--split is {split!r}; it must be one of {', '.join(SPLITS)}, all")

@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> None:
         return
     chosen = recipe(first)
     default = Args(recipe=chosen, corpus=tyro.MISSING, out=tyro.MISSING)
-    run(parse(Args, f"train {first}", arguments[1:], default=default), arguments)
+    run(parse(Args, f"train {first}", arguments[1:], default=default, config=(tyro.conf.AvoidSubcommands,)), arguments)
 
 
 def run(args: Args, command: list[str]) -> None:
@@ -172,8 +172,8 @@ def fit(args: Args, manifest, steps: int, workers: int, cpus: float, use_gpu: bo
         f"{args.recipe.name}: {args.recipe.epochs} epochs of {steps} steps of {args.recipe.batch_size} crops, "
         f"{workers} {'GPU' if use_gpu else 'CPU'} worker{'s' if workers > 1 else ''}"
     )
-    out = storage.absolute(args.out)
-    parent, _, name = out.rstrip("/").rpartition("/")
+    place, inner = storage.resolve(args.out)
+    parent, _, name = inner.rstrip("/").rpartition("/")
     config = {
         "recipe": to_dict(args.recipe),
         "corpus": storage.absolute(manifest.root),
@@ -194,12 +194,16 @@ def fit(args: Args, manifest, steps: int, workers: int, cpus: float, use_gpu: bo
         run_config=RunConfig(
             name=name,
             storage_path=parent or "/",
+            storage_filesystem=place if storage.is_uri(args.out) else None,
             failure_config=FailureConfig(max_failures=args.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
-    return trainer.fit()
+    try:
+        return trainer.fit()
+    except SystemExit:  # how Ray ends a run that was interrupted
+        raise KeyboardInterrupt from None
 
 
 def train_loop(config: dict[str, Any]) -> None:

@@ -131,8 +131,7 @@ class TaskMoE(nn.Module):
 class ImageGate(nn.Module):
     """Noisy top-K softmax gate (Shazeer et al. 2017), one decision per image, from features pooled to a fixed grid.
 
-    Weights start at zero, as there: at first noise alone chooses, so all experts get their share. Inputs are divided
-    by sqrt(G), or one step of Adam, which moves all G weights alike, would decide the gate for good.
+    Weights start at zero, as there: at first noise alone chooses, so all experts get their share.
     """
 
     def __init__(self, channels: int, grid: tuple[int, int], experts: int, top_k: int) -> None:
@@ -146,7 +145,7 @@ class ImageGate(nn.Module):
         """(B, C, H, W), in parts or not -> weights (B, N), K of a row not zero, and the balance loss (scalar)."""
         pooled_BG = torch.cat([F.adaptive_avg_pool2d(part, self.grid) for part in features], 1).flatten(1)
         with torch.autocast(pooled_BG.device.type, enabled=False):  # a sum over thousands of inputs, in float32
-            pooled_BG = pooled_BG.float() / math.sqrt(pooled_BG.shape[1])
+            pooled_BG = pooled_BG.float()
             clean_BN = pooled_BG @ self.choice
             routing = noisy_top_k(clean_BN, pooled_BG @ self.noise if self.training else None, self.top_k)
             gates_BN = torch.zeros_like(clean_BN).scatter(1, routing.experts_TK, routing.log_weights_TK.exp())

@@ -86,7 +86,7 @@ def conv(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 class Encoder(nn.Module):
-    """One convolution with ReLU, then three, each on all channels before it (as in DenseFuse, without activation)."""
+    """A convolution with ReLU, then three without, each on all channels before it, in the manner of DenseFuse."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -144,13 +144,14 @@ def ranking(summary: pd.DataFrame, metrics: Metrics | None = None) -> dict[tuple
     """Ranks 1, 2, 3 by (method, degradation, level, metric), among the methods under one condition.
 
     Means that print alike (4 decimals) share a rank and the next one is skipped: 1, 1, 3. No rank for metrics without
-    a known direction, for missing means, and where only one method has a mean.
+    a known direction, for missing means and means over fewer images than another method's, and where only one is left.
     """
     table = metric_table(metrics)
     marks: dict[tuple[str, str, str, str], int] = {}
     for (degradation, level, metric), group in summary.groupby(["degradation", "level", "metric"], sort=False):
         better = table[metric].higher_is_better if metric in table else None
-        means = {m: round(v, DECIMALS) for m, v in zip(group["method"], group["mean"], strict=True) if math.isfinite(v)}
+        whole = group[group["count"] == group["count"].max()]
+        means = {m: round(v, DECIMALS) for m, v in zip(whole["method"], whole["mean"], strict=True) if math.isfinite(v)}
         if better is None or len(means) < 2:
             continue
         for method, mean in means.items():

@@ -7,6 +7,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from fusion import corpus
@@ -166,8 +168,9 @@ def built(tmp_path) -> Path:
         name = f"{i:06d}-{split}.parquet"
         (tmp_path / "shards").mkdir(exist_ok=True)
         (tmp_path / "shards" / name).write_bytes(data)
-        shards.append({"name": name, "split": split, "rows": rows, "bytes": len(data), "sha256": corpus.checksum(data)})
-    corpus.write_manifest(str(tmp_path), {"shards": shards, "row_group": 2, "extra": [1]})
+        record = {"name": name, "split": split, "rows": rows, "groups": -(-rows // 2), "bytes": len(data)}
+        shards.append(record | {"sha256": corpus.checksum(data)})
+    corpus.write_manifest(str(tmp_path), {"shards": shards, "extra": [1]})
     return tmp_path
 
 
@@ -200,7 +203,7 @@ def test_a_corpus_is_opened_by_uri_too(built):
 def test_the_content_is_that_of_the_shards_alone(built):
     data = open_corpus(str(built)).data
     content = data["content"]
-    rest = {"row_group": 2, "stamp": "another"}
+    rest = {"stamp": "another"}
     assert corpus.write_manifest(str(built / "x"), {"shards": data["shards"]} | rest).content == content
     assert open_corpus(str(built / "x")).content == content
     changed = [dict(shard) for shard in data["shards"]]
@@ -230,8 +233,8 @@ def test_a_damaged_manifest_is_named(built, text):
 
 def test_a_manifest_of_another_version_is_refused(built):
     data = json.loads((built / "manifest.json").read_text())
-    (built / "manifest.json").write_text(json.dumps(data | {"schema": 2}))
-    refused(built, "schema 2")
+    (built / "manifest.json").write_text(json.dumps(data | {"schema": 3}))
+    refused(built, "schema 3")
 
 
 @pytest.mark.parametrize("name", ["../x.parquet", "/etc/passwd", ".hidden"])
@@ -264,3 +267,32 @@ def test_verify_counts_rows(built):
     (line,) = verify(open_corpus(str(built)))
     assert "000000-train.parquet" in line
     assert "row count" in line
+
+
+def test_very_large_rows_get_groups_of_their_own(monkeypatch):
+    monkeypatch.setattr(corpus, "GROUP_BYTES", 3 * 8 * 32 * 32)
+    writer = corpus.ShardWriter(8)
+    given = [sample(32, 32, seed=n) for n in range(9)]
+    for one in given:
+        writer.add(one)
+    data = writer.close()
+    assert (writer.rows, writer.groups) == (9, 3)  # the fourth row passes the limit: 4, 4, 1
+    file = pq.ParquetFile(pa.BufferReader(data))
+    assert [file.metadata.row_group(i).num_rows for i in range(3)] == [4, 4, 1]
+    found = [corpus.from_row(row) for i in range(3) for row in file.read_row_group(i).to_pylist()]
+    assert [np.array_equal(a.degraded_visible, b.degraded_visible) for a, b in zip(given, found, strict=True)] == [
+        True
+    ] * 9
+
+
+def test_verify_names_what_is_no_parquet_and_what_is_not_listed(built):
+    data = json.loads((built / "manifest.json").read_text())
+    path = built / "shards" / data["shards"][1]["name"]
+    path.write_bytes(b"text that somebody signed")
+    data["shards"][1]["sha256"] = corpus.checksum(path.read_bytes())
+    corpus.write_manifest(str(built), {"shards": data["shards"]})
+    (built / "shards" / "000009-train.parquet").write_bytes(b"x")
+    (built / "shards" / ".000001-train.parquet.0f.part").write_bytes(b"x")
+    lines = verify(open_corpus(str(built)))
+    assert len(lines) == 2
+    assert path.name in lines[0] and "000009-train.parquet: not in the manifest" in lines[1]

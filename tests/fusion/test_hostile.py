@@ -476,7 +476,7 @@ def sound(tmp_path_factory) -> Path:
     config = CorpusConfig("scenes:4:64x64:1", "noise1,clean", shard_samples=2, val_share=0, test_share=0)
     plans = plan_shards(assign_splits(find_pairs(config.pairs).refs, config), config)
     records = [build_shard(plan, str(root)) for plan in plans]
-    corpus.write_manifest(str(root), {"shards": records, "row_group": 2})
+    corpus.write_manifest(str(root), {"shards": records})
     return root
 
 

@@ -77,7 +77,7 @@ def test_killed_workers(undisturbed, tmp_path):
         wait_for(job, lambda count=count: len(shards(tmp_path)) >= count)
         for process in psutil.Process(job.pid).children(recursive=True):
             try:
-                if process.name().startswith("ray::") and "MapBatches" in " ".join(process.cmdline()):
+                if "ray::unit_of_work" in " ".join(process.cmdline()):
                     os.kill(process.pid, signal.SIGKILL)
                     killed.add(process.pid)
                     break

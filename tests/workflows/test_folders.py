@@ -19,8 +19,10 @@ def test_a_folder_is_claimed_once(tmp_path):
     out = str(tmp_path / "out")
     claim(out, "plan.json", {"a": 1, "b": (2, 3)}, "corpus")
     claim(out, "plan.json", {"a": 1, "b": (2, 3)}, "corpus")
-    with pytest.raises(UserError, match="another corpus"):
-        claim(out, "plan.json", {"a": 2}, "corpus")
+    with pytest.raises(UserError, match="another corpus: a is 1 there and 2 now"):
+        claim(out, "plan.json", {"a": 2, "b": [2, 3]}, "corpus")
+    with pytest.raises(UserError, match=r"another corpus: b is \[2, 3\] there and None now"):
+        claim(out, "plan.json", {"a": 1}, "corpus")
     (tmp_path / "out" / "plan.json").write_text("{")
     with pytest.raises(UserError, match="another corpus"):
         claim(out, "plan.json", {"a": 1}, "corpus")
@@ -131,3 +133,12 @@ def test_damaged_and_old_leases_are_taken_over(tmp_path, monkeypatch, text):
     (tmp_path / "lease.json").write_text(text)
     with Lease(str(tmp_path)) as lease:
         lease.check()
+
+
+def test_fingerprints_are_told_last(tmp_path):
+    first = {"inputs": "a" * 64, "config": {"seed": 0, "preset": "grid"}}
+    claim(str(tmp_path / "x"), "plan.json", first, "corpus")
+    with pytest.raises(UserError, match=r"config.seed is 0 there and 1 now"):
+        claim(str(tmp_path / "x"), "plan.json", {"inputs": "b" * 64, "config": {"seed": 1, "preset": "grid"}}, "corpus")
+    with pytest.raises(UserError, match="inputs differ: other files"):
+        claim(str(tmp_path / "x"), "plan.json", first | {"inputs": "b" * 64}, "corpus")

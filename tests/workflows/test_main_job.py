@@ -109,7 +109,7 @@ def test_restart_builds_only_what_is_missing(corpus, command):
     }
     code, _, err = command("corpus", "--pairs", SCENES, "--out", corpus, *words, "--seed", 1)
     assert code == 2
-    one_line(err, "other pairs, settings or versions")
+    one_line(err, "config.seed is 0 there and 1 now")
 
 
 def test_rejected_pairs_are_counted_and_named(local_ray, place, command):
@@ -155,7 +155,7 @@ def test_a_finished_run_is_not_trained_again(restore_run, corpus, command):
     assert (restore_run / "run.json").stat().st_mtime_ns == before
     code, _, err = command(*words, "--recipe.epochs", 3)
     assert code == 2
-    one_line(err, "other settings")
+    one_line(err, "recipe.epochs is 2 there and 3 now")
 
 
 def test_stage_2_needs_a_stage_1_that_fits(restore_run, fuse_run, corpus, place, command):
@@ -206,7 +206,7 @@ def test_scores_and_report(fuse_run, corpus, place, command):
     scores = place / "scores"
     words = ["score", "--fused", f"TG-ECNet={fused}", "--fused", f"Average={average}", "--corpus", corpus]
     code, said, err = command(*words, "--out", scores)
-    assert code == 0 and "1 not scored" in said and "10x10" in err
+    assert code == 0 and "1 problems" in said and "10x10" in err
     with open(scores / "per_image.csv") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["method", "image", "degradation", "level", "metric", "value"]

@@ -16,7 +16,7 @@ PAIRS = ["a 1", "b+2", "ü%3", "d"]
 
 @pytest.fixture(scope="module")
 def roots(s3, local_ray, tmp_path_factory):
-    """Two places with the same pairs, one on the store, one on the disk. The store comes first: Ray takes its address."""
+    """Two places with the same pairs, on the store and on the disk. The store comes first: Ray takes its address."""
     here = tmp_path_factory.mktemp("job")
     there = join(s3.new_bucket(), "some folder")
     for i, key in enumerate(PAIRS):
@@ -62,20 +62,21 @@ def test_the_manifests_say_the_same_but_for_the_places(jobs):
     for root, manifest in zip(jobs, (one, other), strict=True):
         assert manifest["config"].pop("pairs") == join(root, "pairs")
         assert join(root, "corpus") in manifest["stamp"].pop("command")
+        manifest.pop("inputs", None)  # a fingerprint of where the pairs are, too
     assert one == other
     assert one["pairs"] == {"found": 4, "used": 4} and one["rejected"] == []
 
 
 def test_the_report_is_on_the_store(jobs):
     there, here = (storage.read_bytes(join(root, "report.html")).decode() for root in jobs)
-    assert there.count("data:image/png;base64") == here.count("data:image/png;base64") > 2
+    assert there.count("data:image/") == here.count("data:image/") > 2
     for word in ("Average", "Q_abf", open_corpus(join(jobs[0], "corpus")).content, join(jobs[0], "corpus")):
         assert word in there, word
 
 
 def test_a_restart_builds_only_what_is_missing(jobs, command, s3):
     corpus = join(jobs[0], "corpus")
-    bucket, _, prefix = jobs[0].removeprefix("s3://").partition("/")
+    bucket = jobs[0].removeprefix("s3://").partition("/")[0]
 
     def written() -> dict[str, str]:
         listing = s3.client().list_objects_v2(Bucket=bucket, Prefix="some folder/corpus/shards/")

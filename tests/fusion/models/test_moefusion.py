@@ -1,4 +1,4 @@
-"""MoE-Fusion: counts, sizes, gates and mixtures against their formulas, attention, ablations, gradients, checkpoints."""
+"""MoE-Fusion: counts, sizes, gates and mixtures against formulas, attention, ablations, gradients, checkpoints."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def build(seed=0, choose=0.0, **changes) -> MoEFusion:
     torch.manual_seed(seed)
     model = MoEFusion(replace(SMALL, **changes))
     for gate in gates_of(model):
-        nn.init.normal_(gate.choice, std=choose), nn.init.normal_(gate.noise, std=choose)
+        for weight in (gate.choice, gate.noise):
+            nn.init.normal_(weight, std=choose / len(weight) ** 0.5)
     return model
 
 
@@ -147,7 +148,7 @@ def test_loads_are_named_apart_and_their_sum_is_the_balance(model):
     for name, gates_BN in out.gates.items():
         counts_N = (gates_BN > 0).sum(0).float()
         torch.testing.assert_close(out.loads[name], squared_cv(gates_BN.sum(0)) + squared_cv(counts_N))
-    assert len({float(load) for load in out.loads.values()}) > 1
+    assert len({load.item() for load in out.loads.values()}) > 1
     torch.testing.assert_close(out.balance, sum(out.loads.values()))
 
 
@@ -188,7 +189,8 @@ def test_constant_images_give_numbers_and_gradients(ablation, training):
         loss = total(moefusion_terms(out.image, visible, infrared, None, out.loads), MoEFusionLoss())
         model.zero_grad()
         loss.backward()
-        assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+        grads = {name: p.grad for name, p in model.named_parameters() if training or "noise" not in name}
+        assert all(torch.isfinite(grad).all() for grad in grads.values())
 
 
 def test_autocast_to_bfloat16_is_near_float32():
@@ -214,13 +216,13 @@ def test_autocast_to_bfloat16_is_near_float32():
 def test_the_gate_pools_so_the_size_does_not_matter():
     torch.manual_seed(0)
     gate = ImageGate(2, (3, 4), experts=4, top_k=2).eval()
-    nn.init.normal_(gate.choice)
+    nn.init.normal_(gate.choice, std=0.2)
     small = torch.randn(5, 2, 3, 4)
     large = small.repeat_interleave(7, 2).repeat_interleave(2, 3)
     gates_BN, balance = gate([small])
     torch.testing.assert_close(gate([large]), (gates_BN, balance))
     torch.testing.assert_close(gate([large[:, :1], large[:, 1:]])[0], gates_BN)
-    scores = small.flatten(1) @ gate.choice / 24**0.5
+    scores = small.flatten(1) @ gate.choice
     for row, weights in zip(scores, gates_BN, strict=True):
         best = row.topk(2).indices
         expected = torch.zeros(4).scatter(0, best, row[best].softmax(0))
@@ -240,7 +242,7 @@ def test_with_all_experts_kept_it_is_the_dense_mixture(part):
     mix = getattr(model, part)
     x = [torch.randn(3, 4, 6, 8), torch.randn(3, 4, 6, 8)] if part == "foreground" else [torch.randn(3, 40, 6, 8)]
     pooled = F.adaptive_avg_pool2d(torch.cat(x, 1), (3, 4)).flatten(1)
-    weights_BN = (pooled @ mix.gate.choice / pooled.shape[1] ** 0.5).softmax(1)
+    weights_BN = (pooled @ mix.gate.choice).softmax(1)
     inputs = [x[0], x[0], x[1], x[1]] if part == "foreground" else x * 4
     outputs = torch.stack([expert(given) for expert, given in zip(mix.experts, inputs, strict=True)], 1)
     out = mix(*x)
@@ -451,8 +453,8 @@ def loss_of(model, seed=1, batch=8):
 
 @pytest.mark.parametrize("changes", [*({"ablation": a} for a in ABLATIONS), {"attention_mode": "conv"}, {"top_k": 4}])
 def test_the_gradient_reaches_every_parameter(changes):
-    model = build(seed=1, **changes).train()
-    torch.manual_seed(0)
+    # wide enough that no expert has only dead units
+    model = build(width=8, decoder_widths=(16, 12, 12), **changes).train()
     loss_of(model).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, f"{name} has no gradient"
