@@ -78,7 +78,7 @@ def in_parallel(
 
     `work` is a function of an importable module, run in Ray tasks, or a class whose instances are called in actors of
     Ray Data and are made with the arguments `make`. Rows are JSON both ways. A UserError in a task is raised here,
-    as it is. `options` go to the task or to `Dataset.map_batches`. What is under way is cancelled when the caller stops.
+    as it is. `options` go to the task or to `map_batches`. What is under way is cancelled when the caller stops.
     """
     results = _by_actors(rows, work, make or {}, options) if isinstance(work, type) else _by_tasks(rows, work, options)
     for result in results:
