@@ -7,8 +7,9 @@ Shapes: B batch, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -17,9 +18,10 @@ from torch import Tensor
 from fusion.colour import luma
 from fusion.corpus import Sample
 from fusion.errors import UserError
+from fusion.losses import box_mask
 from fusion.seeds import generator
 
-Batch = dict[str, Tensor]  # luma in [0, 1], each (B, 1, H, W)
+Batch = dict[str, Tensor]  # luma in [0, 1], each (B, 1, H, W); "mask": 1 inside boxes
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ def inputs(stage: str, sample: Sample, rng: np.random.Generator | None, identity
     """Which images a stage takes from a sample, by role; without `rng` (validation) the degraded modality."""
     if stage == "fuse":
         return {name: name for name in ("visible", "infrared", "degraded_visible", "degraded_infrared")}
+    if stage == "moefusion":
+        return {"visible": "visible", "infrared": "infrared", "mask": "boxes"}
     degraded = sample.degraded_modalities or ("visible", "infrared")
     others = tuple(name for name in ("visible", "infrared") if name not in degraded)
     pool = others if rng is not None and others and rng.random() < identity_share else degraded
@@ -63,6 +67,7 @@ def crops(sample: Sample, stage: str, config: CropConfig, seed: int, epoch: int)
     rng = generator(seed, "crops", epoch, sample.key, sample.degradation, sample.level)
     height, width = sample.infrared.shape
     size = config.size
+    planes = _planes(sample)
     made = []
     for _ in range(config.per_image):
         roles = inputs(stage, sample, rng, config.identity_share)
@@ -71,11 +76,24 @@ def crops(sample: Sample, stage: str, config: CropConfig, seed: int, epoch: int)
         down, across = (rng.random(2) < 0.5) & config.flips
         crop = {}
         for role, name in roles.items():
-            piece = luma(getattr(sample, name)[top : top + size, left : left + size])
+            piece = luma(planes(name)[top : top + size, left : left + size])
             piece = _grow(piece, size)[:: -1 if down else 1, :: -1 if across else 1]
             crop[role] = np.ascontiguousarray(piece)
         made.append(crop)
     return made
+
+
+def _planes(sample: Sample) -> Callable[[str], np.ndarray]:
+    """Images of a sample by name, uint8; "boxes" as a picture, white inside, drawn once."""
+
+    @cache
+    def plane(name: str) -> np.ndarray:
+        if name != "boxes":
+            return getattr(sample, name)
+        mask = box_mask([torch.from_numpy(sample.boxes)], sample.infrared.shape)
+        return (mask[0, 0] * 255).to(torch.uint8).numpy()
+
+    return plane
 
 
 def _grow(piece: np.ndarray, size: int) -> np.ndarray:
@@ -116,7 +134,8 @@ def validation_batches(samples: Iterable[Sample], stage: str, size: int) -> Iter
         top, left = (height - high) // 2, (width - wide) // 2
         window = (slice(top, top + high), slice(left, left + wide))
         roles = inputs(stage, sample, None)
-        yield _stack([{role: luma(getattr(sample, name)[window]) for role, name in roles.items()}])
+        planes = _planes(sample)
+        yield _stack([{role: luma(planes(name)[window]) for role, name in roles.items()}])
 
 
 def _take(held: list, rng: np.random.Generator):

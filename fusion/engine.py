@@ -23,28 +23,29 @@ from fusion.crops import Batch
 from fusion.models import MODELS
 from fusion.recipes import OptimConfig, Recipe
 from fusion.seeds import torch_seed
+from fusion.stages import STAGES
 
 Numbers = dict[str, float]
-VALIDATION_METRICS = {"restore": ("psnr", "ssim"), "fuse": ("qabf", "vif", "en")}
 
 
-def learning_rate(optim: OptimConfig, progress: float) -> float:
-    """Linear warm-up, then half a cosine from `lr` to `lr * final`; `progress` in 0..1 over all steps of the run."""
+def learning_rate(optim: OptimConfig, progress: float, epochs: int = 1) -> float:
+    """Linear warm-up, then half a cosine from `lr` to `lr * final`; `progress` in 0..1 over all steps of the run.
+
+    With milestones: a tenth from each of those epochs on, instead of the cosine.
+    """
     if progress < optim.warmup:
         return optim.lr * (progress / optim.warmup)
+    if optim.milestones:
+        return optim.lr * 0.1 ** sum(progress * epochs >= milestone for milestone in optim.milestones)
     rest = min((progress - optim.warmup) / max(1 - optim.warmup, 1e-9), 1.0)
     return optim.lr * (optim.final + (1 - optim.final) * 0.5 * (1 + math.cos(math.pi * rest)))
 
 
 def terms(stage: str, network: nn.Module, batch: Batch, autocast: AbstractContextManager | None = None) -> losses.Terms:
     """One forward pass, under `autocast`, and the named loss terms of the stage, always in float32."""
-    names = ("degraded",) if stage == "restore" else ("degraded_visible", "degraded_infrared")
     with autocast or nullcontext():
-        output = network(*(batch[name] for name in names))
-    image, balance = output.image.float(), output.balance.float()
-    if stage == "restore":
-        return losses.restore_terms(image, batch["clean"], balance)
-    return losses.fuse_terms(image, batch["visible"], batch["infrared"], balance)
+        output = STAGES[stage].call(network, batch)
+    return STAGES[stage].terms(output, batch)
 
 
 @dataclass
@@ -98,7 +99,7 @@ class Engine:
             start = time.perf_counter()
             wait += start - clock
             progress = (self.epoch + min((count + 0.5) / self.batches_per_epoch, 1.0)) / self.recipe.epochs
-            rate = learning_rate(optim, progress)
+            rate = learning_rate(optim, progress, self.recipe.epochs)
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
             # Gate noise is named by where it is used, so a resumed run draws what an undisturbed one would.
@@ -128,25 +129,21 @@ class Engine:
 
     @torch.no_grad()
     def validate(self, batches: Iterable[Batch]) -> Numbers:
-        """Mean metrics over all images of all workers, each against the clean pair.
+        """Mean metrics over all images of all workers, each against the clean pair: those of the stage.
 
         Restoring: PSNR and SSIM, and the PSNR of the degraded input ("psnr_in"). Fusing: Q_abf, VIF, EN.
         """
+        stage = STAGES[self.stage]
         self.model.eval()
         sums: Numbers = {}
         for batch in batches:
             batch = self._move(batch)
             with self._autocast():
-                if self.stage == "restore":
-                    image = self.model(batch["degraded"]).image
-                    truth = (batch["clean"], batch["clean"])
-                else:
-                    image = self.model(batch["degraded_visible"], batch["degraded_infrared"]).image
-                    truth = (batch["visible"], batch["infrared"])
-            results = metrics.score(_eight_bit(image), *map(_eight_bit, truth), VALIDATION_METRICS[self.stage])
-            if self.stage == "restore":
-                given = metrics.score(_eight_bit(batch["degraded"]), *map(_eight_bit, truth), ("psnr",))
-                results["psnr_in"] = given["psnr"]
+                image = stage.call(self.model, batch).image
+            truth = [_eight_bit(batch[name]) for name in stage.truth]
+            results = metrics.score(_eight_bit(image), *truth, stage.metrics)
+            if stage.before:
+                results["psnr_in"] = metrics.score(_eight_bit(batch[stage.before]), *truth, ("psnr",))["psnr"]
             for name, values in results.items():
                 finite = values[torch.isfinite(values)]
                 sums[name] = sums.get(name, 0.0) + float(finite.sum())

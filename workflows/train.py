@@ -66,6 +66,7 @@ def run(args: Args, command: list[str]) -> None:
     from fusion import checkpoint, storage
     from fusion.config import to_dict
     from fusion.corpus import open_corpus
+    from fusion.stages import STAGES
     from workflows.folders import claim
     from workflows.stamps import stamp
 
@@ -77,12 +78,12 @@ def run(args: Args, command: list[str]) -> None:
             "`duskfuse corpus` again."
         )
     settings = {"recipe": to_dict(args.recipe), "corpus": manifest.content, "from": None}
-    if args.recipe.model.stage == "fuse":
+    if STAGES[args.recipe.model.stage].continues:
         if args.start is None:
             raise UserError(f"{args.recipe.name} starts from stage 1: give --from, the run of its restore recipe.")
         settings["from"] = check_start(args)
     elif args.start is not None:
-        raise UserError(f"{args.recipe.name} starts afresh; --from is for stage 2.")
+        raise UserError(f"{args.recipe.name} starts afresh; --from is for stage 2 of TG-ECNet.")
     claim(args.out, "settings.json", settings, "run")
     done = storage.join(args.out, "run.json")
     if storage.exists(done):
