@@ -24,7 +24,7 @@ from fusion.degrade import FAMILIES
 from fusion.errors import UserError
 
 SCHEMA_VERSION = 2
-GROUP_BYTES = 2**29  # of pixels, beyond which a row group takes no more rows
+GROUP_BYTES = 2**27  # of pixels, beyond which a row group takes no more rows
 MANIFEST = "manifest.json"
 IMAGES = ("visible", "infrared", "degraded_visible", "degraded_infrared")
 SPLITS = ("train", "val", "test")

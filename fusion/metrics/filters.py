@@ -38,13 +38,16 @@ def gaussian_window(size: int, sigma: float) -> list[float]:
     return [tap / total for tap in taps]
 
 
-def bands(image_BKHW: Tensor, rows: int | None = None) -> Iterator[tuple[int, int]]:
-    """(first row, number of rows) of bands of `rows` rows (default: all): on a CPU such as stay in its cache."""
+def bands(image_BKHW: Tensor, rows: int | None = None, maps: int = 1) -> Iterator[tuple[int, int]]:
+    """(first row, number of rows) of bands of `rows` rows (default: all): on a CPU such as stay in its cache.
+
+    `maps`: how many maps of the size of the image the work on a band goes back and forth between.
+    """
     batch, planes, height, width = image_BKHW.shape
     rows = height if rows is None else rows
     step = rows
     if image_BKHW.device.type == "cpu":
-        step = max(CACHE // max(batch * planes * width * image_BKHW.element_size(), 1), 1)
+        step = max(CACHE // max(maps * batch * planes * width * image_BKHW.element_size(), 1), 1)
     for start in range(0, rows, max(step, 1)):
         yield start, min(step, rows - start)
 

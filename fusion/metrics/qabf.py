@@ -69,7 +69,7 @@ def edge_sums(
     """What Q_abf is made of, in bands of rows; `added`: (1 - Q) g where the fused edge tops both sources'."""
     source, fused = F.pad(t.source_BSHW, (1, 1, 1, 1)), F.pad(t.fused, (1, 1, 1, 1))
     weight, total = torch.zeros_like(source[:, 0, 0, 0]), torch.zeros_like(source[:, 0, 0, 0])
-    for first, rows in bands(t.source_BSHW):
+    for first, rows in bands(t.source_BSHW, maps=8):
         strength, angle = _polar(*differences(source.narrow(-2, first, rows + 2)), root)
         fused_strength, fused_angle = _polar(*differences(fused.narrow(-2, first, rows + 2)), root)
         quality = _preservation(strength, angle, fused_strength, fused_angle)
