@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,14 +145,6 @@ class ShardWriter:
             self._writer.write_table(pa.Table.from_pylist(self._pending, schema=SCHEMA), row_group_size=self.row_group)
             self.groups += 1
         self._pending, self._bytes = [], 0
-
-
-def shard_bytes(samples: Iterable[Sample], row_group: int) -> bytes:
-    """A whole shard of samples that are there already."""
-    writer = ShardWriter(row_group)
-    for sample in samples:
-        writer.add(sample)
-    return writer.close()
 
 
 def read_shard(path: str, columns: list[str] | None = None) -> pa.Table:

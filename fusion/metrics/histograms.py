@@ -17,8 +17,7 @@ LEVELS = 256
 
 def levels(t: Triplet) -> Tensor:
     """8-bit levels, B T H W uint8: rounded, clamped to 0..255 (of a NaN, any: `score` answers NaN then)."""
-    image_BTHW = torch.cat([t.source_BSHW, t.fused], dim=1)
-    return image_BTHW.round_().clamp_(0, LEVELS - 1).to(torch.uint8)
+    return t.image_BTHW.round().clamp_(0, LEVELS - 1).to(torch.uint8)
 
 
 def counts(index_BKHW: Tensor, bins: int) -> Tensor:

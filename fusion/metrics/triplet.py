@@ -26,6 +26,11 @@ class Triplet:
     def source_BSHW(self) -> Tensor:
         return torch.cat([self.visible, self.infrared], dim=1)
 
+    @cached_property
+    def image_BTHW(self) -> Tensor:
+        """All three (T = 3), the fused image last."""
+        return torch.cat([self.visible, self.infrared, self.fused], dim=1)
+
     @property
     def height(self) -> int:
         return self.fused.shape[-2]

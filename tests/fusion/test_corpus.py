@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from fusion import corpus
-from fusion.corpus import IMAGES, SCHEMA, Sample, open_corpus, read_group, read_shard, shard_bytes, verify
+from fusion.corpus import IMAGES, SCHEMA, Sample, open_corpus, read_group, read_shard, verify
 from fusion.degrade import FAMILIES, PRESETS
 from fusion.errors import UserError
+from tests.shards import shard_bytes
 
 
 def sample(height=48, width=64, seed=0, **changes) -> Sample:

@@ -17,13 +17,14 @@ import pytest
 
 from fusion import plan as planning
 from fusion.config import to_dict
-from fusion.corpus import SPLITS, from_row, read_group, read_shard, shard_bytes
+from fusion.corpus import SPLITS, from_row, read_group, read_shard
 from fusion.degrade import PRESETS, degrade, parse
 from fusion.errors import UserError
 from fusion.images import encode_png
 from fusion.pairs import PairRef, find_pairs, read_pair
 from fusion.plan import CorpusConfig, ShardPlan, build_shard, plan_shards
 from fusion.splits import assign_splits
+from tests.shards import shard_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENES = "scenes:6:96x64:1"

@@ -20,15 +20,6 @@ ALL = [
 HEIGHT, WIDTH = 163, 170  # just enough for every metric
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small images: threads cost more than they bring, and very much more on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def image(rows) -> torch.Tensor:
     return torch.tensor(rows, dtype=torch.float64)[None, None]
 

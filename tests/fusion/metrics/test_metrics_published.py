@@ -26,15 +26,6 @@ needs_tno = pytest.mark.skipif(not (SHARED / "tno_tang").is_dir(), reason="no sh
 needs_vifb = pytest.mark.skipif(not (SHARED / "vifb").is_dir(), reason="no shared/data/vifb")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small images: threads cost more than they bring, and very much more on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 # Plain versions: one source, float64 arrays on 0..255, no shared code with fusion.metrics
 
 

@@ -19,15 +19,6 @@ NAMES = ["qcb", "qcb toolbox", "qcv", "qcv toolbox"]
 every = pytest.mark.parametrize("metric", EVERY, ids=NAMES)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small images: threads cost more than they bring, and very much more on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def triplet(fused, visible, infrared) -> Triplet:
     """Of arrays, H x W each, or B x H x W each."""
     images = (np.asarray(image, dtype=np.float64) for image in (fused, visible, infrared))

@@ -23,15 +23,6 @@ from fusion.metrics.niqe_features import features, fit_aggd, halve, normalise
 SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small images: threads cost more than they bring, and very much more on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def plane(image) -> torch.Tensor:
     return torch.tensor(np.asarray(image, np.float64))[None, None]
 
