@@ -4,6 +4,7 @@ model.safetensors       weights
 optimiser.safetensors   Adam's moments, by parameter name (only in a run's own checkpoints)
 config.json             model name and config, recipe, versions
 state.json              epoch, step, validation; written last
+detectors/              the same files of a network that goes along (MoE-Fusion's detectors), where there is one
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +26,12 @@ from torch import Tensor, nn
 
 from fusion import config as configs
 from fusion.errors import UserError
-from fusion.models import MODELS
+from fusion.models import MODELS, Model
 
 FORMAT = 1
 FILES = ("model.safetensors", "config.json", "state.json")
+PARTS = ("detectors",)
+ALL_FILES = (*(f"{part}/{name}" for part in PARTS for name in FILES), *FILES)  # state.json, which seals it, last
 
 
 @dataclass(frozen=True)
@@ -62,14 +66,12 @@ def save(
     (folder / "state.json").write_text(json.dumps(state, indent=2) + "\n")
 
 
-def load(folder: str | Path, expect: str | None = None) -> Checkpoint:
-    """Rebuild the model (on the CPU, in evaluation mode) from a local folder.
+def load(folder: str | Path, expect: str | None = None, models: Mapping[str, Model] = MODELS) -> Checkpoint:
+    """Rebuild the model (on the CPU, in evaluation mode) from a local folder; its name is one of `models`.
 
     UserError when the folder is no checkpoint, is damaged, or holds another model than `expect`.
     """
-    folder = Path(folder)
-    if not (folder / "config.json").exists() and (folder / "checkpoint" / "config.json").exists():
-        folder = folder / "checkpoint"  # a finished run
+    folder = _inside(Path(folder))
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise UserError(
@@ -77,16 +79,28 @@ def load(folder: str | Path, expect: str | None = None) -> Checkpoint:
         )
     about = _read_json(folder / "config.json")
     name = about.get("model")
-    if about.get("format") != FORMAT or name not in list(MODELS):
+    if about.get("format") != FORMAT or name not in list(models):
         raise UserError(
-            f"{folder}: unknown model {name!r} or format {about.get('format')!r}; known are {', '.join(MODELS)} in "
+            f"{folder}: unknown model {name!r} or format {about.get('format')!r}; known are {', '.join(models)} in "
             f"format {FORMAT}. Was it saved by a newer version?"
         )
     if expect is not None and name != expect:
         raise UserError(f"{folder} holds {name}, not {expect}. Give a {expect} checkpoint.")
-    model = MODELS[name].build(configs.from_dict(MODELS[name].config, about.get("config"), f"{folder}/config.json"))
+    model = models[name].build(configs.from_dict(models[name].config, about.get("config"), f"{folder}/config.json"))
     load_weights(model, folder)
     return Checkpoint(name, model.eval(), about.get("recipe", {}), read_state(folder), _digest(folder))
+
+
+def _inside(folder: Path) -> Path:
+    """The checkpoint of a finished run, where the folder is one."""
+    inner = folder / "checkpoint"
+    return inner if not (folder / "config.json").exists() and (inner / "config.json").exists() else folder
+
+
+def part(folder: str | Path, name: str) -> Path | None:
+    """The folder of a network that goes along (one of PARTS) with a checkpoint, if there is one."""
+    found = _inside(Path(folder)) / name
+    return found if (found / "state.json").is_file() else None
 
 
 def load_weights(model: nn.Module, folder: Path, only: str = "") -> None:
@@ -172,9 +186,11 @@ def fetch(where: str) -> Path:
         return Path(where).expanduser()
     local = Path(tempfile.mkdtemp(prefix="duskfuse-checkpoint-"))
     atexit.register(shutil.rmtree, local, ignore_errors=True)
-    for name in FILES:  # without the optimiser: only Ray's own checkpoints are resumed from
+    for name in ALL_FILES:  # without the optimiser: only Ray's own checkpoints are resumed from
         try:
-            (local / name).write_bytes(storage.read_bytes(storage.join(where, name)))
+            data = storage.read_bytes(storage.join(where, name))
         except FileNotFoundError:
             continue  # `load` says so, as for a local folder
+        (local / name).parent.mkdir(exist_ok=True)
+        (local / name).write_bytes(data)
     return local

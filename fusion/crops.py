@@ -15,20 +15,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fusion.class_names import standard_name
 from fusion.colour import luma
 from fusion.corpus import Sample
 from fusion.errors import UserError
 from fusion.losses import box_mask
 from fusion.seeds import generator
 
-Batch = dict[str, Tensor]  # luma in [0, 1], each (B, 1, H, W); "mask": 1 inside boxes
+# Luma in [0, 1], (B, 1, H, W), but "colour": RGB (B, 3, H, W). "mask": 1 inside boxes. "boxes": (B, most, 5), x1 y1
+# x2 y2 in pixels and a place in `CropConfig.classes`, or -1 in rows that are no box.
+Batch = dict[str, Tensor]
+PART_OF_BOX = 0.3  # of its area must lie in a crop
+MIN_BOX = 2.0  # pixels
 
 
 @dataclass(frozen=True)
 class CropConfig:
     """`identity_share`: how often stage 1 sees the modality that is not degraded, to learn to leave it alone.
 
-    `shuffle`: crops held back to mix images and degradations within a batch.
+    `shuffle`: crops held back to mix images and degradations within a batch. `classes`: which boxes detectors learn.
     """
 
     size: int = 128
@@ -36,6 +41,7 @@ class CropConfig:
     flips: bool = True
     identity_share: float = 0.2
     shuffle: int = 512
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.size < 8 or self.size % 8:
@@ -52,6 +58,8 @@ def inputs(stage: str, sample: Sample, rng: np.random.Generator | None, identity
         return {name: name for name in ("visible", "infrared", "degraded_visible", "degraded_infrared")}
     if stage == "moefusion":
         return {"visible": "visible", "infrared": "infrared", "mask": "boxes"}
+    if stage == "moefusion-joint":
+        return inputs("moefusion", sample, rng) | {"colour": "colour", "boxes": "boxes_n5"}
     degraded = sample.degraded_modalities or ("visible", "infrared")
     others = tuple(name for name in ("visible", "infrared") if name not in degraded)
     pool = others if rng is not None and others and rng.random() < identity_share else degraded
@@ -67,7 +75,7 @@ def crops(sample: Sample, stage: str, config: CropConfig, seed: int, epoch: int)
     rng = generator(seed, "crops", epoch, sample.key, sample.degradation, sample.level)
     height, width = sample.infrared.shape
     size = config.size
-    planes = _planes(sample)
+    planes = _planes(sample, config.classes)
     made = []
     for _ in range(config.per_image):
         roles = inputs(stage, sample, rng, config.identity_share)
@@ -76,32 +84,59 @@ def crops(sample: Sample, stage: str, config: CropConfig, seed: int, epoch: int)
         down, across = (rng.random(2) < 0.5) & config.flips
         crop = {}
         for role, name in roles.items():
-            piece = luma(planes(name)[top : top + size, left : left + size])
-            piece = _grow(piece, size)[:: -1 if down else 1, :: -1 if across else 1]
-            crop[role] = np.ascontiguousarray(piece)
+            if role == "boxes":
+                crop[role] = crop_boxes(planes(name), top, left, size, down, across)
+                continue
+            piece = _grow(_floats(planes(name)[top : top + size, left : left + size], role), size)
+            crop[role] = np.ascontiguousarray(piece[..., :: -1 if down else 1, :: -1 if across else 1])
         made.append(crop)
     return made
 
 
-def _planes(sample: Sample) -> Callable[[str], np.ndarray]:
-    """Images of a sample by name, uint8; "boxes" as a picture, white inside, drawn once."""
+def crop_boxes(boxes_n5: np.ndarray, top: int, left: int, size: int, down: bool, across: bool) -> np.ndarray:
+    """Boxes (x1, y1, x2, y2, class) as they lie in a square crop that was flipped; slivers are dropped."""
+    moved_n4 = boxes_n5[:, :4] - np.array([left, top, left, top], np.float32)
+    inside_n4 = moved_n4.clip(0, size)
+    sides_n2 = inside_n4[:, 2:] - inside_n4[:, :2]
+    whole_n = (boxes_n5[:, 2:4] - boxes_n5[:, :2]).prod(1)
+    keep_n = (sides_n2 >= MIN_BOX).all(1) & (sides_n2.prod(1) >= PART_OF_BOX * whole_n)
+    x1, y1, x2, y2 = inside_n4[keep_n].T
+    if across:
+        x1, x2 = size - x2, size - x1
+    if down:
+        y1, y2 = size - y2, size - y1
+    return np.stack([x1, y1, x2, y2, boxes_n5[keep_n, 4]], 1)
+
+
+def _planes(sample: Sample, classes: tuple[str, ...] = ()) -> Callable[[str], np.ndarray]:
+    """Images of a sample by name, uint8. "boxes": a picture, white inside, drawn once. "boxes_n5": as numbers."""
 
     @cache
     def plane(name: str) -> np.ndarray:
+        if name == "boxes_n5":
+            places = {name: place for place, name in enumerate(classes)}
+            found = np.array([places.get(standard_name(name), -1) for name in sample.classes], np.float32)
+            return np.concatenate([sample.boxes, found[:, None]], 1)[found >= 0]
         if name != "boxes":
-            return getattr(sample, name)
+            return getattr(sample, "visible" if name == "colour" else name)
         mask = box_mask([torch.from_numpy(sample.boxes)], sample.infrared.shape)
         return (mask[0, 0] * 255).to(torch.uint8).numpy()
 
     return plane
 
 
+def _floats(image: np.ndarray, role: str) -> np.ndarray:
+    """In [0, 1]: colour as (3, H, W), all else as luma (H, W)."""
+    return (image.transpose(2, 0, 1) / np.float32(255)) if role == "colour" else luma(image)
+
+
 def _grow(piece: np.ndarray, size: int) -> np.ndarray:
-    down, right = size - piece.shape[0], size - piece.shape[1]
+    height, width = piece.shape[-2:]
+    down, right = size - height, size - width
     if not (down or right):
         return piece
-    mode = "reflect" if down < piece.shape[0] and right < piece.shape[1] else "edge"
-    return np.pad(piece, ((0, down), (0, right)), mode=mode)
+    mode = "reflect" if down < height and right < width else "edge"
+    return np.pad(piece, (*[(0, 0)] * (piece.ndim - 2), (0, down), (0, right)), mode=mode)
 
 
 def training_batches(
@@ -135,7 +170,7 @@ def validation_batches(samples: Iterable[Sample], stage: str, size: int) -> Iter
         window = (slice(top, top + high), slice(left, left + wide))
         roles = inputs(stage, sample, None)
         planes = _planes(sample)
-        yield _stack([{role: luma(planes(name)[window]) for role, name in roles.items()}])
+        yield _stack([{role: _floats(planes(name)[window], role) for role, name in roles.items() if role != "boxes"}])
 
 
 def _take(held: list, rng: np.random.Generator):
@@ -146,4 +181,14 @@ def _take(held: list, rng: np.random.Generator):
 
 
 def _stack(rows: list[dict[str, np.ndarray]]) -> Batch:
-    return {role: torch.from_numpy(np.stack([row[role] for row in rows])[:, None]) for role in rows[0]}
+    return {role: torch.from_numpy(_together([row[role] for row in rows], role)) for role in rows[0]}
+
+
+def _together(arrays: list[np.ndarray], role: str) -> np.ndarray:
+    if role == "boxes":
+        padded = np.full((len(arrays), max(map(len, arrays)), 5), -1, np.float32)
+        for row, boxes in zip(padded, arrays, strict=True):
+            row[: len(boxes)] = boxes
+        return padded
+    stacked = np.stack(arrays)
+    return stacked if role == "colour" else stacked[:, None]

@@ -41,6 +41,20 @@ def learning_rate(optim: OptimConfig, progress: float, epochs: int = 1) -> float
     return optim.lr * (optim.final + (1 - optim.final) * 0.5 * (1 + math.cos(math.pi * rest)))
 
 
+def adam(model: nn.Module, optim: OptimConfig) -> torch.optim.Adam:
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.Adam(trainable, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
+
+
+def descend(loss: torch.Tensor, model: nn.Module, optimiser: torch.optim.Optimizer, optim: OptimConfig) -> None:
+    """One step down the gradient of `loss`, clipped."""
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    if optim.clip:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip)
+    optimiser.step()
+
+
 def terms(stage: str, network: nn.Module, batch: Batch, autocast: AbstractContextManager | None = None) -> losses.Terms:
     """One forward pass, under `autocast`, and the named loss terms of the stage, always in float32."""
     with autocast or nullcontext():
@@ -59,15 +73,17 @@ class Engine:
     wrap: Callable[[nn.Module], nn.Module] = lambda network: network
     reduce: Callable[[Numbers], Numbers] = lambda numbers: numbers  # sums over the workers
     epoch: int = 0  # finished epochs
+    notes: tuple[str, ...] = ()  # what a user should know of how it starts
 
     def __post_init__(self) -> None:
         torch.manual_seed(torch_seed(self.recipe.seed, "weights"))
-        self.model = MODELS[self.recipe.model_name].build(self.recipe.model).to(self.device)
-        optim = self.recipe.optim
-        trainable = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.Adam(trainable, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
+        self.model = self.build().to(self.device)
+        self.optimiser = adam(self.model, self.recipe.optim)
         self.bf16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         self._network: nn.Module | None = None
+
+    def build(self) -> nn.Module:
+        return MODELS[self.recipe.model_name].build(self.recipe.model)
 
     @property
     def stage(self) -> str:
@@ -89,7 +105,6 @@ class Engine:
 
         `tick(step, latest terms)` is called after every step. Raises UserError at a loss that is not finite.
         """
-        optim = self.recipe.optim
         self.model.train()
         sums: dict[str, torch.Tensor] = {}
         wait = busy = 0.0
@@ -99,23 +114,15 @@ class Engine:
             start = time.perf_counter()
             wait += start - clock
             progress = (self.epoch + min((count + 0.5) / self.batches_per_epoch, 1.0)) / self.recipe.epochs
-            rate = learning_rate(optim, progress, self.recipe.epochs)
-            for group in self.optimiser.param_groups:
-                group["lr"] = rate
+            self.set_rate(progress)
             # Gate noise is named by where it is used, so a resumed run draws what an undisturbed one would.
             torch.manual_seed(torch_seed(self.recipe.seed, "gates", self.epoch, count, self.rank))
             batch = self._move(batch)
-            latest = terms(self.stage, self.network, batch, self._autocast())
-            loss = losses.total(latest, self.recipe.loss)
-            self.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            if optim.clip:
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip)
-            self.optimiser.step()
-            for name, value in ({"loss": loss} | latest).items():
+            latest = self.step(batch)
+            for name, value in latest.items():
                 sums[name] = sums.get(name, 0) + value.detach().float()
             count += 1
-            images += next(iter(batch.values())).shape[0]
+            images += len(next(iter(batch.values())))
             clock = time.perf_counter()
             busy += clock - start
             if tick is not None:
@@ -127,6 +134,22 @@ class Engine:
         extra = ("images", "wait_s", "step_s")
         return {k: v if k in extra else v / max(steps, 1) for k, v in numbers.items()} | {"steps": steps}
 
+    def step(self, batch: Batch) -> losses.Terms:
+        """Forward, backward, one step of the optimiser. Returns the named terms, "loss" first."""
+        latest = terms(self.stage, self.network, batch, self._autocast())
+        loss = losses.total(latest, self.recipe.loss)
+        descend(loss, self.model, self.optimiser, self.recipe.optim)
+        return {"loss": loss} | latest
+
+    def set_rate(self, progress: float) -> None:
+        """The learning rate at `progress`, 0..1, of the run."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.recipe.optim, progress, self.recipe.epochs)
+
+    def complete(self, batch: Batch) -> Batch:
+        """What validation needs beyond the batch: nothing here."""
+        return batch
+
     @torch.no_grad()
     def validate(self, batches: Iterable[Batch]) -> Numbers:
         """Mean metrics over all images of all workers, each against the clean pair: those of the stage.
@@ -137,7 +160,7 @@ class Engine:
         self.model.eval()
         sums: Numbers = {}
         for batch in batches:
-            batch = self._move(batch)
+            batch = self.complete(self._move(batch))
             with self._autocast():
                 image = stage.call(self.model, batch).image
             truth = [_eight_bit(batch[name]) for name in stage.truth]

@@ -21,17 +21,21 @@ from fusion.colour import attach_colour, luma
 Method = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def fuse(model: nn.Module | Method, visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
+def fuse(
+    model: nn.Module | Method, visible: np.ndarray, infrared: np.ndarray, attention: torch.Tensor | None = None
+) -> np.ndarray:
     """The fused image, uint8, of the size of the pair: H W 3 with the visible image's colour (H W if that is grey).
 
-    `model` is a fusing network in evaluation mode or a method of `fusion.library`. ValueError for unequal sizes.
+    `model` is a fusing network in evaluation mode or a method of `fusion.library`; `attention` is for a network that
+    takes it. ValueError for unequal sizes.
     """
     _check(visible, infrared)
     if not isinstance(model, nn.Module):
         return attach_colour(model(luma(visible), luma(infrared)), visible)
     device = next(model.parameters()).device
     with torch.inference_mode():
-        fused = model(_tensor(visible, device), _tensor(infrared, device)).image
+        more = () if attention is None else (attention.to(device),)
+        fused = model(_tensor(visible, device), _tensor(infrared, device), *more).image
     return attach_colour(_array(fused), visible)
 
 

@@ -55,4 +55,5 @@ STAGES: dict[str, Stage] = {
     "restore": Stage(RestoreLoss, ("degraded",), _restore, ("clean", "clean"), ("psnr", "ssim"), before="degraded"),
     "fuse": Stage(FuseLoss, ("degraded_visible", "degraded_infrared"), _fuse, PAIR, FUSION, continues=True),
     "moefusion": Stage(MoEFusionLoss, PAIR, _moefusion, PAIR, FUSION),
+    "moefusion-joint": Stage(MoEFusionLoss, PAIR, _moefusion, PAIR, FUSION),  # its detectors give the attention
 }

@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> None:
 def run(args: Args, command: list[str]) -> None:
     from tqdm import tqdm
 
-    from fusion import checkpoint, storage
+    from fusion import storage
     from fusion.library import LIBRARY
     from workflows.folders import check_seen, claim
     from workflows.sources import open_source
@@ -66,12 +66,13 @@ def run(args: Args, command: list[str]) -> None:
         raise UserError(f"unknown method {args.method!r}. Known: {', '.join(LIBRARY)}.")
     source = open_source(args.pairs, args.corpus, args.split)
     where, parameters = None, 0
+    model = {"method": args.method}
     if args.checkpoint is not None:
         where = storage.absolute(args.checkpoint)
-        loaded = checkpoint.load(checkpoint.fetch(where))  # a bad one is told here, once, not by every worker
-        parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
+        loaded, twin, identity = load(where)  # a bad one is told here, once, not by every worker
+        parameters = sum(p.numel() for network in (loaded.model, twin) if network for p in network.parameters())
+        model = {"checkpoint": identity}
 
-    model = {"checkpoint": loaded.fingerprint} if where else {"method": args.method}
     claim(args.out, "model.json", model, "model's images")
     storage.remove(storage.join(args.out, "fused.json"))  # from here to the end the folder is not complete
     connect()
@@ -130,19 +131,20 @@ class Fuser:
     def __init__(self, checkpoint: str | None, method: str | None, out: str, threads: int) -> None:
         import torch
 
-        from fusion import checkpoint as checkpoints
         from fusion.library import LIBRARY
 
         torch.set_num_threads(threads)
         self.out = out
         self.restores = False
+        self.twin = None
         if checkpoint is None:
             self.model = LIBRARY[method].fuse
             self.identity = self.name = method
             return
-        loaded = checkpoints.load(checkpoints.fetch(checkpoint))
-        self.model = loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
-        self.name, self.identity = loaded.name, loaded.fingerprint
+        loaded, twin, self.identity = load(checkpoint)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model, self.name = loaded.model.to(device), loaded.name
+        self.twin = twin and twin.to(device)
         self.restores = loaded.model.config.stage == "restore"
 
     def __call__(self, unit: dict) -> list[dict]:
@@ -177,10 +179,34 @@ class Fuser:
             return result
         start = time.perf_counter()
         make = inference.restore if self.restores else inference.fuse
-        images = make(self.model, item.degraded_visible, item.degraded_infrared)
+        pair = (item.degraded_visible, item.degraded_infrared)
+        images = make(self.model, *pair, **self.attention(pair))
         for path, image in zip(paths, images if self.restores else [images], strict=True):
             storage.write_bytes(path, encode_png(image, {STAMP: stamp}))
         return result | {"made": True, "seconds": time.perf_counter() - start}
+
+    def attention(self, pair: tuple[np.ndarray, np.ndarray]) -> dict:
+        """What its detectors tell a MoE-Fusion that was trained with them."""
+        if self.twin is None:
+            return {}
+        from detection.joint import attend
+
+        return {"attention": attend(self.twin, *pair)}
+
+
+def load(where: str):
+    """(checkpoint, its detectors or None, what its images depend on) of a run or checkpoint folder."""
+    from fusion import checkpoint
+
+    folder = checkpoint.fetch(where)
+    loaded = checkpoint.load(folder)
+    detectors = checkpoint.part(folder, "detectors")
+    if detectors is None:
+        return loaded, None, loaded.fingerprint
+    from detection.attention import TWINS
+
+    twin = checkpoint.load(detectors, models=TWINS)
+    return loaded, twin.model, f"{loaded.fingerprint}+{twin.fingerprint}"
 
 
 def content_stamp(identity: str, visible: np.ndarray, infrared: np.ndarray) -> str:

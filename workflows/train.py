@@ -13,7 +13,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,20 +45,38 @@ class Args:
     """How often a run goes on by itself after a worker or node was lost."""
 
 
+def kinds(name: str) -> tuple[type, type, dict]:
+    """(recipe class, engine class, table of recipes): "fusion", or "joint", MoE-Fusion with its detectors."""
+    if name == "joint":
+        from detection import joint
+
+        return joint.JointRecipe, joint.JointEngine, joint.RECIPES
+    from fusion import engine, recipes
+
+    return recipes.Recipe, engine.Engine, recipes.RECIPES
+
+
 def main(arguments: list[str]) -> None:
-    from fusion.recipes import RECIPES, recipe
     from workflows.cli import parse
 
     first = arguments[0] if arguments else ""
     if first in ("-h", "--help"):
         print("usage: duskfuse train RECIPE --corpus DIR --out DIR [options]\n\nrecipes:")
-        for name, make in RECIPES.items():
-            print(f"  {name:22} {(make.__doc__ or '').strip().splitlines()[0]}")
+        for name, make in (kinds("fusion")[2] | kinds("joint")[2]).items():
+            print(f"  {name:25} {(make.__doc__ or '').strip().splitlines()[0]}")
         print("\nduskfuse train RECIPE --help lists all options with the recipe's values.")
         return
-    chosen = recipe(first)
-    default = Args(recipe=chosen, corpus=tyro.MISSING, out=tyro.MISSING)
-    run(parse(Args, f"train {first}", arguments[1:], default=default, config=(tyro.conf.AvoidSubcommands,)), arguments)
+    kind = next((kind for kind in ("fusion", "joint") if first in kinds(kind)[2]), None)
+    if kind is None:
+        known = ", ".join(kinds("fusion")[2] | kinds("joint")[2])
+        raise UserError(f"unknown recipe {first!r}. Known: {known}.")
+    # the same options, with the recipe's own class, so that each of its fields can be set
+    options = make_dataclass(Args.__name__, [("recipe", kinds(kind)[0])], bases=(Args,), frozen=True)
+    default = options(recipe=kinds(kind)[2][first](), corpus=tyro.MISSING, out=tyro.MISSING)
+    run(
+        parse(options, f"train {first}", arguments[1:], default=default, config=(tyro.conf.AvoidSubcommands,)),
+        arguments,
+    )
 
 
 def run(args: Args, command: list[str]) -> None:
@@ -96,7 +114,7 @@ def run(args: Args, command: list[str]) -> None:
     start = time.time()
     result = fit(args, manifest, steps, workers, cpus, use_gpu)
     with result.checkpoint.as_directory() as folder:
-        for name in checkpoint.FILES:  # state.json, which makes it a checkpoint, last
+        for name in filter(lambda name: (Path(folder) / name).exists(), checkpoint.ALL_FILES):
             storage.write_bytes(storage.join(args.out, "checkpoint", name), (Path(folder) / name).read_bytes())
         history = checkpoint.read_state(Path(folder))["history"]
     about = {"stamp": stamp(["train", *command]), "settings": settings, "workers": workers, "history": history}
@@ -177,6 +195,7 @@ def fit(args: Args, manifest, steps: int, workers: int, cpus: float, use_gpu: bo
     parent, _, name = inner.rstrip("/").rpartition("/")
     config = {
         "recipe": to_dict(args.recipe),
+        "kind": "joint" if isinstance(args.recipe, kinds("joint")[0]) else "fusion",
         "corpus": storage.absolute(manifest.root),
         "start": None if args.start is None else storage.absolute(args.start),
         "steps": steps,
@@ -216,15 +235,19 @@ def train_loop(config: dict[str, Any]) -> None:
     from fusion.config import from_dict
     from fusion.corpus import open_corpus
     from fusion.crops import training_batches, validation_batches
-    from fusion.engine import Engine
 
     quiet()  # the lines below say the same, shorter
     torch.set_num_threads(config["threads"])
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
-    recipe = from_dict(Recipe, config["recipe"], "recipe")
+    recipe_kind, engine_kind, _ = kinds(config["kind"])
+    recipe = from_dict(recipe_kind, config["recipe"], "recipe")
     device = ray.train.torch.get_device()
-    engine = Engine(recipe, config["steps"], device, rank, wrap=ray.train.torch.prepare_model, reduce=sum_over(size))
+    wrap = ray.train.torch.prepare_model
+    engine = engine_kind(recipe, config["steps"], device, rank, wrap=wrap, reduce=sum_over(size))
+    if rank == 0:
+        for note in engine.notes:
+            print(note, flush=True)
     history: list[dict[str, float]] = []
     saved = ray.train.get_checkpoint()
     if saved is not None:

@@ -302,7 +302,7 @@ def test_every_step_has_its_rate():
     def tick(step, latest):
         steps.append(step)
         rates.append(engine.optimiser.param_groups[0]["lr"])
-        assert set(latest) == {"l1", "balance", "gradient"}
+        assert set(latest) == {"loss", "l1", "balance", "gradient"}
 
     for _ in range(3):
         engine.train_epoch([*data, *data], tick)  # two batches more than promised

@@ -1,0 +1,201 @@
+"""Faster R-CNN (Ren et al., 2015) with a feature pyramid, from torchvision: the detector of MoE-Fusion's tables.
+
+torchvision has the network; here are its sizes as a config, the small one that learns on two CPU cores, weights to
+start from, and images and boxes in our terms.
+
+Shapes: B batch, H height, W width, n boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.models import get_model, get_model_weights
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.ops import MultiScaleRoIAlign
+
+from detection.boxes import Detections, Truth
+from fusion import checkpoint
+from fusion.errors import UserError
+from fusion.models import Model
+
+BACKBONES = {"resnet18": 64, "resnet34": 64, "resnet50": 256}  # channels of their first stage
+LEVELS = 5  # of the pyramid: four stages and one more by pooling
+BATCH = 4
+
+
+@dataclass(frozen=True)
+class FasterRCNNConfig:
+    """`classes`: names, without the background. `channels`: of the pyramid. `head`: width of the box head.
+
+    size, longest   the shorter side is scaled to `size`, or less where the longer one would pass `longest`
+    anchors         side of the anchors of each level, in pixels of the scaled image
+    proposals       kept per image for the box head, `sampled` of them in training
+    """
+
+    classes: tuple[str, ...] = ("person", "bicycle", "car")
+    backbone: str = "resnet50"
+    channels: int = 256
+    head: int = 1024
+    size: int = 480
+    longest: int = 640
+    anchors: tuple[int, ...] = (32, 64, 128, 256, 512)
+    proposals: int = 1000
+    sampled: int = 512
+
+    def __post_init__(self) -> None:
+        if not self.classes or len(set(self.classes)) < len(self.classes):
+            raise UserError(f"detector classes are {self.classes}; give at least one, and none twice")
+        if self.backbone not in BACKBONES:
+            raise UserError(f"detector backbone is {self.backbone!r}; it must be one of {', '.join(BACKBONES)}")
+        if len(self.anchors) != LEVELS:
+            raise UserError(f"detector anchors are {self.anchors}; one for each of {LEVELS} levels is wanted")
+        if min(self.channels, self.head, self.proposals, self.sampled, self.size, self.longest, *self.anchors) < 1:
+            raise UserError("detector channels, head, size, longest, proposals, sampled, anchors must be at least 1")
+
+
+PAPER = FasterRCNNConfig()
+SMALL = FasterRCNNConfig(
+    backbone="resnet18", channels=64, head=256, size=256, longest=448, anchors=(12, 24, 48, 96, 192), sampled=128
+)
+TINY = FasterRCNNConfig(
+    backbone="resnet18", channels=16, head=32, size=160, anchors=(12, 24, 48, 96, 192), proposals=100, sampled=32
+)
+
+
+class Detector(nn.Module):
+    """torchvision's FasterRCNN; `forward(images, targets)` is its own: losses in training, found boxes else.
+
+    `held`: normalisation keeps its statistics and the first layers their weights: right with pre-trained weights only.
+    """
+
+    def __init__(self, config: FasterRCNNConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.net = build(config)
+        self.held = False
+
+    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
+        """Images: RGB (3, H, W) in [0, 1] of any sizes; targets: boxes (n, 4) and labels (n,) from 1."""
+        return self.net(images, targets)
+
+    def train(self, mode: bool = True) -> Detector:
+        super().train(mode)
+        if self.held:
+            hold(self.net.backbone.body)
+        return self
+
+
+def build(config: FasterRCNNConfig) -> FasterRCNN:
+    """The network, with random weights."""
+    body = get_model(config.backbone, weights=None)
+    first = BACKBONES[config.backbone]
+    backbone = BackboneWithFPN(
+        body,
+        return_layers={f"layer{stage}": str(stage - 1) for stage in (1, 2, 3, 4)},
+        in_channels_list=[first * 2**stage for stage in range(4)],
+        out_channels=config.channels,
+    )
+    anchors = AnchorGenerator(tuple((side,) for side in config.anchors), ((0.5, 1.0, 2.0),) * LEVELS)
+    pool = MultiScaleRoIAlign(["0", "1", "2", "3"], output_size=7, sampling_ratio=2)
+    return FasterRCNN(
+        backbone,
+        rpn_anchor_generator=anchors,
+        box_roi_pool=pool,
+        box_head=TwoMLPHead(config.channels * pool.output_size[0] ** 2, config.head),
+        box_predictor=FastRCNNPredictor(config.head, len(config.classes) + 1),
+        min_size=config.size,
+        max_size=config.longest,
+        rpn_pre_nms_top_n_train=2 * config.proposals,
+        rpn_pre_nms_top_n_test=config.proposals,
+        rpn_post_nms_top_n_train=2 * config.proposals,
+        rpn_post_nms_top_n_test=config.proposals,
+        rpn_batch_size_per_image=min(256, 2 * config.sampled),
+        box_batch_size_per_image=config.sampled,
+        box_score_thresh=0.001,  # AP needs the weak ones too
+    )
+
+
+def hold(body: nn.Module) -> None:
+    """Normalisation in evaluation mode, no gradients in it nor in the stem and first stage."""
+    for module in body.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval().requires_grad_(False)
+    for name, child in body.named_children():
+        if name in ("conv1", "layer1"):
+            child.requires_grad_(False)
+
+
+def load_backbone(net: FasterRCNN, backbone: str, weights: str) -> tuple[bool, str]:
+    """Weights for the backbone. Returns whether there are any but random ones, and what was done in one line.
+
+    `weights`: "none"; "imagenet", torchvision's own, from its cache or the network; or a file of them (.pth or
+    .safetensors). ImageNet's that cannot be had leave random weights, and the line says so. UserError: a file that is
+    missing or does not fit.
+    """
+    if weights == "none":
+        return False, "backbone from random weights"
+    if weights == "imagenet":
+        try:
+            state = get_model_weights(backbone).DEFAULT.get_state_dict(progress=False, check_hash=True)
+        except (OSError, RuntimeError) as error:
+            return False, (
+                f"backbone from random weights: ImageNet's could not be had ({type(error).__name__}); it will need "
+                "more epochs. Give a file of torchvision's weights, or run where they can be downloaded"
+            )
+    else:
+        state = _read(Path(weights))
+    wanted = net.backbone.body.state_dict()
+    unfit = [key for key, value in wanted.items() if key not in state or state[key].shape != value.shape]
+    if unfit:
+        raise UserError(f"{weights}: not weights of a {backbone}: {unfit[0]} is missing or of another shape.")
+    net.backbone.body.load_state_dict({key: state[key] for key in wanted})
+    return True, f"backbone from {weights} weights"
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return checkpoint.read_tensors(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle raises anything at all
+        raise UserError(f"{path}: no weights can be read from it ({type(error).__name__}).") from error
+
+
+def to_tensor(image: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+    """uint8 H W 3 (RGB) or H W -> (3, H, W) in [0, 1]; grey is repeated."""
+    image = image if image.ndim == 3 else np.repeat(image[..., None], 3, 2)
+    return torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1).float() / 255
+
+
+def to_target(truth: Truth, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """Boxes that are not to be ignored, with torchvision's labels, which count from 1."""
+    keep = ~truth.ignore
+    boxes, labels = torch.from_numpy(truth.boxes[keep]), torch.from_numpy(truth.classes[keep]) + 1
+    return {"boxes": boxes.to(device), "labels": labels.to(device)}
+
+
+@torch.inference_mode()
+def detect(model: Detector, images: Sequence[np.ndarray]) -> list[Detections]:
+    """What the detector, in evaluation mode, finds in uint8 images of any sizes: at most 100 boxes in each."""
+    device = next(model.parameters()).device
+    found: list[Detections] = []
+    for start in range(0, len(images), BATCH):
+        for one in model([to_tensor(image, device) for image in images[start : start + BATCH]]):
+            boxes, scores, labels = (one[name].cpu().numpy() for name in ("boxes", "scores", "labels"))
+            found.append(Detections(boxes, scores, labels - 1))
+    return found
+
+
+DETECTORS: dict[str, Model] = {
+    "faster-rcnn": Model("Faster R-CNN", FasterRCNNConfig, Detector, "Ren et al., NeurIPS 2015; torchvision"),
+}

@@ -1,0 +1,151 @@
+"""MoE-Fusion together with its detectors: one step of each on every batch, with gradients that never meet.
+
+The detectors learn from their own losses; the attention they give to the fusion network is detached, so fusion teaches
+them nothing, and they have an optimiser of their own. A checkpoint holds both: the fusion model as always, and in the
+folder `detectors` the two Faster R-CNN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from detection.attention import MODALITIES, Twin, TwinConfig
+from detection.faster_rcnn import TINY, FasterRCNNConfig, load_backbone, to_tensor
+from fusion import checkpoint
+from fusion.colour import luma
+from fusion.crops import Batch, CropConfig
+from fusion.engine import Engine, adam, descend, learning_rate
+from fusion.errors import UserError
+from fusion.losses import Terms
+from fusion.recipes import OptimConfig, Recipe, ValidationConfig, moefusion, moefusion_tiny
+
+(FOLDER,) = checkpoint.PARTS
+
+
+@dataclass(frozen=True)
+class JointRecipe(Recipe):
+    """MoE-Fusion with its detectors. `weights`: what their backbones start from, see `faster_rcnn.load_backbone`."""
+
+    detectors: TwinConfig = field(default_factory=TwinConfig)
+    detectors_optim: OptimConfig = field(default_factory=OptimConfig)
+    weights: str = "imagenet"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model.stage != "moefusion":
+            raise UserError(f"recipe {self.name}: only moefusion trains together with detectors")
+        if self.crops.classes != self.detectors.detector.classes:
+            raise UserError(
+                f"recipe {self.name}: crops.classes {self.crops.classes} and detectors.detector.classes "
+                f"{self.detectors.detector.classes} must be the same"
+            )
+
+
+class JointEngine(Engine):
+    """`Engine` for a JointRecipe: `twin` are the detectors, `twin_optimiser` is theirs."""
+
+    recipe: JointRecipe
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.twin = Twin(self.recipe.detectors)
+        backbone = self.recipe.detectors.detector.backbone
+        for name in MODALITIES:
+            self.twin.held, note = load_backbone(getattr(self.twin, name), backbone, self.recipe.weights)
+        self.notes = (f"detectors: {note}",)
+        self.twin = self.twin.to(self.device)
+        self.twin_optimiser = adam(self.twin, self.recipe.detectors_optim)
+        self._wrapped: nn.Module | None = None
+
+    @property
+    def stage(self) -> str:
+        return "moefusion-joint"
+
+    def set_rate(self, progress: float) -> None:
+        super().set_rate(progress)
+        for group in self.twin_optimiser.param_groups:
+            group["lr"] = learning_rate(self.recipe.detectors_optim, progress, self.recipe.epochs)
+
+    def step(self, batch: Batch) -> Terms:
+        """A step of the detectors, then one of fusion under the attention they gave."""
+        if self._wrapped is None:
+            self._wrapped = self.wrap(self.twin)
+        self.twin.train()
+        found = self._wrapped(batch["colour"], batch["infrared"], targets(batch["boxes"]))
+        loss = sum(found.losses.values())
+        if not torch.isfinite(loss):
+            shown = ", ".join(f"{name} {value.item():.4g}" for name, value in found.losses.items())
+            raise UserError(f"the detectors' loss is not finite ({shown}). Lower detectors_optim.lr.")
+        descend(loss, self.twin, self.twin_optimiser, self.recipe.detectors_optim)
+        latest = super().step(batch | {"attention": found.attention.detach()})
+        return latest | {"detectors": loss} | {f"detectors_{name}": value for name, value in found.losses.items()}
+
+    def complete(self, batch: Batch) -> Batch:
+        self.twin.eval()
+        return batch | {"attention": self.twin(batch["colour"], batch["infrared"]).attention}
+
+    def save(self, folder: Path, state: dict[str, Any]) -> None:
+        """The detectors first: a folder without the fusion model's state.json is not a checkpoint."""
+        inner = folder / FOLDER
+        held = {"held": self.twin.held}
+        checkpoint.save(inner, FOLDER, self.twin, recipe={}, state=held, optimiser=self.twin_optimiser)
+        super().save(folder, state)
+
+    def resume(self, folder: Path) -> None:
+        super().resume(folder)
+        checkpoint.load_weights(self.twin, folder / FOLDER)
+        self.twin.held = checkpoint.read_state(folder / FOLDER)["held"]
+        checkpoint.load_optimiser(self.twin, self.twin_optimiser, folder / FOLDER)
+
+
+def targets(boxes_Bn5: Tensor) -> list[dict[str, Tensor]]:
+    """A batch's padded boxes -> torchvision's targets, whose labels count from 1."""
+    kept = [boxes_n5[boxes_n5[:, 4] >= 0] for boxes_n5 in boxes_Bn5]
+    return [{"boxes": boxes[:, :4], "labels": boxes[:, 4].long() + 1} for boxes in kept]
+
+
+@torch.inference_mode()
+def attend(twin: Twin, visible: np.ndarray, infrared: np.ndarray) -> Tensor:
+    """Attention maps (1, 2, H, W), visible first, of a pair: uint8 H W 3 (or H W) and uint8 H W."""
+    device = next(twin.parameters()).device
+    grey = torch.from_numpy(luma(infrared))[None, None].to(device)
+    return twin(to_tensor(visible, device)[None], grey).attention
+
+
+def moefusion_detectors() -> JointRecipe:
+    """MoE-Fusion (E4K2) with its two Faster R-CNN (ResNet-50 FPN), as in the paper: 24 epochs, batch 4, alpha 10."""
+    return _joint(moefusion(), "moefusion-detectors", FasterRCNNConfig(), OptimConfig(1e-4, weight_decay=1e-4))
+
+
+def moefusion_detectors_tiny() -> JointRecipe:
+    """The same with small detectors, for two CPU cores: crops of 160 pixels."""
+    base = replace(
+        moefusion_tiny(),
+        crops=CropConfig(size=160, per_image=1),
+        validation=ValidationConfig(rows=24, size=160),
+        epochs=6,
+    )
+    return _joint(base, "moefusion-detectors-tiny", TINY, OptimConfig(lr=1e-3, warmup=0.05, clip=5.0), "none")
+
+
+def _joint(
+    base: Recipe, name: str, detector: FasterRCNNConfig, optim: OptimConfig, weights: str = "imagenet"
+) -> JointRecipe:
+    fields = {key: getattr(base, key) for key in base.__dataclass_fields__}
+    fields |= {"name": name, "crops": replace(base.crops, classes=detector.classes)}
+    if base.optim.milestones:
+        optim = replace(optim, milestones=base.optim.milestones)
+    return JointRecipe(**fields, detectors=TwinConfig(detector), detectors_optim=optim, weights=weights)
+
+
+RECIPES: dict[str, Callable[[], JointRecipe]] = {
+    "moefusion-detectors": moefusion_detectors,
+    "moefusion-detectors-tiny": moefusion_detectors_tiny,
+}
