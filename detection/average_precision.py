@@ -241,7 +241,9 @@ def _class_ap(found: ClassMatches, copies_BI: np.ndarray) -> np.ndarray:
             precision = true_NB / (seen_NB[hits] + SPACING)
             envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
             reached = np.searchsorted(RECALLS, true_NB / positives_B[chunk], side="right")
-            result[chunk, threshold] = (envelope * np.diff(reached, axis=0, prepend=0)).sum(axis=0) / len(RECALLS)
+            # Added up one by one: `sum` would add in another order for one resample than for many.
+            terms = np.cumsum(envelope * np.diff(reached, axis=0, prepend=0), axis=0)
+            result[chunk, threshold] = terms[-1:].sum(axis=0) / len(RECALLS)
     return result
 
 

@@ -21,6 +21,7 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.ops import MultiScaleRoIAlign
 
 from detection.boxes import Detections, Truth
@@ -28,7 +29,7 @@ from fusion import checkpoint
 from fusion.errors import UserError
 from fusion.models import Model
 
-BACKBONES = {"resnet18": 64, "resnet34": 64, "resnet50": 256}  # channels of their first stage
+BACKBONES = {"resnet10": 64, "resnet18": 64, "resnet34": 64, "resnet50": 256}  # channels of their first stage
 LEVELS = 5  # of the pyramid: four stages and one more by pooling
 BATCH = 4
 
@@ -38,6 +39,7 @@ class FasterRCNNConfig:
     """`classes`: names, without the background. `channels`: of the pyramid. `head`: width of the box head.
 
     size, longest   the shorter side is scaled to `size`, or less where the longer one would pass `longest`
+    jitter          in training `size` is drawn from three sizes this share apart
     anchors         side of the anchors of each level, in pixels of the scaled image
     proposals       kept per image for the box head, `sampled` of them in training
     """
@@ -48,6 +50,7 @@ class FasterRCNNConfig:
     head: int = 1024
     size: int = 480
     longest: int = 640
+    jitter: float = 0.0
     anchors: tuple[int, ...] = (32, 64, 128, 256, 512)
     proposals: int = 1000
     sampled: int = 512
@@ -65,10 +68,17 @@ class FasterRCNNConfig:
 
 PAPER = FasterRCNNConfig()
 SMALL = FasterRCNNConfig(
-    backbone="resnet18", channels=64, head=256, size=256, longest=448, anchors=(12, 24, 48, 96, 192), sampled=128
+    backbone="resnet10",
+    channels=64,
+    head=256,
+    size=256,
+    longest=448,
+    anchors=(12, 24, 48, 96, 192),
+    sampled=128,
+    jitter=0.2,
 )
 TINY = FasterRCNNConfig(
-    backbone="resnet18", channels=16, head=32, size=160, anchors=(12, 24, 48, 96, 192), proposals=100, sampled=32
+    backbone="resnet10", channels=16, head=32, size=160, anchors=(12, 24, 48, 96, 192), proposals=100, sampled=32
 )
 
 
@@ -97,7 +107,9 @@ class Detector(nn.Module):
 
 def build(config: FasterRCNNConfig) -> FasterRCNN:
     """The network, with random weights."""
-    body = get_model(config.backbone, weights=None)
+    body = (
+        ResNet(BasicBlock, [1, 1, 1, 1]) if config.backbone == "resnet10" else get_model(config.backbone, weights=None)
+    )
     first = BACKBONES[config.backbone]
     backbone = BackboneWithFPN(
         body,
@@ -107,13 +119,15 @@ def build(config: FasterRCNNConfig) -> FasterRCNN:
     )
     anchors = AnchorGenerator(tuple((side,) for side in config.anchors), ((0.5, 1.0, 2.0),) * LEVELS)
     pool = MultiScaleRoIAlign(["0", "1", "2", "3"], output_size=7, sampling_ratio=2)
+    steps = (-1, 0, 1) if config.jitter else ()
+    sizes = (*(round(config.size * (1 + step * config.jitter)) for step in steps), config.size)  # evaluation: the last
     return FasterRCNN(
         backbone,
         rpn_anchor_generator=anchors,
         box_roi_pool=pool,
         box_head=TwoMLPHead(config.channels * pool.output_size[0] ** 2, config.head),
         box_predictor=FastRCNNPredictor(config.head, len(config.classes) + 1),
-        min_size=config.size,
+        min_size=sizes,
         max_size=config.longest,
         rpn_pre_nms_top_n_train=2 * config.proposals,
         rpn_pre_nms_top_n_test=config.proposals,
@@ -145,6 +159,8 @@ def load_backbone(net: FasterRCNN, backbone: str, weights: str) -> tuple[bool, s
     if weights == "none":
         return False, "backbone from random weights"
     if weights == "imagenet":
+        if backbone == "resnet10":
+            return False, "backbone from random weights: there are none of ImageNet's for resnet10"
         try:
             state = get_model_weights(backbone).DEFAULT.get_state_dict(progress=False, check_hash=True)
         except (OSError, RuntimeError) as error:

@@ -23,7 +23,6 @@ import math
 import os
 import random
 import re
-import shutil
 import sys
 import tempfile
 import threading
@@ -53,6 +52,10 @@ OURS = frozenset(  # what train() decides; the rest of ultralytics' training set
     "batch cfg data device epochs exist_ok freeze imgsz lr0 mode model name patience plots pretrained project resume "
     "save save_dir seed task val verbose".split()
 )
+CHANGED = (  # environment variables that importing it changes, or must not see
+    "OMP_NUM_THREADS NUMEXPR_MAX_THREADS TF_CPP_MIN_LOG_LEVEL TORCH_CPP_LOG_LEVEL KINETO_LOG_LEVEL WORLD_SIZE".split()
+)
+PRIVATE = frozenset("data device model name project resume save_dir".split())  # not left in published weights
 _entry = threading.Lock()
 
 
@@ -60,7 +63,7 @@ _entry = threading.Lock()
 
 
 def offline(config_dir: str | Path | None = None) -> None:
-    """Import ultralytics so that it stays off the network and leaves this process as it was. Costs nothing when repeated.
+    """Import ultralytics so that it stays off the network and leaves this process as it was. May be repeated.
 
     config_dir: where it keeps settings, its font and downloaded weights; without it YOLO_CONFIG_DIR, or duskfuse/yolo
     in the user's cache folder. Several processes may call this at once. train(), Yolo() and fetch() call it themselves.
@@ -104,11 +107,11 @@ def _one_process(path: Path) -> Iterator[None]:
     """One process of this machine at a time: ultralytics writes its settings file in place, and others read it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(path, "a")  # noqa: SIM115  closed below
+        lock = open(path, "a")
     except OSError as error:
         raise UserError(
-            f"cannot write YOLO's settings to {path.parent} ({error.strerror}): set YOLO_CONFIG_DIR to a folder that can "
-            "be written"
+            f"cannot write YOLO's settings to {path.parent} ({error.strerror}): set YOLO_CONFIG_DIR to a folder that "
+            "can be written"
         ) from error
     with lock:
         with contextlib.suppress(OSError):  # a file system without locks; the race it would prevent is a harmless one
@@ -128,17 +131,9 @@ def _copy_font(folder: Path) -> None:
 
 def _import(folder: Path) -> None:
     """The import, with what it changes put back: threads of OpenCV, torch and OpenMP, torch.save, number formats."""
-    names = (
-        "OMP_NUM_THREADS",
-        "NUMEXPR_MAX_THREADS",
-        "TF_CPP_MIN_LOG_LEVEL",
-        "TORCH_CPP_LOG_LEVEL",
-        "KINETO_LOG_LEVEL",
-    )
-    names += ("WORLD_SIZE",)  # hidden meanwhile: else it would think itself part of a distributed training
-    before = {name: os.environ.get(name) for name in names}
+    before = {name: os.environ.get(name) for name in CHANGED}
     threads, cv_threads, save, formats = torch.get_num_threads(), cv2.getNumThreads(), torch.save, np.get_printoptions()
-    os.environ.pop("WORLD_SIZE", None)
+    os.environ.pop("WORLD_SIZE", None)  # else it would think itself part of a distributed training
     try:
         with _silence():
             import ultralytics.utils
@@ -193,9 +188,7 @@ def fetch(name: str, allow_download: bool = False) -> Path:
     if kept.is_file():
         return kept
     if name not in GITHUB_ASSETS_NAMES:
-        raise UserError(
-            f"no weights at {name}, and ultralytics publishes none of that name: give the path of a .pt file"
-        )
+        raise UserError(f"no weights at {name}, and none are published under that name: give the path of a .pt file")
     if not allow_download:
         raise UserError(
             f"{name} is not here: give the path of the file, put it at {kept}, or allow the download of ultralytics' "
@@ -267,9 +260,7 @@ class YoloConfig:
 
     def __post_init__(self) -> None:
         if not self.model.endswith((".yaml", ".pt")):
-            raise UserError(
-                f"YOLO model {self.model!r} must be a .yaml (architecture) or .pt (weights), like yolo11n.yaml"
-            )
+            raise UserError(f"YOLO model {self.model!r} must be a .yaml (architecture) or .pt (weights) file")
         if self.size <= 0 or self.size % STRIDE:
             raise UserError(f"YOLO size {self.size} must be a multiple of {STRIDE}, for example 320 or 640")
         for name, least in (("epochs", 1), ("batch", 1), ("lr0", 0), ("seed", 0), ("patience", 0), ("freeze", 0)):
@@ -297,7 +288,7 @@ class YoloConfig:
 
 @dataclass(frozen=True)
 class Trained:
-    """weights: out/yolo.pt, the best epoch's. metrics: of the last validation, keys as in on_epoch. notes: for the user."""
+    """weights: out/yolo.pt, of the best epoch. metrics: of the last epoch, as for on_epoch. notes: for the user."""
 
     weights: Path
     metrics: dict[str, float] = field(default_factory=dict)
@@ -331,14 +322,15 @@ def train(
     contents, out = read_dataset(data_yaml), Path(out).absolute()
     settings = _settings(Path(data_yaml).absolute(), config, out, device)
     weights = out / "weights"
-    shutil.rmtree(weights, ignore_errors=True)  # of an earlier training into the same folder
-    weights.mkdir(parents=True)
+    weights.mkdir(parents=True, exist_ok=True)
     if resume_from is not None:
         start, finished = _resume(Path(resume_from), config, contents, weights)
         if finished:
             return Trained(_publish(weights, out), {}, contents.notes)
         settings["resume"] = True
     else:
+        for name in ("best.pt", "last.pt"):  # of an earlier training into the same folder
+            (weights / name).unlink(missing_ok=True)
         start = config.model if config.model.endswith(".yaml") else str(fetch(config.model, allow_download))
         if start.endswith(".pt"):
             _load(Path(start))  # a damaged or foreign file is told apart from an error of the training
@@ -349,7 +341,7 @@ def train(
         last.update(_epoch(trainer, last.get("clock", started)), clock=time.monotonic())
         _keep(weights, out / "checkpoint")
         report = {**_plain(last), "checkpoint": str(out / "checkpoint")}
-        bad = [name for name, value in report.items() if name.endswith("_loss") and not math.isfinite(value)]
+        bad = [name for name, value in report.items() if name in trainer.tloss and not math.isfinite(value)]
         if bad:
             raise UserError(f"YOLO's {bad[0]} is no longer finite in epoch {last['epoch']}: train with a lower lr0")
         if on_epoch is not None:
@@ -359,9 +351,11 @@ def train(
         from ultralytics import YOLO
 
         try:
-            model = YOLO(start, task="detect", verbose=False)
+            model = YOLO(start, verbose=False)
         except (FileNotFoundError, KeyError, ValueError, TypeError, yaml.YAMLError) as error:
             raise UserError(f"no YOLO model {start}: {' '.join(str(error).split())[:200]}") from error
+        if model.task != "detect":
+            raise UserError(f"{start} is a network to {model.task}, not to detect: give a detector, like yolo11n.yaml")
         model.add_callback("on_model_save", saved)
         started = time.monotonic()
         try:
@@ -407,22 +401,19 @@ def _settings(data: Path, config: YoloConfig, out: Path, device: str) -> dict[st
 
 def _resume(source: Path, config: YoloConfig, contents: Contents, weights: Path) -> tuple[str, bool]:
     """Copy a checkpoint's files into `weights`. (the one to go on from, whether it is the end of a training)."""
-    folder = source if source.is_dir() else source.parent
-    network, checkpoint = _load(source / "last.pt" if source.is_dir() else source)
+    last = source / "last.pt" if source.is_dir() else source
+    network, checkpoint = _load(last)
     before = checkpoint.get("train_args") or {}
-    now = {"imgsz": config.size, "epochs": config.epochs, "batch": config.batch, "seed": config.seed}
-    for name, value in now.items():
+    for name, value in (("imgsz", config.size), ("epochs", config.epochs), ("seed", config.seed)):
         if before.get(name, value) != value:
-            raise UserError(
-                f"{source} was trained with {name}={before[name]}, not {value}: give the same, or start anew"
-            )
-    if tuple(network.names.values()) != contents.classes:
-        raise UserError(
-            f"{source} knows the classes {', '.join(network.names.values())}, the data has {', '.join(contents.classes)}"
-        )
-    shutil.copyfile(source / "last.pt" if source.is_dir() else source, weights / "last.pt")
-    best = folder / "best.pt"
-    shutil.copyfile(best if best.is_file() else weights / "last.pt", weights / "best.pt")
+            raise UserError(f"{source} was trained with {name}={before[name]}, not {value}: give that, or start anew")
+    known, wanted = tuple(network.names.values()), contents.classes
+    if known != wanted:
+        raise UserError(f"{source} knows the classes {', '.join(known)}, the data has {', '.join(wanted)}")
+    best = last.with_name("best.pt")
+    best_bytes = (best if best.is_file() else last).read_bytes()
+    storage.write_bytes(weights / "last.pt", last.read_bytes())
+    storage.write_bytes(weights / "best.pt", best_bytes)
     epoch = checkpoint.get("epoch", -1)
     return str(weights / "last.pt"), epoch < 0 or epoch + 1 >= config.epochs or checkpoint.get("optimizer") is None
 
@@ -438,7 +429,7 @@ def _publish(weights: Path, out: Path) -> Path:
     """out/yolo.pt: the best network, without optimiser and without what differs from run to run (paths, dates)."""
     best = weights / "best.pt" if (weights / "best.pt").is_file() else weights / "last.pt"
     network, checkpoint = _load(best)
-    arguments = {key: value for key, value in checkpoint["train_args"].items() if key not in OURS or key in KEPT}
+    arguments = {key: value for key, value in checkpoint["train_args"].items() if key not in PRIVATE}
     del network.pt_path
     network.args, network.criterion = dict(arguments), None
     kept = {"model": network.half().requires_grad_(False), "train_args": arguments, "epoch": -1}
@@ -447,9 +438,6 @@ def _publish(weights: Path, out: Path) -> Path:
     torch.save(kept, buffer)
     storage.write_bytes(out / "yolo.pt", buffer.getvalue())
     return out / "yolo.pt"
-
-
-KEPT = frozenset({"batch", "epochs", "freeze", "imgsz", "lr0", "mode", "patience", "seed", "task"})
 
 
 def _epoch(trainer: Any, since: float) -> dict[str, Any]:
@@ -522,9 +510,9 @@ def _aside() -> Iterator[list[str]]:
 class Yolo:
     """A trained detector: uint8 images in, Detections out.
 
-    Images are resized, padded and thresholded exactly as in ultralytics' own validation (longer side `size`, grey border
-    up to multiples of 32, non-maximum suppression per class, several classes a box), so that AP from these detections
-    agrees with model.val(): thresholds 0.001 and IoU 0.7, 300 boxes an image at most.
+    Images are resized, padded and thresholded as in ultralytics' own validation (longer side `size`, grey border up to
+    multiples of 32, non-maximum suppression per class, several classes a box, scores from 0.001, IoU 0.7, 300 boxes an
+    image at most), so that these are the detections that its model.val() scores.
 
     classes: the class list the detections are numbered by. Names are compared by standard_name (with the table `same`);
     what the detector finds of other classes is dropped. Without it the detector's own classes, in its order.
@@ -572,8 +560,8 @@ class Yolo:
             )
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[Detections]:
-        """images: uint8, (H, W, 3) RGB or (H, W) grey, of any sizes. Boxes are in pixels of each image, best score first.
-        Raises ValueError for other arrays."""
+        """images: uint8, (H, W, 3) RGB or (H, W) grey, of any sizes. Boxes are in pixels of each image, best
+        first. Raises ValueError for other arrays."""
         groups: dict[tuple[int, int], list[int]] = {}
         for place, image in enumerate(images):
             if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):

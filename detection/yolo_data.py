@@ -42,8 +42,8 @@ def write_dataset(
 ) -> Path:
     """Write (split, key, image, truth) rows and return the path of data.yaml, which is written when all else is there.
 
-    Splits are "train", "val" and, if wanted, "test". Images are uint8, (H, W, 3) RGB or (H, W) grey. To train on visible
-    and infrared images together, give each pair twice, with keys such as "00017-visible" and "00017-infrared".
+    Splits are "train", "val" and, if wanted, "test". Images are uint8, (H, W, 3) RGB or (H, W) grey. To train on
+    visible and infrared images together, give each pair twice, with keys such as "17-visible" and "17-infrared".
     Boxes are clipped to the image; those marked `ignore` are left out, since ultralytics knows no such thing.
     Files of an earlier call that are not written again stay in the folder but are not used.
 

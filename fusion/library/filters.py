@@ -30,61 +30,81 @@ def finish(fused: np.ndarray, like: np.ndarray) -> np.ndarray:
     return np.clip(fused, 0, 1).astype(like.dtype, copy=False)
 
 
-def box_mean(image: np.ndarray, radius: int) -> np.ndarray:
-    """Mean over the part of the (2 radius + 1)^2 window that lies inside the image."""
-    height, width = image.shape
-    rows, columns = min(radius, height - 1), min(radius, width - 1)
-    total = cv2.boxFilter(image, -1, (2 * columns + 1, 2 * rows + 1), normalize=False, borderType=ZERO)
-    total *= (1 / _count(height, rows))[:, None].astype(image.dtype)
-    total *= (1 / _count(width, columns)).astype(image.dtype)
-    return total
+class Box:
+    """Means over the part of the (2 radius + 1)^2 window that lies inside an image of this shape."""
+
+    def __init__(self, shape: tuple[int, int], radius: int) -> None:
+        reach = [min(radius, length - 1) for length in shape]
+        rows, columns = (_inside(length, radius) for length, radius in zip(shape, reach, strict=True))
+        self.count = rows[:, None] * columns
+        self.window = (2 * reach[1] + 1, 2 * reach[0] + 1)
+
+    def mean(self, image: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Of a float64 image; `out` must not be `image`."""
+        out = cv2.boxFilter(image, -1, self.window, dst=out, normalize=False, borderType=ZERO)
+        out /= self.count
+        return out
+
+    def covariance(
+        self, first: np.ndarray, mean_1: np.ndarray, second: np.ndarray, mean_2: np.ndarray, work: np.ndarray
+    ) -> np.ndarray:
+        """mean(I p) - mean(I) mean(p), given the two means."""
+        result = self.mean(np.multiply(first, second, out=work))
+        result -= np.multiply(mean_1, mean_2, out=work)
+        return result
 
 
-def _count(length: int, radius: int) -> np.ndarray:
-    """How many of the 2 radius + 1 positions around each of 0..length - 1 are inside."""
+def _inside(length: int, radius: int) -> np.ndarray:
+    """How many of the 2 radius + 1 places around each of 0..length - 1 exist."""
     at = np.arange(length)
-    return np.minimum(at + radius, length - 1) - np.maximum(at - radius, 0) + 1
+    return (np.minimum(at + radius, length - 1) - np.maximum(at - radius, 0) + 1).astype(np.float64)
 
 
-def guided_filter(guide: np.ndarray, image: np.ndarray, radius: int, epsilon: float) -> np.ndarray:
+def guided_filter(
+    guide: np.ndarray,
+    image: np.ndarray,
+    box: Box,
+    epsilon: float,
+    mean_guide: np.ndarray | None = None,
+    mean: np.ndarray | None = None,
+    covariance: np.ndarray | None = None,
+) -> np.ndarray:
     """q = mean(a) I + mean(b), a = cov(I, p) / (var(I) + epsilon), b = mean(p) - a mean(I); I guide, p image.
 
-    Means over windows cut off at the border. He, Sun and Tang, Guided image filtering, TPAMI 2013, eqs. 5, 6, 8.
+    Callers that have the means or the covariance over the boxes already pass them on.
+    He, Sun and Tang, Guided image filtering, TPAMI 2013, eqs. 5, 6, 8.
     """
-    return _guided(guide, box_mean(guide, radius), image, box_mean(image, radius), radius, epsilon)
-
-
-def _guided(
-    guide: np.ndarray, mean_guide: np.ndarray, image: np.ndarray, mean: np.ndarray, radius: int, epsilon: float
-) -> np.ndarray:
-    variance = box_mean(guide * guide, radius) - mean_guide * mean_guide
+    # in place: fresh memory for every product would cost as much as the arithmetic
+    work = np.empty_like(guide)
+    if mean_guide is None:
+        mean_guide = box.mean(guide)
+    if mean is None:
+        mean = mean_guide if image is guide else box.mean(image)
+    variance = box.covariance(guide, mean_guide, guide, mean_guide, work)
     if image is guide:
-        a = variance / (variance + epsilon)
-    else:
-        a = (box_mean(guide * image, radius) - mean_guide * mean) / (variance + epsilon)
-    b = mean - a * mean_guide
-    return box_mean(a, radius) * guide + box_mean(b, radius)
-
-
-def self_guided_filter(image: np.ndarray, radius: int, epsilon: float) -> np.ndarray:
-    """guided_filter(image, image, ...) with the means computed once."""
-    mean = box_mean(image, radius)
-    return _guided(image, mean, image, mean, radius, epsilon)
+        covariance = variance.copy()
+    elif covariance is None:
+        covariance = box.covariance(guide, mean_guide, image, mean, work)
+    variance += epsilon
+    a = np.divide(covariance, variance, out=variance)
+    b = np.multiply(a, mean_guide, out=work)
+    np.subtract(mean, b, out=b)
+    q = box.mean(a)
+    q *= guide
+    q += box.mean(b, out=a)
+    return q
 
 
 def mutual_guided_filter(
-    first: np.ndarray, second: np.ndarray, radius: int, epsilon: float
+    first: np.ndarray, second: np.ndarray, box: Box, epsilon: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """(guided_filter(first, second), guided_filter(second, first)) with the shared means computed once."""
-    mean_1, mean_2 = box_mean(first, radius), box_mean(second, radius)
-    covariance = box_mean(first * second, radius) - mean_1 * mean_2
-    results = []
-    for guide, mean_guide, mean in ((first, mean_1, mean_2), (second, mean_2, mean_1)):
-        variance = box_mean(guide * guide, radius) - mean_guide * mean_guide
-        a = covariance / (variance + epsilon)
-        b = mean - a * mean_guide
-        results.append(box_mean(a, radius) * guide + box_mean(b, radius))
-    return results[0], results[1]
+    mean_1, mean_2 = box.mean(first), box.mean(second)
+    shared = box.covariance(first, mean_1, second, mean_2, np.empty_like(first))
+    return (
+        guided_filter(first, second, box, epsilon, mean_1, mean_2, shared),
+        guided_filter(second, first, box, epsilon, mean_2, mean_1, shared),
+    )
 
 
 def gaussian_taps(size: int, sigma: float) -> np.ndarray:
@@ -107,7 +127,8 @@ def rolling_guidance(image: np.ndarray, sigma: int, range_sigma: float, iteratio
     Zhang, Shen, Xu and Jia, Rolling guidance filter, ECCV 2014.
     """
     result = gaussian(image, 6 * sigma + 1, sigma, REPLICATE)
-    mean = box_mean(image, sigma)
+    box = Box(image.shape, sigma)
+    mean = box.mean(image)
     for _ in range(iterations):
-        result = _guided(result, box_mean(result, sigma), image, mean, sigma, range_sigma * range_sigma)
+        result = guided_filter(result, image, box, range_sigma * range_sigma, mean=mean)
     return result

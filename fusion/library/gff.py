@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from fusion.colour import grey, quantise
-from fusion.library.filters import REPLICATE, finish, gaussian, guided_filter, widen
+from fusion.library.filters import REPLICATE, Box, finish, gaussian, guided_filter, widen
 
 WINDOW = 31
 BASE = (45, 0.3)  # radius, epsilon
@@ -56,8 +56,12 @@ def weights(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def share(first: np.ndarray, second: np.ndarray, chosen: np.ndarray, radius: int, epsilon: float) -> np.ndarray:
-    weight_1 = _round(guided_filter(first, chosen, radius, epsilon))
-    weight_2 = _round(guided_filter(second, 1 - chosen, radius, epsilon))
+    """W_1 / (W_1 + W_2)."""
+    box = Box(first.shape, radius)
+    mean = box.mean(chosen)
+    weight_1 = _round(guided_filter(first, chosen, box, epsilon, mean=mean))
+    # guided(I, 1 - P) = 1 - guided(I, P)
+    weight_2 = _round(1 - guided_filter(second, chosen, box, epsilon, mean=mean))
     return (weight_1 + 1e-12) / (weight_1 + weight_2 + 2e-12)
 
 

@@ -60,10 +60,7 @@ def entropy(levels: np.ndarray) -> float:
 
 def background(levels: np.ndarray) -> np.ndarray:
     """The smooth dark background of an 8-bit image, in grey levels, rounded."""
-    square = resize(resize(levels, SIDE, 1), SIDE, 0) if levels.shape[0] >= levels.shape[1] else resize(resize(levels, SIDE, 0), SIDE, 1)
-    surface = bezier_surface(square)
-    height, width = levels.shape
-    surface = resize(resize(surface, height, 0), width, 1)
+    surface = resize(bezier_surface(resize(levels, (SIDE, SIDE))), levels.shape)
     return np.floor(gaussian(surface, 9, 4.5, ZERO) + 0.5)
 
 
@@ -96,7 +93,15 @@ def quadtree(square: np.ndarray, top: int = 0, left: int = 0, size: int = SIDE) 
     ]
 
 
-def resize(image: np.ndarray, length: int, axis: int) -> np.ndarray:
+def resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Both axes, the one that shrinks more first."""
+    axes = sorted((0, 1), key=lambda axis: shape[axis] / image.shape[axis])
+    for axis in axes:
+        image = _resize(image, shape[axis], axis)
+    return image
+
+
+def _resize(image: np.ndarray, length: int, axis: int) -> np.ndarray:
     """Bicubic (a = -1/2) along one axis, mirrored borders, wider kernel when shrinking; 8-bit stays 8-bit."""
     before = image.shape[axis]
     scale = length / before
@@ -106,12 +111,15 @@ def resize(image: np.ndarray, length: int, axis: int) -> np.ndarray:
     at = np.floor(centre - 2 * stretch).astype(int)[:, None] + np.arange(taps)
     weight = cubic((centre[:, None] - at) / stretch)
     weight /= weight.sum(axis=1, keepdims=True)
-    at = at % (2 * before)
+    at %= 2 * before
     at = np.where(at < before, at, 2 * before - 1 - at)
-    matrix = np.zeros((length, before))
-    np.add.at(matrix, (np.arange(length)[:, None], at), weight)
-    values = image.astype(np.float64)
-    result = matrix @ values if axis == 0 else values @ matrix.T
+    lines = image if axis == 0 else np.ascontiguousarray(image.T)
+    result = np.zeros((length, lines.shape[1]))
+    for tap in range(taps):
+        if weight[:, tap].any():
+            result += lines[at[:, tap]] * weight[:, tap, None]
+    if axis == 1:
+        result = np.ascontiguousarray(result.T)
     if image.dtype == np.uint8:
         return np.clip(np.floor(result + 0.5), 0, 255).astype(np.uint8)
     return result

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fusion.library.filters import finish, mutual_guided_filter, widen
+from fusion.library.filters import Box, finish, mutual_guided_filter, widen
 
 LEVELS = 4
 RADIUS = 9
@@ -23,9 +23,10 @@ EPSILON = 1000 / 255**2
 def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
     """float32 (H, W) in [0, 1] twice -> float32 (H, W)."""
     first, second = widen(infrared, visible)
+    box = Box(first.shape, RADIUS)
     fused = np.zeros_like(first)
     for _ in range(LEVELS):
-        base_1, base_2 = mutual_guided_filter(first, second, RADIUS, EPSILON)
+        base_1, base_2 = mutual_guided_filter(first, second, box, EPSILON)
         fused += _blend(first - base_1, second - base_2)
         first, second = base_1, base_2
     return finish(fused + (first + second) / 2, visible)

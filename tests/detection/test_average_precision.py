@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import sys
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from pycocotools.cocoeval import COCOeval
 
 from detection.average_precision import RECALLS, THRESHOLDS, Matches, ap, match
 from detection.boxes import Detections, Truth
+from detection.yolo import offline
 
 CLASSES = ("bicycle", "car", "person")
 
@@ -121,7 +124,8 @@ def test_weights_are_images_repeated(crowds, ties):
         for row, times in zip(found, weights, strict=True):
             expected = coco_ap(truths, detections, crowds, times)
             np.testing.assert_allclose(row, expected, rtol=0, atol=1e-14)
-            np.testing.assert_allclose(ap(matches, times), row, rtol=0, atol=1e-15)  # sums in another order
+            # Equal scores are written out as often as the most frequent copy asks for: another order of adding up.
+            np.testing.assert_allclose(ap(matches, times), row, rtol=0, atol=1e-15 if ties else 0)
             differs += not np.array_equal(ap(matches), row, equal_nan=True)
     assert differs > 30
 
@@ -265,13 +269,11 @@ def test_it_prints_nothing(capsys):
 @pytest.fixture(scope="module")
 def yolo(tmp_path_factory):
     """YOLO's own scoring: (truths, detections) -> its AP (T, C), and its hits and classes, best-scored first."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = str(tmp_path_factory.mktemp("yolo"))
-        for name, value in {"OFFLINE": "true", "AUTOINSTALL": "false", "CONFIG_DIR": folder}.items():
-            patch.setenv(f"YOLO_{name}", value)
-        validator = pytest.importorskip("ultralytics.engine.validator")
-        import torch
-        from ultralytics.utils.metrics import ap_per_class, box_iou
+    known = "ultralytics" in sys.modules or "YOLO_CONFIG_DIR" in os.environ
+    offline(None if known else tmp_path_factory.mktemp("yolo"))
+    import torch
+    from ultralytics.engine import validator
+    from ultralytics.utils.metrics import ap_per_class, box_iou
 
     matcher = validator.BaseValidator.__new__(validator.BaseValidator)
     matcher.iouv = torch.linspace(0.5, 0.95, 10)

@@ -1,0 +1,250 @@
+"""One detector, trained once on infrared and visible images together, run unchanged on every method's images.
+
+The scoring part: AP per class and its mean for each method, with confidence intervals, and how sure one method is
+better than another. Both by a bootstrap over images: 95 % of the scores over images drawn with replacement lie in the
+interval (percentile method), and all methods are scored on the same draws, so that differences are paired.
+
+Source of the protocol: Cao et al., Multi-modal Gated Mixture of Local-to-Global Experts for Dynamic Image Fusion, ICCV
+2023, Table 3. The bootstrap: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from detection.average_precision import Matches, ap
+from fusion.errors import UserError
+from fusion.seeds import generator
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fusion.report.tables import PaperTable
+
+MEASURES = ("mAP50", "mAP50-95")
+QUANTILES = (0.025, 0.975)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its 95 % interval. NaN: no class has boxes, or nothing was drawn."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How well objects are detected in one method's images; AP in [0, 1].
+
+    boxes, detections and ap50 are by class, in the order of `classes`: boxes to be found, without ignored ones, and
+    detections that count, at most 100 of a class in an image. The mean APs are over the classes that have boxes; so
+    they are in every bootstrap draw, in which a rare class may be missing.
+    """
+
+    method: str
+    classes: tuple[str, ...]
+    images: int
+    boxes: tuple[int, ...]
+    detections: tuple[int, ...]
+    ap50: tuple[Estimate, ...]
+    map50: Estimate
+    map50_95: Estimate
+
+
+@dataclass(frozen=True)
+class Difference:
+    """`measure` of method `first` less that of `second`, over the `images` both have.
+
+    above: share of the B draws in which it is above zero. p = 2 (1 + n) / (1 + B), at most 1, two-sided, with n the
+    fewer of the draws not above and those not below zero. It knows neither how many pairs are compared nor that
+    `first` was chosen as the best: with k pairs, p < 0.05 / k is a clear difference.
+    """
+
+    measure: str
+    first: str
+    second: str
+    images: int
+    difference: Estimate
+    above: float
+    p: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """scores: in the order given. best: the highest mAP50 among the methods with most images, None if none has any."""
+
+    scores: tuple[Scores, ...]
+    differences: tuple[Difference, ...]
+    best: str | None
+
+
+def compare(
+    matches: Mapping[str, Matches], resamples: int = 1000, seed: int = 0, pairs: Literal["best", "all"] = "best"
+) -> Comparison:
+    """Scores of every method over its own images, and differences between the best one and each other, or all pairs.
+
+    A method that lacks images is scored over those it has (`Scores.images` says how many), and compared with another
+    over the images they share. Methods with the same images get the same draws. The results depend neither on the
+    order of images and methods nor on which other methods are there.
+
+    Raises ValueError: no method, no resamples, class lists that differ. UserError: an image with other boxes in one
+    method than in another.
+    """
+    if not matches or resamples < 1:
+        raise ValueError(f"{len(matches)} methods and {resamples} resamples: at least one of each")
+    if len({found.classes for found in matches.values()}) > 1:
+        raise ValueError("the methods have different class lists")
+    _check_boxes(matches)
+    draws = _Draws(matches, resamples, seed)
+    own = {method: tuple(sorted(found.keys)) for method, found in matches.items()}
+    scores = tuple(_score(method, matches[method], draws.of(method, own[method])) for method in matches)
+    best = _best(scores)
+    chosen = itertools.combinations(matches, 2)
+    if pairs == "best":
+        chosen = ((best, method) for method in matches if best not in (None, method))
+    differences = []
+    for first, second in chosen:
+        keys = tuple(sorted(set(own[first]) & set(own[second])))
+        one, other = draws.of(first, keys), draws.of(second, keys)
+        differences += [_difference(place, first, second, len(keys), one, other) for place in range(len(MEASURES))]
+    return Comparison(scores, tuple(differences), best)
+
+
+class _Draws:
+    """AP50 of the classes and both means, float64 (1 + B, C + 2): row 0 over the images, the others over the draws."""
+
+    def __init__(self, matches: Mapping[str, Matches], resamples: int, seed: int) -> None:
+        self.matches, self.resamples, self.seed = matches, resamples, seed
+        self.done: dict[tuple[str, tuple[str, ...]], np.ndarray] = {}
+
+    def of(self, method: str, keys: tuple[str, ...]) -> np.ndarray:
+        if (method, keys) not in self.done:
+            table = ap(self.matches[method].select(keys), image_draws(len(keys), self.resamples, self.seed))
+            means = (mean_of_present(table[:, 0]), mean_of_present(table.mean(axis=1)))
+            self.done[method, keys] = np.column_stack([table[:, 0], *means])
+        return self.done[method, keys]
+
+
+def image_draws(images: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each image counts, int64 (1 + resamples, images): once in row 0, drawn with replacement after it."""
+    drawn = generator("bootstrap", seed, images).integers(0, max(images, 1), (resamples, images))
+    counts = [np.bincount(row, minlength=images) for row in drawn]
+    return np.stack([np.ones(images, np.int64), *counts]).astype(np.int64)
+
+
+def mean_of_present(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis of what is not NaN; NaN where all is."""
+    present = ~np.isnan(values)
+    count = present.sum(axis=-1)
+    return np.where(count > 0, np.where(present, values, 0).sum(axis=-1) / np.maximum(count, 1), np.nan)
+
+
+def _estimate(values: np.ndarray) -> Estimate:
+    """From the value itself, first, and its draws. Draws in which no class had a box are left out."""
+    drawn = values[1:][~np.isnan(values[1:])]
+    low, high = np.quantile(drawn, QUANTILES) if len(drawn) else (np.nan, np.nan)
+    return Estimate(float(values[0]), float(low), float(high))
+
+
+def _score(method: str, found: Matches, draws: np.ndarray) -> Scores:
+    estimates = [_estimate(column) for column in draws.T]
+    return Scores(
+        method,
+        found.classes,
+        len(found.keys),
+        tuple(int(one.positives.sum()) for one in found.found),
+        tuple(len(one.scores) for one in found.found),
+        tuple(estimates[: len(found.classes)]),
+        *estimates[len(found.classes) :],
+    )
+
+
+def _best(scores: Sequence[Scores]) -> str | None:
+    most = max(one.images for one in scores)
+    able = [one for one in scores if one.images == most and not np.isnan(one.map50.value)]
+    # By name among equals: the order in which methods are given decides nothing.
+    return min(able, key=lambda one: (-one.map50.value, one.method)).method if able else None
+
+
+def _difference(place: int, first: str, second: str, images: int, one: np.ndarray, other: np.ndarray) -> Difference:
+    values = (one - other)[:, place - len(MEASURES)]
+    drawn = values[1:][~np.isnan(values[1:])]
+    not_above, not_below = np.count_nonzero(drawn <= 0), np.count_nonzero(drawn >= 0)
+    count = len(drawn)
+    above = np.count_nonzero(drawn > 0) / count if count else np.nan
+    p = min(1.0, 2 * (1 + min(not_above, not_below)) / (1 + count)) if count else np.nan
+    return Difference(MEASURES[place], first, second, images, _estimate(values), float(above), float(p))
+
+
+def _check_boxes(matches: Mapping[str, Matches]) -> None:
+    seen: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for method, found in matches.items():
+        counts = np.stack([one.positives for one in found.found], axis=1).tolist()
+        for key, boxes in zip(found.keys, counts, strict=True):
+            other, expected = seen.setdefault(key, (method, tuple(boxes)))
+            if tuple(boxes) != expected:
+                raise UserError(
+                    f"image {key} has {list(expected)} boxes of {', '.join(found.classes)} for {other}, but {boxes} "
+                    f"for {method}; score all methods against the same labels."
+                )
+
+
+def table(scores: Sequence[Scores]) -> pd.DataFrame:
+    """One row a method: method, images, AP50 of each class, both means with their intervals, boxes, detections.
+
+    The boxes and detections are of all classes together.
+    """
+    import pandas as pd
+
+    rows = []
+    for one in scores:
+        row: dict[str, object] = {"method": one.method, "images": one.images}
+        row |= {f"AP50 {name}": found.value for name, found in zip(one.classes, one.ap50, strict=True)}
+        for measure, found in zip(MEASURES, (one.map50, one.map50_95), strict=True):
+            row |= {measure: found.value, f"{measure} low": found.low, f"{measure} high": found.high}
+        rows.append(row | {"boxes": sum(one.boxes), "detections": sum(one.detections)})
+    return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class _Measure:
+    label: str
+    higher_is_better: bool = True
+
+
+def marked(scores: Sequence[Scores]) -> PaperTable:
+    """The table as the report prints its own: AP50 of each class and both means, the best three of a column ranked.
+
+    Values that print alike (4 decimals) share a rank; a method with fewer images than another has none and is `short`.
+    A cell's detail has the interval, the images and the boxes. Raises UserError for a method given twice.
+    """
+    import pandas as pd
+
+    from fusion.report.tables import ALL, format_value, paper_table
+
+    twice = {one.method for one in scores if sum(one.method == other.method for other in scores) > 1}
+    if not scores or twice:
+        raise UserError(f"methods scored twice: {', '.join(sorted(twice))}" if twice else "no method was scored.")
+    rows, details = [], {}
+    for one in scores:
+        names = [*(f"AP50 {name}" for name in one.classes), *MEASURES]
+        boxes = [*one.boxes, *[sum(one.boxes)] * len(MEASURES)]
+        for name, found, count in zip(names, [*one.ap50, one.map50, one.map50_95], boxes, strict=True):
+            row = {"method": one.method, "degradation": ALL, "level": ALL, "metric": name, "mean": found.value}
+            rows.append(row | {"std": np.nan, "count": one.images, "missing": 0})
+            interval = f"95 % interval {format_value(found.low)} to {format_value(found.high)}"
+            details[one.method, name] = f"{interval}, {one.images} images, {count} boxes"
+    plain = paper_table(pd.DataFrame(rows), metrics={name: _Measure(name) for _, name in details})
+    printed = []
+    for row in plain.rows:
+        pairs = zip(plain.columns, row.cells, strict=True)
+        cells = tuple(replace(cell, detail=details[row.method, column.metric]) for column, cell in pairs)
+        printed.append(replace(row, cells=cells))
+    return replace(plain, rows=tuple(printed))

@@ -1,0 +1,151 @@
+"""Training one Faster R-CNN on labelled images: recipes, batches, and the engine of `fusion` with its steps.
+
+Shapes: H height, W width, n boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from detection.boxes import Truth
+from detection.faster_rcnn import PAPER, SMALL, Detector, FasterRCNNConfig, load_backbone, to_target, to_tensor
+from fusion import checkpoint
+from fusion.engine import Engine, descend
+from fusion.errors import UserError
+from fusion.losses import Terms
+from fusion.recipes import OptimConfig
+from fusion.seeds import generator
+
+Example = tuple[str, np.ndarray, Truth]  # a key, a uint8 image H W 3 or H W, what is in it
+Batch = dict[str, list]  # "images": tensors, "targets": torchvision's
+
+
+@dataclass(frozen=True)
+class DetectorRecipe:
+    """All that shapes a training of Faster R-CNN.
+
+    weights   what the backbone starts from: "imagenet", "none", or a file
+    light     how far brightness and contrast are drawn apart from 1, each image anew
+    """
+
+    name: str
+    model: FasterRCNNConfig
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    epochs: int = 24
+    batch_size: int = 4
+    weights: str = "imagenet"
+    flips: bool = True
+    light: float = 0.2
+    seed: int = 0
+    model_name: str = "faster-rcnn"
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1:
+            raise UserError(f"{self.name}: epochs and batch_size must be at least 1")
+        if not 0 <= self.light < 1:
+            raise UserError(f"{self.name}: light is {self.light}; it must be in 0..1")
+
+
+def faster_rcnn() -> DetectorRecipe:
+    """ResNet-50 FPN from ImageNet's weights, 640 x 480, 24 epochs of batch 4: the detector of MoE-Fusion's Table 3."""
+    optim = OptimConfig(lr=1e-4, weight_decay=1e-4, milestones=(16, 22), clip=10.0)
+    return DetectorRecipe("faster-rcnn", PAPER, optim)
+
+
+def faster_rcnn_small() -> DetectorRecipe:
+    """ResNet-10, narrow pyramid and head, 256 pixels, from random weights: learns on two CPU cores."""
+    return DetectorRecipe("faster-rcnn-small", SMALL, OptimConfig(lr=5e-4, warmup=0.03, clip=10.0), weights="none")
+
+
+RECIPES: dict[str, Callable[[], DetectorRecipe]] = {
+    "faster-rcnn": faster_rcnn,
+    "faster-rcnn-small": faster_rcnn_small,
+}
+
+
+def batches(
+    examples: Sequence[str],
+    read: Callable[[str], Example],
+    recipe: DetectorRecipe,
+    epoch: int,
+    rank: int = 0,
+    size: int = 1,
+) -> Iterator[Batch]:
+    """A worker's batches of an epoch; what is left over at the end is dropped. `read` gives an example by its name."""
+    order = generator(recipe.seed, "order", epoch).permutation(len(examples))
+    each = recipe.batch_size // size
+    for start in range(0, len(order) - recipe.batch_size + 1, recipe.batch_size):
+        mine = order[start + rank * each : start + (rank + 1) * each]
+        yield collate([augment(read(examples[i]), recipe, epoch) for i in mine])
+
+
+def augment(example: Example, recipe: DetectorRecipe, epoch: int) -> Example:
+    """Flipped left to right or not, a little brighter or darker, with more or less contrast; named draws."""
+    key, image, truth = example
+    rng = generator(recipe.seed, "augment", epoch, key)
+    flip, gain, shift = rng.random() < 0.5, 1 + recipe.light * rng.uniform(-1, 1), recipe.light * rng.uniform(-1, 1)
+    light = np.clip(image.astype(np.float32) * gain + 128 * shift, 0, 255)
+    image = np.rint(light).astype(np.uint8)
+    if flip and recipe.flips:
+        image = image[:, ::-1]
+        x1, y1, x2, y2 = truth.boxes.T
+        truth = replace(truth, boxes=np.stack([truth.width - x2, y1, truth.width - x1, y2], 1))
+    return key, image, truth
+
+
+def collate(examples: Sequence[Example]) -> Batch:
+    return {
+        "images": [to_tensor(image) for _, image, _ in examples],
+        "targets": [to_target(truth) for _, _, truth in examples],
+    }
+
+
+class DetectorEngine(Engine):
+    """`Engine` for a DetectorRecipe: the same epochs, rates, checkpoints; the network's own losses."""
+
+    recipe: DetectorRecipe
+
+    def build(self) -> nn.Module:
+        model = Detector(self.recipe.model)
+        model.held, note = load_backbone(model.net, self.recipe.model.backbone, self.recipe.weights)
+        self.notes = (note,)
+        return model
+
+    def step(self, batch: Batch) -> Terms:
+        with self._autocast():
+            losses = self.network(batch["images"], batch["targets"])
+        terms = {name.removeprefix("loss_"): value.float() for name, value in losses.items()}
+        loss = torch.stack(list(terms.values())).sum()
+        if not torch.isfinite(loss):
+            shown = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
+            raise UserError(f"the detector's loss is not finite ({shown}). Lower optim.lr.")
+        descend(loss, self.model, self.optimiser, self.recipe.optim)
+        return {"loss": loss} | terms
+
+    def validate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        raise NotImplementedError("a detector is scored by detection.protocol")
+
+    def start_from(self, folder: Path) -> None:
+        """All weights of a trained detector with the same classes."""
+        checkpoint.load_weights(self.model, folder)
+
+    def save(self, folder: Path, state: dict[str, Any]) -> None:
+        super().save(folder, state | {"held": self.model.held})
+
+    def resume(self, folder: Path) -> None:
+        super().resume(folder)
+        self.model.held = checkpoint.read_state(folder)["held"]
+
+    def _move(self, batch: Batch) -> Batch:
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(self.device, non_blocking=True)
+
+        targets = [{name: move(value) for name, value in target.items()} for target in batch["targets"]]
+        return {"images": [move(image) for image in batch["images"]], "targets": targets}
