@@ -1,4 +1,4 @@
-"""The auxiliary detectors of MoE-Fusion (Sun et al., ICCV 2023): two Faster R-CNN that exchange features and attend.
+"""The auxiliary detectors of MoE-Fusion (Cao et al., ICCV 2023): two Faster R-CNN that exchange features and attend.
 
 On every level of the two pyramids, with f_V and f_I the features of the visible and the infrared detector:
 
@@ -147,5 +147,5 @@ def heads(
 
 
 TWINS: dict[str, Model] = {
-    "detectors": Model("Auxiliary detectors", TwinConfig, Twin, "Sun et al., ICCV 2023, section 3.2"),
+    "detectors": Model("Auxiliary detectors", TwinConfig, Twin, "Cao et al., ICCV 2023, section 3.2"),
 }

@@ -512,7 +512,8 @@ class Yolo:
 
     Images are resized, padded and thresholded as in ultralytics' own validation (longer side `size`, grey border up to
     multiples of 32, non-maximum suppression per class, several classes a box, scores from 0.001, IoU 0.7, 300 boxes an
-    image at most), so that these are the detections that its model.val() scores.
+    image at most): these are the detections that its model.val() scores, but cut off at the image's border, where
+    model.val() lets them reach beyond it and so finds a lower IoU.
 
     classes: the class list the detections are numbered by. Names are compared by standard_name (with the table `same`);
     what the detector finds of other classes is dropped. Without it the detector's own classes, in its order.

@@ -12,7 +12,7 @@ import math
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -29,12 +29,16 @@ NO_BOX = (0.0, 0.0, 0.0, 0.0)  # dropped for its size
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """boxes: float32 (n, 4) x1 y1 x2 y2 in pixels. classes: n names. clipped, dropped: how many boxes were."""
+    """boxes: float32 (n, 4) x1 y1 x2 y2 in pixels. classes: n names. clipped, dropped: how many boxes were.
+
+    doubts: a line of text for each box that was dropped, or of which more than half was cut off, by line or object.
+    """
 
     boxes: np.ndarray
     classes: tuple[str, ...]
     clipped: int = 0
     dropped: int = 0
+    doubts: tuple[str, ...] = ()
 
 
 class BadLabels(Exception):
@@ -47,7 +51,7 @@ def read_yolo(text: str, names: Sequence[str], height: int, width: int) -> Label
     Without `names` the classes are class0, class1, ... Raises BadLabels: other than five columns, not a number, a class
     that has no name, or no line that is relative to the image (it was made in pixels).
     """
-    boxes, classes, far = [], [], []
+    boxes, classes, places, far = [], [], [], []
     for number, line in enumerate(text.splitlines(), 1):
         columns = line.split()
         if not columns:
@@ -67,10 +71,11 @@ def read_yolo(text: str, names: Sequence[str], height: int, width: int) -> Label
         usable = usable and min(w, h) >= 0
         boxes.append((cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2) if usable else NO_BOX)
         classes.append(names[int(index)] if names else f"class{int(index)}")
+        places.append(where)
     if far and len(far) == len(boxes):
         raise BadLabels(far[0])
     scale = np.array([width, height, width, height], np.float64)
-    return _clip(np.array(boxes, np.float64).reshape(-1, 4) * scale, classes, height, width)
+    return _clip(np.array(boxes, np.float64).reshape(-1, 4) * scale, classes, places, height, width)
 
 
 def read_voc(text: str, height: int, width: int) -> Labels:
@@ -93,7 +98,7 @@ def read_voc(text: str, height: int, width: int) -> Labels:
     if root.tag != "annotation":
         raise BadLabels(f"not a VOC file: it starts with <{root.tag}>, not <annotation>")
     _check_size(root, height, width)
-    boxes, classes, points = [], [], 0
+    boxes, classes, places, points = [], [], [], []
     for number, node in enumerate(root.findall("object"), 1):
         where = f"object {number}"
         name = (node.findtext("name") or "").strip()
@@ -107,13 +112,14 @@ def read_voc(text: str, height: int, width: int) -> Labels:
         elif polygon is not None:
             boxes.append(_polygon_box(polygon, where))
         elif node.find("point") is not None:
-            points += 1
+            points.append(f"{where}: a point, no box: dropped")
             continue
         else:
             raise BadLabels(f"{where}: neither <bndbox> nor <polygon>")
         classes.append(name)
-    labels = _clip(np.array(boxes, np.float64).reshape(-1, 4), classes, height, width)
-    return Labels(labels.boxes, labels.classes, labels.clipped, labels.dropped + points)
+        places.append(where)
+    labels = _clip(np.array(boxes, np.float64).reshape(-1, 4), classes, places, height, width)
+    return replace(labels, dropped=labels.dropped + len(points), doubts=(*labels.doubts, *points))
 
 
 def read_names(text: str, file_name: str) -> tuple[str, ...]:
@@ -175,16 +181,24 @@ def _check_size(root: ElementTree.Element, height: int, width: int) -> None:
         raise BadLabels(f"made for an image of {w:g}x{h:g}, not {width}x{height}")
 
 
-def _clip(boxes_n4: np.ndarray, classes: Sequence[str], height: int, width: int) -> Labels:
+def _clip(boxes_n4: np.ndarray, classes: Sequence[str], places: Sequence[str], height: int, width: int) -> Labels:
     limit = np.array([width, height, width, height], np.float64)
     boxes_n4 = np.where(np.isfinite(boxes_n4).all(axis=1, keepdims=True), boxes_n4, NO_BOX)
     inside_n4 = np.clip(boxes_n4, 0, limit)
     sides_n2 = inside_n4[:, 2:] - inside_n4[:, :2]
     keep_n = (sides_n2 >= MIN_SIDE).all(axis=1)
     cut_n = (np.abs(inside_n4 - boxes_n4) > ROUNDING).any(axis=1)
+    area_n, left_n = ((b[:, 2:] - b[:, :2]).prod(axis=1) for b in (boxes_n4, inside_n4))
+    said = {True: "most of the box lies outside the image", False: "no box of a pixel or more in the image: dropped"}
+    doubts = (
+        f"{place}: {said[bool(keep)]}"
+        for place, keep, half in zip(places, keep_n, left_n < 0.5 * area_n, strict=True)
+        if half or not keep
+    )
     return Labels(
         boxes=inside_n4[keep_n].astype(np.float32),
         classes=tuple(name for name, keep in zip(classes, keep_n, strict=True) if keep),
         clipped=int((cut_n & keep_n).sum()),
         dropped=int((~keep_n).sum()),
+        doubts=tuple(doubts),
     )

@@ -51,6 +51,7 @@ class Pair:
     classes: tuple[str, ...]
     depth: np.ndarray | None
     notes: tuple[str, ...]
+    doubts: tuple[str, ...] = ()
 
 
 class BadPair(Exception):
@@ -102,7 +103,7 @@ def read_pair(ref: PairRef) -> Pair:
     if labels.clipped or labels.dropped:
         notes.append(f"labels: {labels.clipped} boxes clipped, {labels.dropped} dropped")
     depth = _depth(ref.depth, height, width) if ref.depth else None
-    return Pair(ref.key, visible, infrared, labels.boxes, labels.classes, depth, tuple(notes))
+    return Pair(ref.key, visible, infrared, labels.boxes, labels.classes, depth, tuple(notes), labels.doubts)
 
 
 def _bytes(path: str, part: str, most: int = MAX_BYTES) -> bytes:

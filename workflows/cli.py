@@ -18,6 +18,7 @@ JOBS = {
     "train": "train a recipe on a corpus",
     "fuse": "fuse pairs, or the degraded rows of a corpus, with a checkpoint or a classical method",
     "score": "score folders of fused images",
+    "detect": "train a detector, score visible, infrared and fused images by mean average precision",
     "report": "one HTML page from scores, pictures and training curves",
 }
 

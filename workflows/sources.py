@@ -14,7 +14,7 @@ PAIRS_A_TASK = 8
 
 @dataclass(frozen=True)
 class Item:
-    """A clean pair and what to fuse: the same pair, or its degraded version."""
+    """A clean pair and what to fuse: the same pair, or its degraded version. boxes: float32 (n, 4), with n classes."""
 
     key: str
     degradation: str
@@ -23,6 +23,8 @@ class Item:
     infrared: np.ndarray
     degraded_visible: np.ndarray
     degraded_infrared: np.ndarray
+    boxes: np.ndarray
+    classes: tuple[str, ...]
 
     @property
     def folder(self) -> str:
@@ -82,7 +84,8 @@ def items(unit: dict) -> Iterator[Item | tuple[str, str]]:
     if "shard" in unit:
         for row in read_group(unit["shard"], unit["group"]):
             clean = (row.visible, row.infrared)
-            yield Item(row.key, row.degradation, row.level, *clean, row.degraded_visible, row.degraded_infrared)
+            degraded = (row.degraded_visible, row.degraded_infrared)
+            yield Item(row.key, row.degradation, row.level, *clean, *degraded, row.boxes, row.classes)
         return
     for ref in unit["refs"]:
         try:
@@ -90,4 +93,9 @@ def items(unit: dict) -> Iterator[Item | tuple[str, str]]:
         except BadPair as error:
             yield ref["key"], str(error)
             continue
-        yield Item(pair.key, "", "", pair.visible, pair.infrared, pair.visible, pair.infrared)
+        yield item_of(pair)
+
+
+def item_of(pair) -> Item:
+    images = (pair.visible, pair.infrared)
+    return Item(pair.key, "", "", *images, *images, pair.boxes, pair.classes)

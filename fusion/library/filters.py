@@ -1,110 +1,135 @@
-"""The filters that several of the classical methods share, with the borders their authors used.
+"""What the classical methods share: windows, guided filters and Gaussians with the borders their authors used.
 
-Images are float (H, W). All run in the precision they are given; the means of large windows need float64, because
-a variance as the difference of two means loses seven digits. Every function returns a new array.
+Images are float64 (H, W), contiguous: a variance as the difference of two means loses half of all digits, and the
+published images come out pixel by pixel only in this precision. Working memory is reused and formulas run in short
+strips: asking the system for fresh memory costs more than the arithmetic.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import cv2
 import numpy as np
 
 ZERO, REPLICATE, SYMMETRIC = cv2.BORDER_CONSTANT, cv2.BORDER_REPLICATE, cv2.BORDER_REFLECT
+STRIP = 8192  # pixels of a strip: the arrays of one formula fit into the first two caches
 
 
 def widen(*images: np.ndarray) -> list[np.ndarray]:
-    """float64 copies; 8-bit values that came as float32 k / 255 are exact again to 1e-16."""
-    return [_exact(image) for image in images]
+    """float64 copies. 8-bit values that came as float32 k / 255 are k / 255 to 1e-16 again."""
+    return [pointwise(_exact, image) for image in images]
 
 
 def _exact(image: np.ndarray) -> np.ndarray:
     if image.dtype == np.float64:
-        return image.copy()
-    levels = (image * np.float32(255)).astype(np.float64)  # float32(k / 255) * 255 rounds to k for k in 0..255
-    levels /= 255
-    return levels
+        return image
+    return (image * np.float32(255)).astype(np.float64) / 255  # in float32, k / 255 * 255 rounds to k, for 0..255
 
 
 def finish(fused: np.ndarray, like: np.ndarray) -> np.ndarray:
     """Clipped to [0, 1], in the precision of `like`."""
-    return np.clip(fused, 0, 1).astype(like.dtype, copy=False)
+    return pointwise(lambda part: np.clip(part, 0, 1), fused, out=np.empty(fused.shape, like.dtype))
+
+
+def pointwise(
+    function: Callable[..., np.ndarray], *images: np.ndarray, out: np.ndarray | None = None
+) -> np.ndarray:
+    """function(*images), a strip of pixels at a time; `out` may be one of the images. float64 unless `out` is not."""
+    out = np.empty(images[0].shape) if out is None else out
+    flat, target = [np.ascontiguousarray(image).reshape(-1) for image in images], out.reshape(-1)
+    for start in range(0, target.size, STRIP):
+        target[start : start + STRIP] = function(*(image[start : start + STRIP] for image in flat))
+    return out
+
+
+def blend(share: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(1 - share) first + share second."""
+    return first + share * (second - first)
 
 
 class Box:
-    """Means over the part of the (2 radius + 1)^2 window that lies inside an image of this shape."""
+    """Means over the part of the (2 radius + 1)^2 window inside an image of `shape`, and guided filters with them.
 
-    def __init__(self, shape: tuple[int, int], radius: int) -> None:
+    q = mean(a) I + mean(b), a = cov(I, p) / (var(I) + epsilon), b = mean(p) - a mean(I); I guide, p image.
+    He, Sun and Tang, Guided image filtering, TPAMI 2013, eqs. 5, 6, 8.
+
+    An `out` receives the result and must be no argument of the same call.
+    """
+
+    def __init__(self, shape: tuple[int, ...], radius: int, memory: list[np.ndarray] | None = None) -> None:
+        self.shape = shape
         reach = [min(radius, length - 1) for length in shape]
         rows, columns = (_inside(length, radius) for length, radius in zip(shape, reach, strict=True))
         self.count = rows[:, None] * columns
         self.window = (2 * reach[1] + 1, 2 * reach[0] + 1)
+        self.memory = memory or [np.empty(shape) for _ in range(5)]
+
+    def of(self, radius: int) -> Box:
+        """The same with another radius, in the same working memory."""
+        return Box(self.shape, radius, self.memory)
 
     def mean(self, image: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Of a float64 image; `out` must not be `image`."""
         out = cv2.boxFilter(image, -1, self.window, dst=out, normalize=False, borderType=ZERO)
         out /= self.count
         return out
 
-    def covariance(
-        self, first: np.ndarray, mean_1: np.ndarray, second: np.ndarray, mean_2: np.ndarray, work: np.ndarray
+    def guided(
+        self,
+        guide: np.ndarray,
+        image: np.ndarray,
+        epsilon: float,
+        mean: np.ndarray | None = None,
+        out: np.ndarray | None = None,
     ) -> np.ndarray:
-        """mean(I p) - mean(I) mean(p), given the two means."""
-        result = self.mean(np.multiply(first, second, out=work))
-        result -= np.multiply(mean_1, mean_2, out=work)
-        return result
+        """q for one guide; `mean` is that of the image, for callers that have it already."""
+        first, second, _, _, product = self.memory
+        mean_guide = self.mean(guide, first)
+        if image is guide:
+            return self._guided(guide, mean_guide, mean_guide, None, epsilon, out)
+        mean = self.mean(image, second) if mean is None else mean
+        return self._guided(guide, mean_guide, mean, self._product(guide, image, product), epsilon, out)
+
+    def mutual(
+        self, first: np.ndarray, second: np.ndarray, epsilon: float, out: tuple = (None, None)
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(first guided by second's pixels, and the reverse): guided(first, second), guided(second, first)."""
+        mean_1, mean_2 = self.mean(first, self.memory[0]), self.mean(second, self.memory[1])
+        product = self._product(first, second, self.memory[4])
+        return (
+            self._guided(first, mean_1, mean_2, product, epsilon, out[0]),
+            self._guided(second, mean_2, mean_1, product, epsilon, out[1]),
+        )
+
+    def _product(self, first: np.ndarray, second: np.ndarray, out: np.ndarray) -> np.ndarray:
+        return self.mean(np.multiply(first, second, out=self.memory[2]), out)
+
+    def _guided(
+        self,
+        guide: np.ndarray,
+        mean_guide: np.ndarray,
+        mean: np.ndarray,
+        product: np.ndarray | None,
+        epsilon: float,
+        out: np.ndarray | None,
+    ) -> np.ndarray:
+        """q from the means of I, p and I p (None: p is I)."""
+        _, _, b, a, _ = self.memory
+        square = self._product(guide, guide, a)
+
+        def slope(square, product, mean_guide, mean):
+            return (product - mean_guide * mean) / (square - mean_guide * mean_guide + epsilon)
+
+        pointwise(slope, square, square if product is None else product, mean_guide, mean, out=a)
+        pointwise(lambda a, mean_guide, mean: mean - a * mean_guide, a, mean_guide, mean, out=b)
+        q = self.mean(a, out)
+        return pointwise(lambda a, guide, b: a * guide + b, q, guide, self.mean(b, a), out=q)
 
 
 def _inside(length: int, radius: int) -> np.ndarray:
     """How many of the 2 radius + 1 places around each of 0..length - 1 exist."""
     at = np.arange(length)
     return (np.minimum(at + radius, length - 1) - np.maximum(at - radius, 0) + 1).astype(np.float64)
-
-
-def guided_filter(
-    guide: np.ndarray,
-    image: np.ndarray,
-    box: Box,
-    epsilon: float,
-    mean_guide: np.ndarray | None = None,
-    mean: np.ndarray | None = None,
-    covariance: np.ndarray | None = None,
-) -> np.ndarray:
-    """q = mean(a) I + mean(b), a = cov(I, p) / (var(I) + epsilon), b = mean(p) - a mean(I); I guide, p image.
-
-    Callers that have the means or the covariance over the boxes already pass them on.
-    He, Sun and Tang, Guided image filtering, TPAMI 2013, eqs. 5, 6, 8.
-    """
-    # in place: fresh memory for every product would cost as much as the arithmetic
-    work = np.empty_like(guide)
-    if mean_guide is None:
-        mean_guide = box.mean(guide)
-    if mean is None:
-        mean = mean_guide if image is guide else box.mean(image)
-    variance = box.covariance(guide, mean_guide, guide, mean_guide, work)
-    if image is guide:
-        covariance = variance.copy()
-    elif covariance is None:
-        covariance = box.covariance(guide, mean_guide, image, mean, work)
-    variance += epsilon
-    a = np.divide(covariance, variance, out=variance)
-    b = np.multiply(a, mean_guide, out=work)
-    np.subtract(mean, b, out=b)
-    q = box.mean(a)
-    q *= guide
-    q += box.mean(b, out=a)
-    return q
-
-
-def mutual_guided_filter(
-    first: np.ndarray, second: np.ndarray, box: Box, epsilon: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """(guided_filter(first, second), guided_filter(second, first)) with the shared means computed once."""
-    mean_1, mean_2 = box.mean(first), box.mean(second)
-    shared = box.covariance(first, mean_1, second, mean_2, np.empty_like(first))
-    return (
-        guided_filter(first, second, box, epsilon, mean_1, mean_2, shared),
-        guided_filter(second, first, box, epsilon, mean_2, mean_1, shared),
-    )
 
 
 def gaussian_taps(size: int, sigma: float) -> np.ndarray:
@@ -114,21 +139,22 @@ def gaussian_taps(size: int, sigma: float) -> np.ndarray:
     return taps / taps.sum()
 
 
-def gaussian(image: np.ndarray, size: int, sigma: float, border: int) -> np.ndarray:
+def gaussian(image: np.ndarray, size: int, sigma: float, border: int, out: np.ndarray | None = None) -> np.ndarray:
     """Gaussian of size x size taps (odd), cut off and normalised; `border` ZERO, REPLICATE or SYMMETRIC."""
     taps = gaussian_taps(size, sigma)
-    return cv2.sepFilter2D(image, -1, taps, taps, borderType=border)
+    return cv2.sepFilter2D(image, -1, taps, taps, dst=out, borderType=border)
 
 
-def rolling_guidance(image: np.ndarray, sigma: int, range_sigma: float, iterations: int = 4) -> np.ndarray:
-    """J_0 = Gaussian(I), J_t+1 = guided_filter(J_t, I): removes what is smaller than sigma, keeps edges.
-
-    The guided filter (radius sigma, epsilon range_sigma^2) stands for the joint bilateral filter, as in VSM-WLS.
-    Zhang, Shen, Xu and Jia, Rolling guidance filter, ECCV 2014.
-    """
-    result = gaussian(image, 6 * sigma + 1, sigma, REPLICATE)
-    box = Box(image.shape, sigma)
-    mean = box.mean(image)
-    for _ in range(iterations):
-        result = guided_filter(result, image, box, range_sigma * range_sigma, mean=mean)
-    return result
+def wide_gaussian(image: np.ndarray, size: int, sigma: float) -> np.ndarray:
+    """gaussian(..., SYMMETRIC) through the Fourier transform, for windows of hundreds of pixels."""
+    for axis in (1, 0):
+        length = image.shape[axis]
+        # mirrored once, the image is periodic, so that a circular convolution is exact for any window
+        taps = np.zeros(2 * length)
+        np.add.at(taps, (np.arange(size) - size // 2) % (2 * length), gaussian_taps(size, sigma))
+        response = np.fft.rfft(taps).real
+        mirrored = np.concatenate([image, np.flip(image, axis)], axis)
+        spectrum = np.fft.rfft(mirrored, axis=axis)
+        spectrum *= response if axis == 1 else response[:, None]
+        image = np.fft.irfft(spectrum, axis=axis)[(slice(None),) * axis + (slice(length),)]
+    return np.ascontiguousarray(image)

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from fusion.colour import grey, quantise
-from fusion.library.filters import REPLICATE, Box, finish, gaussian, guided_filter, widen
+from fusion.library.filters import REPLICATE, Box, blend, finish, gaussian, pointwise, widen
 
 WINDOW = 31
 BASE = (45, 0.3)  # radius, epsilon
@@ -27,14 +27,14 @@ DETAIL = (7, 1e-6)
 def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
     """float32 (H, W) in [0, 1] twice -> float32 (H, W)."""
     first, second = widen(visible, infrared)
-    return finish(blend(first, second, *weights(first, second)), visible)
+    return finish(mix(first, second, *weights(first, second)), visible)
 
 
 def fuse_colour(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
     """float (H, W, 3) twice -> float (H, W, 3)."""
     first, second = widen(visible, infrared)
     base, detail = weights(_grey(first), _grey(second))
-    channels = [blend(first[..., c], second[..., c], base, detail) for c in range(3)]
+    channels = [mix(first[..., c], second[..., c], base, detail) for c in range(3)]
     return finish(np.stack(channels, axis=-1), visible)
 
 
@@ -42,27 +42,37 @@ def _grey(image: np.ndarray) -> np.ndarray:
     return grey(quantise(image)) / 255
 
 
-def blend(first: np.ndarray, second: np.ndarray, base: np.ndarray, detail: np.ndarray) -> np.ndarray:
+def mix(first: np.ndarray, second: np.ndarray, base: np.ndarray, detail: np.ndarray) -> np.ndarray:
     """The sum of both images' bases and details, with the first image's weights."""
     base_1 = cv2.blur(first, (WINDOW, WINDOW), borderType=REPLICATE)
     base_2 = cv2.blur(second, (WINDOW, WINDOW), borderType=REPLICATE)
-    return base * base_1 + (1 - base) * base_2 + detail * (first - base_1) + (1 - detail) * (second - base_2)
+
+    def formula(first, second, base, detail, base_1, base_2):
+        return blend(base, base_2, base_1) + blend(detail, second - base_2, first - base_1)
+
+    return pointwise(formula, first, second, base, detail, base_1, base_2)
 
 
 def weights(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The first image's weights in base and detail; the second's are the rest to 1."""
-    chosen = (salience(first) > salience(second)).astype(first.dtype)
-    return share(first, second, chosen, *BASE), share(first, second, chosen, *DETAIL)
+    chosen = pointwise(np.greater, salience(first), salience(second))
+    box = Box(first.shape, 1)
+    return share(first, second, chosen, box.of(BASE[0]), BASE[1]), share(
+        first, second, chosen, box.of(DETAIL[0]), DETAIL[1]
+    )
 
 
-def share(first: np.ndarray, second: np.ndarray, chosen: np.ndarray, radius: int, epsilon: float) -> np.ndarray:
+def share(first: np.ndarray, second: np.ndarray, chosen: np.ndarray, box: Box, epsilon: float) -> np.ndarray:
     """W_1 / (W_1 + W_2)."""
-    box = Box(first.shape, radius)
     mean = box.mean(chosen)
-    weight_1 = _round(guided_filter(first, chosen, box, epsilon, mean=mean))
-    # guided(I, 1 - P) = 1 - guided(I, P)
-    weight_2 = _round(1 - guided_filter(second, chosen, box, epsilon, mean=mean))
-    return (weight_1 + 1e-12) / (weight_1 + weight_2 + 2e-12)
+    weight_1 = box.guided(first, chosen, epsilon, mean)
+    rest = box.guided(second, chosen, epsilon, mean)
+
+    def formula(weight_1, rest):
+        weight_1, weight_2 = _round(weight_1), _round(1 - rest)  # guided(I, 1 - P) = 1 - guided(I, P)
+        return (weight_1 + 1e-12) / (weight_1 + weight_2 + 2e-12)
+
+    return pointwise(formula, weight_1, rest, out=rest)
 
 
 def _round(weight: np.ndarray) -> np.ndarray:
@@ -71,7 +81,9 @@ def _round(weight: np.ndarray) -> np.ndarray:
 
 
 def salience(image: np.ndarray) -> np.ndarray:
-    """Gaussian mean of |Laplacian|; exactly 0 in flat regions, where the order of the sum would leave rounding."""
+    """Gaussian mean of |Laplacian|; exactly 0 in flat regions, where the order of the sum could leave rounding."""
     padded = np.pad(image, 1, mode="edge")
-    laplacian = (padded[:-2, 1:-1] + padded[2:, 1:-1]) + (padded[1:-1, :-2] + padded[1:-1, 2:]) - 4 * image
-    return gaussian(np.abs(laplacian), 11, 5, REPLICATE)
+    laplacian = padded[:-2, 1:-1] + padded[2:, 1:-1]
+    across = padded[1:-1, :-2] + padded[1:-1, 2:]
+    laplacian = pointwise(lambda down, across, image: np.abs(down + across - 4 * image), laplacian, across, image)
+    return gaussian(laplacian, 11, 5, REPLICATE)

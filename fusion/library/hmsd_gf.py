@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fusion.library.filters import SYMMETRIC, Box, finish, gaussian, guided_filter, widen
+from fusion.library.filters import SYMMETRIC, Box, blend, finish, gaussian, pointwise, wide_gaussian, widen
 from fusion.library.saliency import perceptual_saliency
 
 LEVELS = 4
@@ -33,42 +33,51 @@ def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
     """float32 (H, W) in [0, 1] twice -> float32 (H, W)."""
     first, second = widen(visible, infrared)
     strength = steepness(first, second)
-    fused, textures_1, edges_1 = decompose(first)
-    base_2, textures_2, edges_2 = decompose(second)
+    box = Box(first.shape, RADIUS)
+    fused, textures_1, edges_1 = decompose(first, box)
+    base_2, textures_2, edges_2 = decompose(second, box)
 
-    share = preference(edges_1[-1], edges_2[-1], strength)
-    fused += gaussian(share, 6 * BASE_SIGMA + 1, BASE_SIGMA, SYMMETRIC) * (base_2 - fused)
+    def add(fused, share, *layers):  # layers: edges and textures of the first image, then of the second
+        return fused + blend(share, layers[0] + layers[1], layers[2] + layers[3])
+
     for level in range(LEVELS - 1, 0, -1):
-        share = gaussian(preference(edges_1[level], edges_2[level], strength), 7, 1, SYMMETRIC)
-        fused += mix(share, edges_1[level], edges_2[level])
-        fused += mix(share, textures_1[level], textures_2[level])
-    share = gaussian((np.abs(edges_1[0]) < np.abs(edges_2[0])).astype(first.dtype), 7, 1, SYMMETRIC)
-    fused += mix(share, edges_1[0], edges_2[0])
-    fused += np.where(np.abs(textures_1[0]) < np.abs(textures_2[0]), textures_2[0], textures_1[0])
-    return finish(fused * GAIN, visible)
+        share = preference(edges_1[level], edges_2[level], strength)
+        if level == LEVELS - 1:
+            pointwise(blend, wide_gaussian(share, 6 * BASE_SIGMA + 1, BASE_SIGMA), fused, base_2, out=fused)
+        share = gaussian(share, 7, 1, SYMMETRIC, out=box.memory[0])
+        layers = edges_1[level], textures_1[level], edges_2[level], textures_2[level]
+        pointwise(add, fused, share, *layers, out=fused)
+
+    layers = edges_1[0], textures_1[0], edges_2[0], textures_2[0]
+    larger = pointwise(lambda first, second: np.abs(first) < np.abs(second), edges_1[0], edges_2[0], out=share)
+    share = gaussian(larger, 7, 1, SYMMETRIC, out=box.memory[1])
+    pointwise(_add_finest, fused, share, *layers, out=fused)
+    return finish(fused, visible)
 
 
-def mix(share: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    return first + share * (second - first)
+def _add_finest(fused, share, edges_1, textures_1, edges_2, textures_2):
+    textures = np.where(np.abs(textures_1) < np.abs(textures_2), textures_2, textures_1)
+    return GAIN * (fused + blend(share, edges_1, edges_2) + textures)
 
 
-def decompose(image: np.ndarray) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
-    """(base, textures, edges), finest level first; base + all textures and edges is not the image (two chains)."""
+def decompose(image: np.ndarray, box: Box) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
+    """(base, textures, edges), finest level first; base + all textures + all edges is the image."""
     blurred = kept = image
     textures, edges = [], []
     for level in range(LEVELS):
-        box = Box(image.shape, RADIUS << level)
-        kept = guided_filter(kept, kept, box, (EDGE / 2**level) ** 2)
-        textures.append(blurred - kept)
-        blurred = guided_filter(blurred, blurred, box, BLUR)
-        edges.append(kept - blurred)
+        box = box.of(RADIUS << level)
+        kept = box.guided(kept, kept, (EDGE / 2**level) ** 2)
+        textures.append(np.subtract(blurred, kept))
+        blurred = box.guided(blurred, blurred, BLUR)
+        edges.append(np.subtract(kept, blurred))
     return blurred, textures, edges
 
 
 def preference(first: np.ndarray, second: np.ndarray, strength: float) -> np.ndarray:
     """0 where the visible edges are as strong, towards 1 where the infrared ones lead; steeper with strength."""
-    lead = np.maximum(np.abs(second) - np.abs(first), 0)
-    return np.arctan(lead * (strength / max(lead.max(), 1e-12))) / np.arctan(strength)
+    lead = pointwise(lambda first, second: np.maximum(np.abs(second) - np.abs(first), 0), first, second)
+    scale = strength / max(lead.max(), 1e-12)
+    return pointwise(lambda lead: np.arctan(lead * scale) / np.arctan(strength), lead, out=lead)
 
 
 def steepness(visible: np.ndarray, infrared: np.ndarray) -> float:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fusion.library.filters import Box, finish, mutual_guided_filter, widen
+from fusion.library.filters import Box, finish, pointwise, widen
 
 LEVELS = 4
 RADIUS = 9
@@ -25,14 +25,16 @@ def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
     first, second = widen(infrared, visible)
     box = Box(first.shape, RADIUS)
     fused = np.zeros_like(first)
+    spare = (np.empty_like(first), np.empty_like(second))
     for _ in range(LEVELS):
-        base_1, base_2 = mutual_guided_filter(first, second, box, EPSILON)
-        fused += _blend(first - base_1, second - base_2)
-        first, second = base_1, base_2
-    return finish(fused + (first + second) / 2, visible)
+        base_1, base_2 = box.mutual(first, second, EPSILON, spare)
+        pointwise(_add_details, fused, first, base_1, second, base_2, out=fused)
+        first, second, spare = base_1, base_2, (first, second)
+    pointwise(lambda details, first, second: details + (first + second) / 2, fused, first, second, out=fused)
+    return finish(fused, visible)
 
 
-def _blend(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    size_1, size_2 = np.abs(first), np.abs(second)
-    total = size_1 + size_2
-    return (size_1 * first + size_2 * second) / np.maximum(total, np.finfo(total.dtype).tiny)
+def _add_details(fused, first, base_1, second, base_2):
+    detail_1, detail_2 = first - base_1, second - base_2
+    size_1, size_2 = np.abs(detail_1), np.abs(detail_2)
+    return fused + (size_1 * detail_1 + size_2 * detail_2) / np.maximum(size_1 + size_2, np.finfo(np.float64).tiny)

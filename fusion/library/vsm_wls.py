@@ -19,49 +19,71 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from fusion.library.filters import REPLICATE, SYMMETRIC, finish, gaussian, rolling_guidance, widen
+from fusion.library.filters import REPLICATE, SYMMETRIC, Box, blend, finish, gaussian, pointwise, widen
 
 SIGMAS = (2, 4, 8)
 RANGE_SIGMA = 0.05
+ROLLS = 4
 LAMBDA = 0.01
 
 
 def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
     """float32 (H, W) in [0, 1] twice -> float32 (H, W)."""
     first, second = widen(infrared, visible)
-    lead = (saliency(first) - saliency(second)) / 2
-    base_1, details_1 = decompose(first)
-    base_2, details_2 = decompose(second)
-    fused = (0.5 + lead) * base_1 + (0.5 - lead) * base_2
-    fused += np.where(np.abs(details_1[0]) < np.abs(details_2[0]), details_2[0], details_1[0])
+    lead_1, lead_2 = saliency(first), saliency(second)
+    box = Box(first.shape, 1)
+    base_1, details_1 = decompose(first, box)
+    base_2, details_2 = decompose(second, box)
+
+    def start(lead_1, lead_2, base_1, base_2, detail_1, detail_2):
+        base = blend((1 - lead_1 + lead_2) / 2, base_1, base_2)
+        return base + np.where(np.abs(detail_1) < np.abs(detail_2), detail_2, detail_1)
+
+    fused = pointwise(start, lead_1, lead_2, base_1, base_2, details_1[0], details_2[0])
     for detail_1, detail_2 in zip(details_1[1:], details_2[1:], strict=True):
-        fused += blend(detail_1, detail_2)
+        add_detail(fused, detail_1, detail_2, box.memory)
     return finish(fused, visible)
 
 
-def decompose(image: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+def decompose(image: np.ndarray, box: Box) -> tuple[np.ndarray, list[np.ndarray]]:
     """(base, [detail of level 1, 2, 3, 4]); their sum is the image."""
     details = []
     for sigma in SIGMAS:
-        smooth = rolling_guidance(image, sigma, RANGE_SIGMA)
-        details.append(image - smooth)
+        smooth = rolling_guidance(image, sigma, box.of(sigma))
+        details.append(np.subtract(image, smooth, out=image))
         image = smooth
     base = gaussian(image, 13, 2, REPLICATE)
-    return base, [*details, image - base]
+    return base, [*details, np.subtract(image, base, out=image)]
 
 
-def blend(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The least-squares detail of one level."""
-    larger = (np.abs(first) < np.abs(second)).astype(first.dtype)
-    share = gaussian(larger, 13, 2, SYMMETRIC)
-    aim = first + share * (second - first)
-    pull = LAMBDA / (np.abs(cv2.blur(second, (7, 7), borderType=REPLICATE)) + 1e-6)
-    return (aim + pull * first) / (1 + pull)
+def rolling_guidance(image: np.ndarray, sigma: int, box: Box) -> np.ndarray:
+    """J_0 = Gaussian(I), J_t+1 = guided(J_t, I): removes what is smaller than sigma, keeps edges.
+
+    The guided filter stands for the joint bilateral filter of Zhang, Shen, Xu and Jia, ECCV 2014.
+    """
+    result, spare = gaussian(image, 6 * sigma + 1, sigma, REPLICATE), np.empty_like(image)
+    mean = box.mean(image)
+    for _ in range(ROLLS):
+        result, spare = box.guided(result, image, RANGE_SIGMA**2, mean, out=spare), result
+    return result
+
+
+def add_detail(fused: np.ndarray, first: np.ndarray, second: np.ndarray, memory: list[np.ndarray]) -> None:
+    """Adds the least-squares detail of one level to `fused`."""
+    larger = pointwise(lambda first, second: np.abs(first) < np.abs(second), first, second, out=memory[0])
+    share = gaussian(larger, 13, 2, SYMMETRIC, out=memory[1])
+    mean = cv2.blur(second, (7, 7), dst=memory[2], borderType=REPLICATE)
+
+    def solve(fused, first, second, share, mean):
+        pull = LAMBDA / (np.abs(mean) + 1e-6)
+        return fused + (blend(share, first, second) + pull * first) / (1 + pull)
+
+    pointwise(solve, fused, first, second, share, mean, out=fused)
 
 
 def saliency(image: np.ndarray) -> np.ndarray:
     """How far each grey level (of 256) is from those of all pixels, scaled to 0..1; 0 for a constant image."""
-    levels = np.floor(image * 255 + 0.5).astype(np.uint8)
+    levels = np.rint(image * 255).astype(np.uint8)
     count = np.bincount(levels.ravel(), minlength=256)
     steps = np.arange(256)
     table = np.abs(steps[:, None] - steps) @ count

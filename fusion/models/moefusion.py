@@ -1,4 +1,4 @@
-"""MoE-Fusion (Sun et al., ICCV 2023): local experts for foreground and background, then global experts make the image.
+"""MoE-Fusion (Cao et al., ICCV 2023): local experts for foreground and background, then global experts make the image.
 
 Two encoders see the visible luma and the infrared image. An attention map from detectors parts their features into
 foreground and background; a mixture of local experts (MoLE) works on each, a mixture of global experts (MoGE) turns

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
-import sys
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
@@ -266,38 +266,36 @@ def test_it_prints_nothing(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.fixture(scope="module")
-def yolo(tmp_path_factory):
-    """YOLO's own scoring: (truths, detections) -> its AP (T, C), and its hits and classes, best-scored first."""
-    known = "ultralytics" in sys.modules or "YOLO_CONFIG_DIR" in os.environ
-    offline(None if known else tmp_path_factory.mktemp("yolo"))
+def yolo_ap(truths, detections):
+    """YOLO's own scoring: its AP (T, C), and hits (N, T), scores and classes of all detections."""
     import torch
-    from ultralytics.engine import validator
+    from ultralytics.engine.validator import BaseValidator
     from ultralytics.utils.metrics import ap_per_class, box_iou
 
-    matcher = validator.BaseValidator.__new__(validator.BaseValidator)
+    matcher = BaseValidator.__new__(BaseValidator)
     matcher.iouv = torch.linspace(0.5, 0.95, 10)
+    hits, scores, found, wanted = [], [], [], []
+    for truth, side in zip(truths, detections, strict=True):
+        order = np.argsort(-side.scores, kind="stable")
+        classes, own = torch.from_numpy(side.classes[order]), torch.from_numpy(truth.classes)
+        iou = box_iou(torch.from_numpy(truth.boxes), torch.from_numpy(side.boxes[order]))
+        hits.append(matcher.match_predictions(classes, own, iou).numpy() if len(own) else np.zeros((len(order), 10)))
+        scores.append(side.scores[order])
+        found.append(side.classes[order])
+        wanted.append(truth.classes)
+    hits, scores, found, wanted = (np.concatenate(parts) for parts in (hits, scores, found, wanted))
+    part = ap_per_class(hits.astype(bool), scores, found, wanted)
+    table = np.full((10, 3), np.nan)
+    table[:, part[6]] = part[5].T
+    return table, hits.astype(bool), scores, found
 
-    def score(truths, detections):
-        hits, scores, found, wanted = [], [], [], []
-        for truth, side in zip(truths, detections, strict=True):
-            order = np.argsort(-side.scores, kind="stable")
-            boxes, classes = torch.from_numpy(side.boxes[order]), torch.from_numpy(side.classes[order])
-            own = torch.from_numpy(truth.classes)
-            iou = box_iou(torch.from_numpy(truth.boxes), boxes)
-            hits.append(
-                matcher.match_predictions(classes, own, iou).numpy() if len(own) else np.zeros((len(order), 10))
-            )
-            scores.append(side.scores[order])
-            found.append(side.classes[order])
-            wanted.append(truth.classes)
-        hits, scores, found, wanted = (np.concatenate(parts) for parts in (hits, scores, found, wanted))
-        part = ap_per_class(hits.astype(bool), scores, found, wanted)
-        table = np.full((10, 3), np.nan)
-        table[:, part[6]] = part[5].T
-        return table, hits.astype(bool), scores, found
 
-    return score
+@pytest.fixture(scope="module")
+def yolo(tmp_path_factory):
+    """`yolo_ap` in a process of its own: where ultralytics keeps its settings is fixed at its first import."""
+    folder = tmp_path_factory.mktemp("yolo")
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), offline, (folder,)) as pool:
+        yield lambda truths, detections: pool.submit(yolo_ap, truths, detections).result()
 
 
 def their_ap(hits, positives):

@@ -1,0 +1,196 @@
+"""Pictures of detections: what is there, what was found, what was missed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from detection.boxes import Detections, Truth
+
+# Colours are RGB. Of the classes: after Okabe and Ito, told apart by all eyes, none near white, black and MISSED.
+PALETTE = ((86, 180, 233), (240, 228, 66), (230, 159, 0), (0, 190, 140), (204, 140, 190), (120, 160, 255))
+TRUE = (255, 255, 255)
+MISSED = (255, 40, 60)
+IGNORED = (150, 150, 150)
+DARK = (16, 16, 16)
+PAPER = (250, 250, 250)
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+OVERLAP = 0.5  # IoU from which a box counts as found
+SMALLEST_TEXT = 0.4  # of FONT; below it letters run together
+Plate = tuple[int, int, int, int]  # left, top, right, bottom in pixels
+
+
+def draw(
+    image: np.ndarray, truth: Truth, detections: Detections, classes: Sequence[str], threshold: float = 0.5
+) -> np.ndarray:
+    """A copy of the image (uint8, H W 3, RGB) with boxes: thin white what is labelled and found, dashed red what is
+    labelled and missed, thin grey what is to be ignored; thick in the colour of its class, with name and score, every
+    detection of at least this score.
+
+    Lines and letters grow with the longer side; they are made for 350 pixels and more. Raises ValueError for others
+    than uint8 H W 3, and for boxes of another image size.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"an image of {image.dtype} {image.shape} instead of uint8 H W 3")
+    if (truth.height, truth.width) != image.shape[:2]:
+        raise ValueError(f"an image of {image.shape[:2]} with boxes for one of {(truth.height, truth.width)}")
+    canvas = np.ascontiguousarray(image).copy()
+    scale = max(image.shape[:2]) / 640
+    thin, thick = max(1, round(scale)), max(2, round(3 * scale))
+    shown = np.flatnonzero(detections.scores >= threshold)
+    shown = shown[np.argsort(detections.scores[shown], kind="stable")]  # the best one is drawn last, above the others
+    found = found_boxes(truth, detections, threshold)
+
+    for place in shown:
+        _frame(canvas, detections.boxes[place], colour(detections.classes[place]), thick)
+    for box, ignore, hit in zip(truth.boxes, truth.ignore, found, strict=True):
+        if ignore or hit:
+            _frame(canvas, box, IGNORED if ignore else TRUE, thin)
+        else:
+            _dashed(canvas, box, MISSED, max(2, thick - 1), max(5, round(6 * scale)))
+    boxes = [_corners(canvas, box) for box in (*detections.boxes[shown], *truth.boxes)]
+    plates: list[Plate] = []
+    for place in shown[::-1]:
+        text = f"{classes[detections.classes[place]]} {detections.scores[place]:.2f}"
+        fill = colour(detections.classes[place])
+        plates.append(_label(canvas, text, _corners(canvas, detections.boxes[place]), fill, scale, plates, boxes))
+    return canvas
+
+
+def colour(place: int) -> tuple[int, int, int]:
+    """The colour of a class, RGB."""
+    return PALETTE[int(place) % len(PALETTE)]
+
+
+def found_boxes(truth: Truth, detections: Detections, threshold: float = 0.0, overlap: float = OVERLAP) -> np.ndarray:
+    """bool (n,): which labelled boxes the detections of at least this score find, the best-scored first and each one
+    box of its class: COCO's matching at this IoU."""
+    found = np.zeros(len(truth.boxes), bool)
+    iou = overlaps(detections.boxes, truth.boxes)
+    for place in np.argsort(-detections.scores, kind="stable"):
+        if detections.scores[place] < threshold:
+            break
+        free = ~found & (truth.classes == detections.classes[place]) & (iou[place] >= overlap)
+        # A box that is to be ignored is taken only if no other fits.
+        free = free & ~truth.ignore if (free & ~truth.ignore).any() else free
+        if free.any():
+            best = np.where(free, iou[place], -1)
+            found[len(best) - 1 - int(best[::-1].argmax())] = True  # the last of equals, as COCO has it
+    return found
+
+
+def overlaps(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """IoU of boxes (n, 4) and (m, 4): float64 (n, m); 0 where both are without area."""
+    one, other = one[:, None].astype(np.float64), other[None].astype(np.float64)
+    sides = np.minimum(one[..., 2:], other[..., 2:]) - np.maximum(one[..., :2], other[..., :2])
+    common = np.clip(sides, 0, None).prod(axis=-1)
+    both = (one[..., 2:] - one[..., :2]).prod(axis=-1) + (other[..., 2:] - other[..., :2]).prod(axis=-1) - common
+    return np.divide(common, both, out=np.zeros_like(common), where=common > 0)
+
+
+def side_by_side(
+    rows: Sequence[Sequence[tuple[str, np.ndarray]]], width: int = 640, gap: int = 8, title: Sequence[str] = ()
+) -> np.ndarray:
+    """A sheet of pictures, uint8 H W 3: rows of (caption, image), each image `width` pixels wide under its caption.
+
+    `title`: one line for each row, above it; none for (). Raises ValueError for no rows or as many titles as not rows.
+    """
+    if not any(rows) or (title and len(title) != len(rows)):
+        raise ValueError(f"{len(rows)} rows of pictures, {len(title)} titles")
+    strips = []
+    columns = max(len(row) for row in rows)
+    full = columns * (width + gap) + gap
+    for place, row in enumerate(rows):
+        if title:
+            strips.append(_line(title[place], full, 0.62, gap))
+        cells = [_cell(caption, image, width) for caption, image in row]
+        height = max((len(cell) for cell in cells), default=0)
+        strip = np.full((height + gap, full, 3), PAPER, np.uint8)
+        for column, cell in enumerate(cells):
+            left = gap + column * (width + gap)
+            strip[: len(cell), left : left + width] = cell
+        strips.append(strip)
+    return np.concatenate([np.full((gap, full, 3), PAPER, np.uint8), *strips])
+
+
+def _cell(caption: str, image: np.ndarray, width: int) -> np.ndarray:
+    height = max(1, round(image.shape[0] * width / image.shape[1]))
+    way = cv2.INTER_AREA if width < image.shape[1] else cv2.INTER_CUBIC
+    return np.concatenate([_line(caption, width, 0.5, 0), cv2.resize(image, (width, height), interpolation=way)])
+
+
+def _line(text: str, width: int, size: float, left: int) -> np.ndarray:
+    """One line of dark text on paper, smaller if it is too long, and cut with dots if still too long."""
+    height = round(44 * size)
+    while size > SMALLEST_TEXT and _measure(text, size)[0] > width - left:
+        size -= 0.02
+    while len(text) > 1 and _measure(text, size)[0] > width - left:
+        text = text.removesuffix("...")[:-1] + "..." if len(text.removesuffix("...")) > 1 else text[:1]
+    strip = np.full((height, width, 3), PAPER, np.uint8)
+    cv2.putText(strip, text, (left, round(0.68 * height)), FONT, size, DARK, 1, cv2.LINE_AA)
+    return strip
+
+
+def _measure(text: str, size: float) -> tuple[int, int, int]:
+    """Width, height above the line and depth below it."""
+    (width, height), depth = cv2.getTextSize(text, FONT, size, 1)
+    return width, height, depth
+
+
+def _corners(canvas: np.ndarray, box: np.ndarray) -> Plate:
+    """The pixels of a box's edges, inside the image."""
+    height, width = canvas.shape[:2]
+    left, top, right, bottom = np.round(np.clip(box, -1e6, 1e6)).astype(int).tolist()
+    left, top = min(max(left, 0), width - 1), min(max(top, 0), height - 1)
+    return left, top, min(max(right - 1, left), width - 1), min(max(bottom - 1, top), height - 1)
+
+
+def _frame(canvas: np.ndarray, box: np.ndarray, line: tuple[int, int, int], thickness: int) -> None:
+    left, top, right, bottom = _corners(canvas, box)
+    cv2.rectangle(canvas, (left, top), (right, bottom), line, thickness)
+
+
+def _dashed(canvas: np.ndarray, box: np.ndarray, line: tuple[int, int, int], thickness: int, dash: int) -> None:
+    left, top, right, bottom = _corners(canvas, box)
+    for y in (top, bottom):
+        for x in range(left, right + 1, 2 * dash):
+            cv2.line(canvas, (x, y), (min(x + dash, right), y), line, thickness)
+    for x in (left, right):
+        for y in range(top, bottom + 1, 2 * dash):
+            cv2.line(canvas, (x, y), (x, min(y + dash, bottom)), line, thickness)
+
+
+def _label(
+    canvas: np.ndarray,
+    text: str,
+    box: Plate,
+    fill: tuple[int, int, int],
+    scale: float,
+    plates: Sequence[Plate],
+    boxes: Sequence[Plate],
+) -> Plate:
+    """Write on a filled plate at the box, where it hides least of the plates before it and of all boxes."""
+    size = max(SMALLEST_TEXT, 0.42 * scale)
+    wide, high, deep = _measure(text, size)
+    width, height = wide + 4, high + deep + 2
+    left, top, right, bottom = box
+    places = [(left, top - height), (left, bottom + 1), (right - width, top - height), (right - width, bottom + 1)]
+    places += [(right + 1, top), (left - width, top), (left, top), (left, bottom - height)]
+    inside = [(min(max(x, 0), max(canvas.shape[1] - width, 0)), y) for x, y in places]
+    inside = [(x, y) for x, y in inside if 0 <= y <= canvas.shape[0] - height] or [(inside[0][0], 0)]
+
+    def hidden(plate: Plate) -> float:
+        return sum(_common(plate, other) for other in plates) + 0.3 * sum(_common(plate, other) for other in boxes)
+
+    x, y, *_ = chosen = min(((x, y, x + width, y + height) for x, y in inside), key=hidden)
+    cv2.rectangle(canvas, (x, y), (x + width - 1, y + height - 1), fill, -1)
+    cv2.putText(canvas, text, (x + 2, y + high + 1), FONT, size, DARK, 1, cv2.LINE_AA)
+    return chosen
+
+
+def _common(one: Plate, other: Plate) -> int:
+    """The area two plates share, in pixels."""
+    wide, high = (min(one[i + 2], other[i + 2]) - max(one[i], other[i]) for i in (0, 1))
+    return max(wide, 0) * max(high, 0)

@@ -1,0 +1,141 @@
+"""The labelled pairs of `duskfuse detect`: what is wrong with them, which classes there are, which images train."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from fusion.errors import UserError
+from workflows.cluster import in_parallel, say
+
+if TYPE_CHECKING:
+    from workflows.detect import Args
+
+SOURCES = ("visible", "infrared")
+
+
+def look_at(args: Args, same: dict) -> tuple[list, list[dict], dict[str, dict]]:
+    """The pairs with their splits; what is wrong with them, by file and line; class counts and split by key."""
+    from tqdm import tqdm
+
+    from fusion.finding import Rejected
+    from fusion.pairs import find_pairs
+    from workflows.sources import PAIRS_A_TASK
+    from workflows.splits import split_pairs
+
+    if args.pairs is None:
+        return [], [], {}
+    found = find_pairs(args.pairs)
+    refs = split_pairs(found.refs, args, args.out)
+    rejected = list(found.rejected)
+    problems: list[dict] = []
+    good: dict[str, dict] = {}
+    rows = [
+        {"refs": [asdict(r) for r in refs[i : i + PAIRS_A_TASK]], "same": same}
+        for i in range(0, len(refs), PAIRS_A_TASK)
+    ]
+    split = {ref.key: ref.split for ref in refs}
+    with tqdm(total=len(refs), unit="pair", desc="labels", mininterval=1) as bar:
+        for row in in_parallel(rows, census):
+            bar.update(1)
+            problems += [{"method": "", "image": row["key"], "problem": text} for text in row["problems"]]
+            if row["read"]:
+                good[row["key"]] = {"split": split[row["key"]], "boxes": row["boxes"]}
+            else:
+                rejected.append(Rejected(row["key"], row["problems"][0]))
+    if len(rejected) > args.max_rejected * (len(refs) + len(found.rejected)):
+        raise UserError(
+            f"{len(rejected)} of {len(refs) + len(found.rejected)} pairs cannot be used, more than --max-rejected "
+            f"{args.max_rejected:g}. {rejected[0].key}: {rejected[0].reason}"
+        )
+    problems += [{"method": "", "image": item.key, "problem": item.reason} for item in found.rejected]
+    return refs, sorted(problems, key=lambda item: (item["image"], item["problem"])), good
+
+
+def census(row: dict) -> list[dict]:
+    """The boxes of a few pairs by class, in a Ray task."""
+    from fusion.class_names import standard_name
+    from fusion.config import from_dict
+    from fusion.pairs import BadPair, PairRef, read_pair
+
+    results = []
+    for ref in row["refs"]:
+        try:
+            pair = read_pair(from_dict(PairRef, ref))
+        except BadPair as error:
+            where = f"{ref['labels']}: " if str(error).startswith("labels") else ""
+            results.append({"key": ref["key"], "read": False, "problems": [f"{where}{error}"], "boxes": {}})
+            continue
+        counts = Counter(standard_name(name, row["same"]) for name in pair.classes)
+        problems = [f"{ref['labels']}: {doubt}" for doubt in pair.doubts]
+        results.append({"key": pair.key, "read": True, "problems": problems, "boxes": dict(counts)})
+    return results
+
+
+def class_list(args: Args, pairs: dict[str, dict], same: dict) -> tuple[str, ...]:
+    """The classes to detect. UserError: none, or one without boxes to learn from or to find."""
+    from fusion.class_names import class_list, standard_name
+
+    counts = {"train": Counter(), "scored": Counter()}
+    for pair in pairs.values():
+        if pair["split"] in ("train", "val"):
+            counts["train"].update(pair["boxes"])
+        if args.split in ("all", pair["split"]):
+            counts["scored"].update(pair["boxes"])
+    wanted = tuple(dict.fromkeys(standard_name(name, same) for name in args.classes.split(",") if name.strip()))
+    classes = wanted or class_list(counts["train"] or counts["scored"], same)
+    if not classes:
+        if args.weights is not None and args.pairs is None:
+            raise UserError("give --classes, the classes to score: there are no labelled pairs to take them from.")
+        raise UserError(f"{args.pairs} has no labelled box. Give pairs with labels (YOLO txt or VOC xml).")
+    if args.weights is None:
+        empty = [name for name in classes if not counts["train"][name]]
+        if empty:
+            known = ", ".join(f"{name} {count}" for name, count in sorted(counts["train"].items()))
+            raise UserError(f"class {empty[0]!r} has no box in the training pairs ({known}). Change --classes.")
+    if args.corpus is None:
+        for name in classes:
+            if not counts["scored"][name]:
+                say(f"class {name!r} has no box in what is scored: it has no AP, and is no part of the mean")
+    return classes
+
+
+def training_rows(args: Args, refs: list, methods: dict[str, str]) -> list[dict]:
+    """One row for every image to train or validate on."""
+    from fusion import storage
+    from fusion.corpus import open_corpus
+
+    names = [name.strip() for name in args.train_on.split("+") if name.strip()]
+    unknown = [name for name in names if name not in (*SOURCES, *methods)]
+    if unknown or not names:
+        known = ", ".join((*SOURCES, *methods))
+        raise UserError(f"--train-on {args.train_on!r}: {unknown[0] if unknown else 'nothing'} is none of {known}.")
+    scored: set[str] = set()
+    if args.corpus is not None:  # its test pairs must not be learnt from
+        scored = {
+            key
+            for path, group in open_corpus(args.corpus).groups(args.split if args.split != "all" else None)
+            for key in keys_of(path, group)
+        }
+    rows = [
+        {
+            "key": f"{ref.key}-{name}",
+            "split": ref.split,
+            "ref": asdict(ref),
+            "image": name if name in SOURCES else storage.absolute(methods[name]),
+        }
+        for ref in refs
+        for name in names
+        if ref.split in ("train", "val") and ref.key not in scored
+    ]
+    for split in ("train", "val"):
+        if not any(row["split"] == split for row in rows):
+            raise UserError(f"no pair is left for {split!r}: give more labelled pairs, or another --val-share.")
+    return rows
+
+
+def keys_of(path: str, group: int) -> list[str]:
+    from fusion.corpus import read_group
+
+    return [row.key for row in read_group(path, group)]

@@ -1,0 +1,128 @@
+"""From what a detector found in every image to tables and pictures. No Ray here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from detection.boxes import Detections, Truth
+from workflows.cluster import say
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from detection.protocol import Comparison
+
+ALL = "all"
+Condition = tuple[str, str]  # degradation, level
+
+
+def name_of_image(row: dict) -> str:
+    return "/".join([row["degradation"], row["level"], row["image"]])
+
+
+def true_of(row: dict) -> Truth:
+    return Truth(row["true"]["boxes"], row["true"]["classes"], row["height"], row["width"])
+
+
+def found_of(row: dict) -> Detections:
+    return Detections(row["found"]["boxes"], row["found"]["scores"], row["found"]["classes"])
+
+
+def tables(
+    found: list[dict], methods: Sequence[str], classes: Sequence[str], resamples: int, seed: int
+) -> tuple[pd.DataFrame, dict[Condition, Comparison]]:
+    """AP of every method over all images and, where there are several, in each degradation at each level."""
+    import pandas as pd
+
+    from detection.average_precision import match
+    from detection.protocol import compare, table
+    from fusion.report.tables import degradation_order, level_order
+
+    matches = {}
+    for method in methods:
+        rows = sorted((row for row in found if row["method"] == method), key=name_of_image)
+        if rows:
+            keys = [name_of_image(row) for row in rows]
+            matches[method] = match([true_of(r) for r in rows], [found_of(r) for r in rows], classes, keys)
+    conditions = sorted(
+        {(row["degradation"], row["level"]) for row in found},
+        key=lambda what: (degradation_order(what[0]), level_order(what[1])),
+    )
+    compared: dict[Condition, Comparison] = {}
+    parts = []
+    for condition in [(ALL, ALL), *(conditions if len(conditions) > 1 else ())]:
+        start = "" if condition[0] == ALL else "/".join(condition) + "/"
+        chosen = {name: one.select([key for key in one.keys if key.startswith(start)]) for name, one in matches.items()}
+        chosen = {name: one for name, one in chosen.items() if one.keys}
+        compared[condition] = compare(chosen, resamples, seed)
+        part = table(compared[condition].scores)
+        part.insert(1, "degradation", condition[0])
+        part.insert(2, "level", condition[1])
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True), compared
+
+
+def differences(compared: dict[Condition, Comparison]) -> pd.DataFrame:
+    """The best method of each condition less every other one."""
+    import pandas as pd
+
+    rows = [
+        {"degradation": condition[0], "level": condition[1], "measure": one.measure, "best": one.first}
+        | {"other": one.second, "images": one.images, "difference": one.difference.value}
+        | {"low": one.difference.low, "high": one.difference.high, "above zero": one.above, "p": one.p}
+        for condition, comparison in compared.items()
+        for one in comparison.differences
+    ]
+    columns = ["degradation", "level", "measure", "best", "other", "images", "difference", "low", "high"]
+    return pd.DataFrame(rows, columns=[*columns, "above zero", "p"])
+
+
+def boxes_table(found: list[dict], classes: Sequence[str]) -> pd.DataFrame:
+    """Every detection and, as method "truth", every labelled box: one row each."""
+    import pandas as pd
+
+    columns = ["method", "image", "degradation", "level", "class", "score", "x1", "y1", "x2", "y2"]
+    rows = []
+    seen = set()
+    for one in found:
+        where = (one["image"], one["degradation"], one["level"])
+        sets = [(one["method"], one["found"])] + ([("truth", one["true"])] if where not in seen else [])
+        seen.add(where)
+        for method, boxes in sets:
+            scores = boxes.get("scores", [1.0] * len(boxes["boxes"]))
+            for box, place, value in zip(boxes["boxes"], boxes["classes"], scores, strict=True):
+                rows.append((method, *where, classes[place], value, *box))
+    return pd.DataFrame(rows, columns=columns).sort_values(columns[:4], kind="stable", ignore_index=True)
+
+
+def choose(found: list[dict], count: int) -> list[str]:
+    """Images to show: those with most labelled boxes, one of a key first, then in other conditions."""
+    boxes = {name_of_image(row): (-len(row["true"]["boxes"]), row["image"]) for row in found}
+    ranked = sorted(boxes, key=lambda name: (boxes[name], name))
+    first, again, keys = [], [], set()
+    for name in ranked:
+        (again if boxes[name][1] in keys else first).append(name)
+        keys.add(boxes[name][1])
+    return sorted((first + again)[:count])
+
+
+def picture(image: np.ndarray, row: dict, classes: Sequence[str], threshold: float) -> np.ndarray:
+    """An image (uint8, H W 3 or H W) with what was found in it."""
+    from detection.drawing import draw
+
+    colour = image if image.ndim == 3 else np.repeat(image[..., None], 3, 2)
+    return draw(colour, true_of(row), found_of(row), classes, threshold)
+
+
+def show(table: pd.DataFrame, classes: Sequence[str]) -> None:
+    """The rows over all images, AP in per cent."""
+    heads = " ".join(f"{name[:9]:>9}" for name in classes)
+    say(f"{'method':20} {'images':>6} {heads}     mAP50 (95 % interval)  mAP50-95")
+    for row in table[table["degradation"] == ALL].to_dict("records"):
+        values = " ".join(f"{100 * row[f'AP50 {name}']:9.1f}" for name in classes)
+        interval = f"({100 * row['mAP50 low']:.1f} to {100 * row['mAP50 high']:.1f})"
+        means = f"{100 * row['mAP50']:9.1f} {interval:16} {100 * row['mAP50-95']:8.1f}"
+        say(f"{row['method']:20} {row['images']:6} {values} {means}")
