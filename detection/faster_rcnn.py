@@ -201,14 +201,20 @@ def to_target(truth: Truth, device: torch.device | str = "cpu") -> dict[str, Ten
 
 
 @torch.inference_mode()
-def detect(model: Detector, images: Sequence[np.ndarray]) -> list[Detections]:
-    """What the detector, in evaluation mode, finds in uint8 images of any sizes: at most 100 boxes in each."""
+def detect(model: Detector, images: Sequence[np.ndarray], places: Sequence[int] | None = None) -> list[Detections]:
+    """What the detector, in evaluation mode, finds in uint8 images of any sizes: at most 100 boxes in each.
+
+    `places`: the number that each of its classes has in another class list; -1 for those that are not in it.
+    """
     device = next(model.parameters()).device
+    renumber = np.arange(len(model.config.classes)) if places is None else np.asarray(places)
     found: list[Detections] = []
     for start in range(0, len(images), BATCH):
         for one in model([to_tensor(image, device) for image in images[start : start + BATCH]]):
             boxes, scores, labels = (one[name].cpu().numpy() for name in ("boxes", "scores", "labels"))
-            found.append(Detections(boxes, scores, labels - 1))
+            classes = renumber[labels - 1]
+            keep = classes >= 0
+            found.append(Detections(boxes[keep], scores[keep], classes[keep]))
     return found
 
 

@@ -56,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nduskfuse: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `| head` has what it wanted
+        sys.stderr.close()
+        return 0
     except Exception as error:
         from workflows.cluster import user_error_in
 

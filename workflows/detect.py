@@ -17,7 +17,7 @@ import io
 import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, make_dataclass
+from dataclasses import asdict, dataclass, make_dataclass, replace
 
 import tyro
 
@@ -117,6 +117,8 @@ def run(args: Args, command: list[str]) -> None:
     classes = class_list(args, pairs, same)
     say(f"classes: {', '.join(classes)}")
     if args.weights is None:
+        if hasattr(args.recipe.model, "classes"):
+            args = replace(args, recipe=replace(args.recipe, model=replace(args.recipe.model, classes=classes)))
         rows = training_rows(args, [ref for ref in refs if ref.key in pairs], methods)
         task = {"rows": rows, "classes": classes, "same": same}
         weights = detectors.train(
@@ -221,6 +223,7 @@ def load(weights: str, classes: tuple[str, ...], same: dict, size: int, device: 
     from pathlib import Path
 
     from fusion import checkpoint, storage
+    from fusion.class_names import standard_name
     from workflows.detectors import local
 
     if weights.endswith(".pt") or storage.exists(storage.join(weights, "yolo.pt")):
@@ -231,10 +234,12 @@ def load(weights: str, classes: tuple[str, ...], same: dict, size: int, device: 
     from detection.faster_rcnn import DETECTORS, detect
 
     loaded = checkpoint.load(checkpoint.fetch(weights), models=DETECTORS)
-    known = loaded.model.config.classes
-    if tuple(known) != tuple(classes):
-        raise UserError(f"{weights} knows the classes {', '.join(known)}, not {', '.join(classes)}. Give --classes.")
-    return partial(detect, loaded.model.to(device))
+    known = [standard_name(name, same) for name in loaded.model.config.classes]
+    missing = [name for name in classes if name not in known]
+    if missing:
+        raise UserError(f"{weights} does not know {', '.join(missing)}: its classes are {', '.join(known)}.")
+    places = [classes.index(name) if name in classes else -1 for name in known]
+    return partial(detect, loaded.model.to(device), places=places)
 
 
 def lists(boxes) -> dict:

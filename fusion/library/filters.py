@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 ZERO, REPLICATE, SYMMETRIC = cv2.BORDER_CONSTANT, cv2.BORDER_REPLICATE, cv2.BORDER_REFLECT
+NOISE = 1e-12
 STRIP = 8192  # pixels of a strip: the arrays of one formula fit into the first two caches
 
 
@@ -48,6 +49,11 @@ def blend(share: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarra
     return first + share * (second - first)
 
 
+def stronger(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """1 where |second| >= |first|, else 0; equal up to rounding counts as equal, as in regions where both are flat."""
+    return pointwise(lambda first, second: np.abs(second) > np.abs(first) - NOISE, first, second)
+
+
 class Box:
     """Means over the part of the (2 radius + 1)^2 window inside an image of `shape`, and guided filters with them.
 
@@ -61,7 +67,7 @@ class Box:
         self.shape = shape
         reach = [min(radius, length - 1) for length in shape]
         rows, columns = (_inside(length, radius) for length, radius in zip(shape, reach, strict=True))
-        self.count = rows[:, None] * columns
+        self.share = (1 / rows)[:, None] * (1 / columns)
         self.window = (2 * reach[1] + 1, 2 * reach[0] + 1)
         self.memory = memory or [np.empty(shape) for _ in range(5)]
 
@@ -71,7 +77,7 @@ class Box:
 
     def mean(self, image: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         out = cv2.boxFilter(image, -1, self.window, dst=out, normalize=False, borderType=ZERO)
-        out /= self.count
+        out *= self.share
         return out
 
     def guided(

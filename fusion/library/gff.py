@@ -57,9 +57,8 @@ def weights(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """The first image's weights in base and detail; the second's are the rest to 1."""
     chosen = pointwise(np.greater, salience(first), salience(second))
     box = Box(first.shape, 1)
-    return share(first, second, chosen, box.of(BASE[0]), BASE[1]), share(
-        first, second, chosen, box.of(DETAIL[0]), DETAIL[1]
-    )
+    base, detail = (share(first, second, chosen, box.of(radius), epsilon) for radius, epsilon in (BASE, DETAIL))
+    return base, detail
 
 
 def share(first: np.ndarray, second: np.ndarray, chosen: np.ndarray, box: Box, epsilon: float) -> np.ndarray:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fusion.library.filters import SYMMETRIC, Box, blend, finish, gaussian, pointwise, wide_gaussian, widen
+from fusion.library.filters import SYMMETRIC, Box, blend, finish, gaussian, pointwise, stronger, wide_gaussian, widen
 from fusion.library.saliency import perceptual_saliency
 
 LEVELS = 4
@@ -49,8 +49,7 @@ def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
         pointwise(add, fused, share, *layers, out=fused)
 
     layers = edges_1[0], textures_1[0], edges_2[0], textures_2[0]
-    larger = pointwise(lambda first, second: np.abs(first) < np.abs(second), edges_1[0], edges_2[0], out=share)
-    share = gaussian(larger, 7, 1, SYMMETRIC, out=box.memory[1])
+    share = gaussian(stronger(edges_1[0], edges_2[0]), 7, 1, SYMMETRIC, out=box.memory[0])
     pointwise(_add_finest, fused, share, *layers, out=fused)
     return finish(fused, visible)
 

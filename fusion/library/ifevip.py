@@ -30,25 +30,27 @@ BEZIER = np.array([[-1, 3, -3, 1], [3, -6, 3, 0], [-3, 3, 0, 0], [1, 0, 0, 0]], 
 
 def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
     """float32 (H, W) in [0, 1] twice -> float32 (H, W)."""
-    levels = quantise(infrared)
-    (first, second) = (image * 255 for image in widen(visible, infrared))
-    bright = np.maximum(second - background(levels), 0)
-    feature = bright + (second - first) * (entropy(levels) / (entropy(quantise(visible)) or entropy(levels) or 1))
-    added = np.maximum(feature, 0)
-    count = max(1, int(BRIGHTEST * added.size + 0.5))
-    top = np.partition((added + first).ravel(), -count)[-count:].mean()
-    return finish((first + added * min(255 / max(top, 1), GAIN)) / 255, visible)
+    return _fuse(visible, infrared, background(quantise(infrared)))
 
 
 def fuse_colour(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
-    levels = grey(quantise(infrared))[..., None]
-    first=widen(visible)[0]*255
-    bright=np.maximum(levels-background(levels[...,0])[...,None],0)
-    feature=bright+(levels-first)*(entropy(levels)/entropy(quantise(visible)))
-    added = np.maximum(feature, 0)
+    """float (H, W, 3) twice -> float (H, W, 3); the infrared image counts by its grey version."""
+    levels = grey(quantise(infrared))
+    return _fuse(visible, levels[..., None].astype(np.float64) / 255, background(levels)[..., None])
+
+
+def _fuse(visible: np.ndarray, infrared: np.ndarray, dark: np.ndarray) -> np.ndarray:
+    """visible (H, W) or (H, W, C); infrared of the same shape or with one channel; dark in grey levels."""
+    first, second = (image * 255 for image in widen(visible, infrared))
+    known = entropy(quantise(visible))
+    ratio = entropy(quantise(infrared)) / known if known else 1.0
+    added = np.maximum(np.maximum(second - dark, 0) + (second - first) * ratio, 0)
     count = max(1, int(BRIGHTEST * added.size + 0.5))
-    top = np.partition((added + first).ravel(), -count)[-count:].mean()
-    return finish((first + added * min(255 / max(top, 1), GAIN)) / 255, visible)
+    top = np.partition((first + added).ravel(), -count)[-count:].mean()
+    added *= min(255 / max(top, 1), GAIN)
+    added += first
+    added /= 255
+    return finish(added, visible)
 
 
 def entropy(levels: np.ndarray) -> float:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from fusion.library.filters import REPLICATE, SYMMETRIC, Box, blend, finish, gaussian, pointwise, widen
+from fusion.library.filters import REPLICATE, SYMMETRIC, Box, blend, finish, gaussian, pointwise, stronger, widen
 
 SIGMAS = (2, 4, 8)
 RANGE_SIGMA = 0.05
@@ -70,9 +70,8 @@ def rolling_guidance(image: np.ndarray, sigma: int, box: Box) -> np.ndarray:
 
 def add_detail(fused: np.ndarray, first: np.ndarray, second: np.ndarray, memory: list[np.ndarray]) -> None:
     """Adds the least-squares detail of one level to `fused`."""
-    larger = pointwise(lambda first, second: np.abs(first) < np.abs(second), first, second, out=memory[0])
-    share = gaussian(larger, 13, 2, SYMMETRIC, out=memory[1])
-    mean = cv2.blur(second, (7, 7), dst=memory[2], borderType=REPLICATE)
+    share = gaussian(stronger(first, second), 13, 2, SYMMETRIC, out=memory[0])
+    mean = cv2.blur(second, (7, 7), dst=memory[1], borderType=REPLICATE)
 
     def solve(fused, first, second, share, mean):
         pull = LAMBDA / (np.abs(mean) + 1e-6)
