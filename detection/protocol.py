@@ -197,20 +197,24 @@ def _check_boxes(matches: Mapping[str, Matches]) -> None:
 
 
 def table(scores: Sequence[Scores]) -> pd.DataFrame:
-    """One row a method: method, images, AP50 of each class, both means with their intervals, boxes, detections.
+    """One row a method: method, images, AP50 of each class and both means with their intervals, boxes, detections.
 
-    The boxes and detections are of all classes together.
+    "boxes" and "detections" are of all classes together, "boxes NAME" of one class.
     """
     import pandas as pd
 
     rows = []
     for one in scores:
         row: dict[str, object] = {"method": one.method, "images": one.images}
-        row |= {f"AP50 {name}": found.value for name, found in zip(one.classes, one.ap50, strict=True)}
-        for measure, found in zip(MEASURES, (one.map50, one.map50_95), strict=True):
-            row |= {measure: found.value, f"{measure} low": found.low, f"{measure} high": found.high}
-        rows.append(row | {"boxes": sum(one.boxes), "detections": sum(one.detections)})
+        for name, found in zip([*_columns(one.classes), *MEASURES], [*one.ap50, one.map50, one.map50_95], strict=True):
+            row |= {name: found.value, f"{name} low": found.low, f"{name} high": found.high}
+        row |= {"boxes": sum(one.boxes), "detections": sum(one.detections)}
+        rows.append(row | {f"boxes {name}": count for name, count in zip(one.classes, one.boxes, strict=True)})
     return pd.DataFrame(rows)
+
+
+def _columns(classes: Sequence[str]) -> list[str]:
+    return [f"AP50 {name}" for name in classes]
 
 
 @dataclass(frozen=True)
@@ -219,8 +223,8 @@ class _Measure:
     higher_is_better: bool = True
 
 
-def marked(scores: Sequence[Scores]) -> PaperTable:
-    """The table as the report prints its own: AP50 of each class and both means, the best three of a column ranked.
+def marked(frame: pd.DataFrame) -> PaperTable:
+    """What `table` made as the report prints its own: AP50 of each class and both means, the best three ranked.
 
     Values that print alike (4 decimals) share a rank; a method with fewer images than another has none and is `short`.
     A cell's detail has the interval, the images and the boxes. Raises UserError for a method given twice.
@@ -229,18 +233,18 @@ def marked(scores: Sequence[Scores]) -> PaperTable:
 
     from fusion.report.tables import ALL, format_value, paper_table
 
-    twice = {one.method for one in scores if sum(one.method == other.method for other in scores) > 1}
-    if not scores or twice:
-        raise UserError(f"methods scored twice: {', '.join(sorted(twice))}" if twice else "no method was scored.")
+    twice = sorted(set(frame["method"][frame["method"].duplicated()])) if len(frame) else []
+    if twice or not len(frame):
+        raise UserError(f"methods scored twice: {', '.join(twice)}" if twice else "no method was scored.")
+    classes = [name.removeprefix("boxes ") for name in frame.columns if name.startswith("boxes ")]
     rows, details = [], {}
-    for one in scores:
-        names = [*(f"AP50 {name}" for name in one.classes), *MEASURES]
-        boxes = [*one.boxes, *[sum(one.boxes)] * len(MEASURES)]
-        for name, found, count in zip(names, [*one.ap50, one.map50, one.map50_95], boxes, strict=True):
-            row = {"method": one.method, "degradation": ALL, "level": ALL, "metric": name, "mean": found.value}
-            rows.append(row | {"std": np.nan, "count": one.images, "missing": 0})
-            interval = f"95 % interval {format_value(found.low)} to {format_value(found.high)}"
-            details[one.method, name] = f"{interval}, {one.images} images, {count} boxes"
+    for one in frame.to_dict("records"):
+        boxes = [*(f"boxes {name}" for name in classes), "boxes", "boxes"]
+        for name, count in zip([*_columns(classes), *MEASURES], boxes, strict=True):
+            row = {"method": one["method"], "degradation": ALL, "level": ALL, "metric": name, "mean": one[name]}
+            rows.append(row | {"std": np.nan, "count": one["images"], "missing": 0})
+            interval = f"95 % interval {format_value(one[f'{name} low'])} to {format_value(one[f'{name} high'])}"
+            details[one["method"], name] = f"{interval}, {one['images']} images, {one[count]} boxes"
     plain = paper_table(pd.DataFrame(rows), metrics={name: _Measure(name) for _, name in details})
     printed = []
     for row in plain.rows:

@@ -29,14 +29,22 @@ def fuse(
     `model` is a fusing network in evaluation mode or a method of `fusion.library`; `attention` is for a network that
     takes it. ValueError for unequal sizes.
     """
+    return fuse_with_gates(model, visible, infrared, attention)[0]
+
+
+def fuse_with_gates(
+    model: nn.Module | Method, visible: np.ndarray, infrared: np.ndarray, attention: torch.Tensor | None = None
+) -> tuple[np.ndarray, dict[str, list[float]]]:
+    """As `fuse`, and the weight of every expert by gate; {} for a model that does not gate whole images."""
     _check(visible, infrared)
     if not isinstance(model, nn.Module):
-        return attach_colour(model(luma(visible), luma(infrared)), visible)
+        return attach_colour(model(luma(visible), luma(infrared)), visible), {}
     device = next(model.parameters()).device
     with torch.inference_mode():
         more = () if attention is None else (attention.to(device),)
-        fused = model(_tensor(visible, device), _tensor(infrared, device), *more).image
-    return attach_colour(_array(fused), visible)
+        output = model(_tensor(visible, device), _tensor(infrared, device), *more)
+    gates = {name: weights[0].tolist() for name, weights in getattr(output, "gates", {}).items()}
+    return attach_colour(_array(output.image), visible), gates
 
 
 def restore(model: nn.Module, visible: np.ndarray, infrared: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -249,9 +249,9 @@ def lists(boxes) -> dict:
 
 def write_pictures(args: Args, found: list[dict], names: list[str], classes: tuple[str, ...], methods: dict) -> None:
     """OUT/pictures: one sheet an image, every method's version side by side, with what was found."""
-    from detection.drawing import side_by_side
     from fusion import storage
     from fusion.images import encode_png
+    from fusion.report.sheets import side_by_side
     from workflows.detect_results import choose, name_of_image, picture
 
     rows = {(name_of_image(row), row["method"]): row for row in found}

@@ -6,7 +6,8 @@
 
 A stage-1 checkpoint writes restored pairs instead: .../visible/KEY.png and .../infrared/KEY.png.
 Each PNG carries a stamp of the model and of the pixels it was made from; an image with the right stamp is not made
-again, so the same command goes on where it stopped. OUT/fused.json is written last.
+again, so the same command goes on where it stopped. A MoE-Fusion's choice of experts, image by image, is in
+OUT/gates.csv. OUT/fused.json is written last.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ import numpy as np
 from fusion.errors import UserError
 from workflows.cluster import connect, in_parallel, resources
 
-STAMP = "duskfuse"  # the PNG text chunk
+STAMP = "duskfuse"  # PNG text chunks
+GATES = "duskfuse-gates"
+GATES_FILE = "gates.csv"
 PNG_END = b"IEND\xaeB`\x82"  # the last chunk of a whole file
 SMALL = 5_000_000  # parameters
 
@@ -104,6 +107,8 @@ def run(args: Args, command: list[str]) -> None:
         "images": len(results),
         "rejected": sorted(rejected, key=lambda item: item["key"]),
     }
+    if gates := gates_table(results):
+        storage.write_text(storage.join(args.out, GATES_FILE), gates)
     storage.write_text(storage.join(args.out, "fused.json"), json.dumps(about, indent=1) + "\n")
     seconds = sorted(result["seconds"] for result in made)
     pace = f", {seconds[len(seconds) // 2] * 1e3:.0f} ms an image (median)" if seconds else ""
@@ -175,23 +180,29 @@ class Fuser:
             "model": {"name": self.name, "fingerprint": self.identity},
             "made": False,
         }
-        if all(there(path, stamp) for path in paths):
-            return result
+        known = [text_of(path) for path in paths]
+        if all(text.get(STAMP) == stamp for text in known):
+            return result | {"gates": json.loads(known[0].get(GATES, "{}"))}
         start = time.perf_counter()
-        make = inference.restore if self.restores else inference.fuse
         pair = (item.degraded_visible, item.degraded_infrared)
-        images = make(self.model, *pair, **self.attention(pair))
-        for path, image in zip(paths, images if self.restores else [images], strict=True):
-            storage.write_bytes(path, encode_png(image, {STAMP: stamp}))
-        return result | {"made": True, "seconds": time.perf_counter() - start}
+        gates: dict[str, list[float]] = {}
+        if self.restores:
+            images = inference.restore(self.model, *pair)
+        else:
+            image, gates = inference.fuse_with_gates(self.model, *pair, self.attention(pair))
+            images = [image]
+        text = {STAMP: stamp} | ({GATES: json.dumps(gates)} if gates else {})
+        for path, image in zip(paths, images, strict=True):
+            storage.write_bytes(path, encode_png(image, text))
+        return result | {"made": True, "seconds": time.perf_counter() - start, "gates": gates}
 
-    def attention(self, pair: tuple[np.ndarray, np.ndarray]) -> dict:
+    def attention(self, pair: tuple[np.ndarray, np.ndarray]):
         """What its detectors tell a MoE-Fusion that was trained with them."""
         if self.twin is None:
-            return {}
+            return None
         from detection.joint import attend
 
-        return {"attention": attend(self.twin, *pair)}
+        return attend(self.twin, *pair)
 
 
 def load(where: str):
@@ -216,16 +227,26 @@ def content_stamp(identity: str, visible: np.ndarray, infrared: np.ndarray) -> s
     return digest.hexdigest()
 
 
-def there(path: str, stamp: str) -> bool:
-    """Whether a whole PNG with this stamp is at `path`."""
+def text_of(path: str) -> dict[str, str]:
+    """The text chunks of the PNG at `path`; {} where there is none that is whole."""
     from fusion import storage
     from fusion.images import png_text
 
     try:
         data = storage.read_bytes(path)
     except OSError:
-        return False
-    return data.endswith(PNG_END) and png_text(data).get(STAMP) == stamp
+        return {}
+    return png_text(data) if data.endswith(PNG_END) else {}
+
+
+def gates_table(results: list[dict]) -> str:
+    """CSV: how much every expert counted in every image, for networks that gate whole images; "" for others."""
+    rows = ["image,gate,expert,weight"]
+    for result in sorted(results, key=lambda result: result["files"]):
+        name = result["files"][0].removesuffix(".png")
+        for gate, weights in result["gates"].items():
+            rows += [f"{name},{gate},{expert},{weight:.6g}" for expert, weight in enumerate(weights, 1)]
+    return "\n".join(rows) + "\n" if len(rows) > 1 else ""
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """duskfuse report: scores, plots, pictures and training curves in one self-contained HTML page.
 
-duskfuse report --scores DIR --out report.html [--run RUN ...]
+duskfuse report --scores DIR --out report.html [--run RUN ...] [--detect DIR ...]
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ CAPTIONS = ("qabf", "vif", "psnr")  # numbers under a fused picture
 
 @dataclass(frozen=True)
 class Args:
-    scores: str
+    scores: str | None = None
     """What `duskfuse score` wrote."""
+    detect: tuple[str, ...] = ()
+    """What `duskfuse detect` wrote."""
     out: str = "report.html"
     """The page: a file or s3://bucket/path/report.html."""
     run: tuple[str, ...] = ()
-    """Training runs whose curves are shown."""
+    """Training runs whose curves are shown; of a MoE-Fusion also what its experts see."""
     pictures: int = 12
     """Rows of the gallery."""
     title: str = "Duskfuse report"
@@ -40,30 +42,52 @@ def run(args: Args, command: list[str]) -> None:
 
     from fusion import storage
     from fusion.report.html import render
+    from workflows.report_sections import detection_section, experts_section
     from workflows.stamps import stamp
 
-    try:
-        about = json.loads(storage.read_bytes(storage.join(args.scores, "score.json")))
-        table = pd.read_parquet(io.BytesIO(storage.read_bytes(storage.join(args.scores, "per_image.parquet"))))
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{args.scores} holds no finished scores. Give the --out folder of `duskfuse score`."
-        ) from error
-    except (ValueError, OSError) as error:
-        raise UserError(f"the scores in {args.scores} cannot be read ({error}). Run `duskfuse score` again.") from error
+    if args.scores is None and not args.detect:
+        raise UserError("give --scores, --detect or both: what the report is of.")
     runs = {name: read_run(name) for name in args.run}
+    sections = [detection_section(folder) for folder in args.detect]
+    made = stamp(["report", *command])
+    if args.scores is None:
+        about, table = None, pd.DataFrame(columns=["method", "image", "degradation", "level", "metric", "value"])
+        facts, told, rows = {}, [], []
+    else:
+        about, table = read_scores(args.scores)
+        chosen = find_items(about, choose(table, args.pictures))
+        rows = gallery(about, table, chosen)
+        experts = experts_section(about["methods"], runs, chosen)
+        sections = [*sections, experts] if experts else sections
+        facts, told = provenance(about), notes(args.scores, about)
     page = render(
         title=args.title,
         scores=table,
-        gallery=gallery(about, table, args.pictures),
-        provenance=provenance(about, runs, stamp(["report", *command])),
-        commands=commands(about, runs, command),
+        gallery=rows,
+        provenance=facts | origin(runs, made),
+        commands=commands(about, runs, args.detect, command),
         training=curves(runs),
-        notes=notes(args.scores, about),
-        dialect=about["dialect"],
+        notes=told,
+        dialect=about["dialect"] if about else "standard",
+        sections=sections,
     )
     storage.write_text(args.out, page)
     print(f"report: {args.out}")
+
+
+def read_scores(folder: str):
+    """(score.json, the long table). UserError: no finished scores."""
+    import pandas as pd
+
+    from fusion import storage
+
+    try:
+        about = json.loads(storage.read_bytes(storage.join(folder, "score.json")))
+        return about, pd.read_parquet(io.BytesIO(storage.read_bytes(storage.join(folder, "per_image.parquet"))))
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} holds no finished scores. Give the --out folder of `duskfuse score`.") from error
+    except (ValueError, OSError) as error:
+        raise UserError(f"the scores in {folder} cannot be read ({error}). Run `duskfuse score` again.") from error
 
 
 def read_run(folder: str) -> dict:
@@ -77,14 +101,13 @@ def read_run(folder: str) -> dict:
         ) from error
 
 
-def gallery(about: dict, table, count: int) -> list:
-    """Rows of pictures, spread over degradations and levels, a different pair each time where there are enough."""
+def gallery(about: dict, table, chosen: list) -> list:
+    """Rows of pictures, one for each of the chosen items."""
     from fusion.report.gallery import GalleryRow
     from workflows.score import read_fused
 
-    wanted = choose(table, count)
     rows = []
-    for item in find_items(about, wanted):
+    for item in chosen:
         title = item.key if not item.degradation else f"{item.key} · {item.degradation} · level {item.level}"
         images = {"visible": item.visible, "infrared": item.infrared}
         degraded = {name: getattr(item, f"degraded_{name}") for name in ("visible", "infrared")}
@@ -173,7 +196,8 @@ def curves(runs: dict[str, dict]):
     return pd.DataFrame(rows, columns=["run", "epoch", "name", "value"]) if rows else None
 
 
-def provenance(about: dict, runs: dict[str, dict], made: dict) -> dict[str, str]:
+def provenance(about: dict) -> dict[str, str]:
+    """What was scored, against what."""
     facts = {"scored against": f"the {about['sources']} pair, {about['scored']}", "dialect": about["dialect"]}
     if "niqe" in about:
         facts["NIQE against"] = about["niqe"]
@@ -183,35 +207,36 @@ def provenance(about: dict, runs: dict[str, dict], made: dict) -> dict[str, str]
         facts["corpus settings"] = json.dumps(source["config"])
     else:
         facts["pairs"] = str(source["pairs"])
-    facts |= {f"methods: {name}": folder for name, folder in about["methods"].items()}
-    facts |= {f"run: {name}": json.dumps(run["settings"]["recipe"]) for name, run in runs.items()}
+    return facts | {f"methods: {name}": folder for name, folder in about["methods"].items()}
+
+
+def origin(runs: dict[str, dict], made: dict) -> dict[str, str]:
+    """The recipes of the runs, and what made the page."""
+    facts = {f"run: {name}": json.dumps(run["settings"]["recipe"]) for name, run in runs.items()}
     facts["source revision"] = str(made["revision"])
     facts["versions"] = ", ".join(f"{name} {number}" for name, number in made["versions"].items())
     return facts
 
 
-def commands(about: dict, runs: dict[str, dict], command: list[str]) -> list[str]:
-    """The commands behind the page, in order: corpus, training, fusing, scoring, this report."""
+def commands(about: dict | None, runs: dict[str, dict], detect: tuple[str, ...], command: list[str]) -> list[str]:
+    """The commands behind the page, in order: corpus, training, fusing, scoring, detection, this report."""
     import shlex
 
     from fusion import storage
 
-    found = []
-    places = [(about["source"].get("corpus"), "manifest.json"), *((f, "fused.json") for f in about["methods"].values())]
-    for place, name in places:
+    def of(place: str | None, name: str) -> list[str]:
         try:
-            found.append(json.loads(storage.read_bytes(storage.join(place, name)))["stamp"]["command"])
+            return [json.loads(storage.read_bytes(storage.join(place, name)))["stamp"]["command"]]
         except (AttributeError, OSError, ValueError, KeyError):
-            continue  # a folder of somebody else's results has no command of ours
-    first = 1 if about["source"].get("corpus") and found else 0
-    trained = [run["stamp"]["command"] for run in runs.values()]
-    return [
-        *found[:first],
-        *trained,
-        *found[first:],
-        about["stamp"]["command"],
-        shlex.join(["duskfuse", "report", *command]),
-    ]
+            return []  # a folder of somebody else's results has no command of ours
+
+    made = [run["stamp"]["command"] for run in runs.values()]
+    if about is not None:
+        made = of(about["source"].get("corpus"), "manifest.json") + made
+        made += [line for folder in about["methods"].values() for line in of(folder, "fused.json")]
+        made.append(about["stamp"]["command"])
+    made += [line for folder in detect for line in of(folder, "detect.json")]
+    return [*made, shlex.join(["duskfuse", "report", *command])]
 
 
 def notes(scores: str, about: dict) -> list[str]:

@@ -39,9 +39,7 @@ LIBRARY: dict[str, Algorithm] = {
     "tif": Algorithm("TIF", tif.fuse, "Bavirisetti and Dhuli 2016, Infrared Phys. Technol. 76"),
     "gff": Algorithm("GFF", gff.fuse, "Li, Kang and Hu 2013, IEEE Trans. Image Process. 22(7)", gff.fuse_colour),
     "hmsd_gf": Algorithm("HMSD-GF", hmsd_gf.fuse, "Zhou et al. 2016, Appl. Opt. 55(23)"),
-    "ifevip": Algorithm(
-        "IFEVIP", ifevip.fuse, "Zhang et al. 2017, Infrared Phys. Technol. 83", ifevip.fuse_colour
-    ),
+    "ifevip": Algorithm("IFEVIP", ifevip.fuse, "Zhang et al. 2017, Infrared Phys. Technol. 83", ifevip.fuse_colour),
     "lp": Algorithm("LP", lp.fuse, "Burt and Adelson 1983, IEEE Trans. Commun. 31(4)"),
 }
 

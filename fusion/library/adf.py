@@ -38,7 +38,7 @@ def diffuse(image: np.ndarray) -> np.ndarray:
     """The image after ten steps of diffusion."""
     old = np.pad(image / KAPPA, 1)  # in units of kappa; the zero border stays
     new = np.zeros_like(old)
-    height, width = image.shape
+    height = len(image)
     for _ in range(ITERATIONS):
         for top in range(0, height, STRIP):
             bottom = min(top + STRIP, height)

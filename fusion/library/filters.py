@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 ZERO, REPLICATE, SYMMETRIC = cv2.BORDER_CONSTANT, cv2.BORDER_REPLICATE, cv2.BORDER_REFLECT
-NOISE = 1e-12
+NOISE = 1e-12  # differences below are rounding
 STRIP = 8192  # pixels of a strip: the arrays of one formula fit into the first two caches
 
 
@@ -33,9 +33,7 @@ def finish(fused: np.ndarray, like: np.ndarray) -> np.ndarray:
     return pointwise(lambda part: np.clip(part, 0, 1), fused, out=np.empty(fused.shape, like.dtype))
 
 
-def pointwise(
-    function: Callable[..., np.ndarray], *images: np.ndarray, out: np.ndarray | None = None
-) -> np.ndarray:
+def pointwise(function: Callable[..., np.ndarray], *images: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """function(*images), a strip of pixels at a time; `out` may be one of the images. float64 unless `out` is not."""
     out = np.empty(images[0].shape) if out is None else out
     flat, target = [np.ascontiguousarray(image).reshape(-1) for image in images], out.reshape(-1)
@@ -65,10 +63,8 @@ class Box:
 
     def __init__(self, shape: tuple[int, ...], radius: int, memory: list[np.ndarray] | None = None) -> None:
         self.shape = shape
-        reach = [min(radius, length - 1) for length in shape]
-        rows, columns = (_inside(length, radius) for length, radius in zip(shape, reach, strict=True))
-        self.share = (1 / rows)[:, None] * (1 / columns)
-        self.window = (2 * reach[1] + 1, 2 * reach[0] + 1)
+        self.reach = [min(radius, length - 1) for length in shape]
+        self.window = tuple(2 * reach + 1 for reach in reversed(self.reach))
         self.memory = memory or [np.empty(shape) for _ in range(5)]
 
     def of(self, radius: int) -> Box:
@@ -76,8 +72,10 @@ class Box:
         return Box(self.shape, radius, self.memory)
 
     def mean(self, image: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        out = cv2.boxFilter(image, -1, self.window, dst=out, normalize=False, borderType=ZERO)
-        out *= self.share
+        """The mean around each pixel."""
+        out = cv2.boxFilter(image, -1, self.window, dst=out, borderType=ZERO)
+        _leave_out_zeros(out, self.reach[0])
+        _leave_out_zeros(out.T, self.reach[1])
         return out
 
     def guided(
@@ -99,7 +97,7 @@ class Box:
     def mutual(
         self, first: np.ndarray, second: np.ndarray, epsilon: float, out: tuple = (None, None)
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(first guided by second's pixels, and the reverse): guided(first, second), guided(second, first)."""
+        """guided(first, second) and guided(second, first), with what they share computed once."""
         mean_1, mean_2 = self.mean(first, self.memory[0]), self.mean(second, self.memory[1])
         product = self._product(first, second, self.memory[4])
         return (
@@ -132,10 +130,14 @@ class Box:
         return pointwise(lambda a, guide, b: a * guide + b, q, guide, self.mean(b, a), out=q)
 
 
-def _inside(length: int, radius: int) -> np.ndarray:
-    """How many of the 2 radius + 1 places around each of 0..length - 1 exist."""
-    at = np.arange(length)
-    return (np.minimum(at + radius, length - 1) - np.maximum(at - radius, 0) + 1).astype(np.float64)
+def _leave_out_zeros(mean: np.ndarray, reach: int) -> None:
+    """Rows near the border, from means over 2 reach + 1 rows with zeros outside to means over the rows inside."""
+    length = len(mean)
+    near = min(reach, length)
+    for start, stop in ((0, near), (max(near, length - reach), length)):
+        at = np.arange(start, stop)
+        inside = np.minimum(at + reach, length - 1) - np.maximum(at - reach, 0) + 1
+        mean[start:stop] *= ((2 * reach + 1) / inside)[:, None]
 
 
 def gaussian_taps(size: int, sigma: float) -> np.ndarray:

@@ -6,7 +6,8 @@
         base r = 45, epsilon = 0.3; detail r = 7, epsilon = 1e-6
     F = sum over the images of W_base B + W_detail D
 
-1 is the visible image. The weights of a colour image are those of its grey version, for all three channels.
+1 is the visible image; where both are flat, the infrared one is chosen. The weights of a colour image are those of
+its grey version, for all three channels.
 
 Source: Li, Kang and Hu, Image fusion with guided filtering, IEEE Transactions on Image Processing 22(7), 2013.
 """
@@ -17,7 +18,7 @@ import cv2
 import numpy as np
 
 from fusion.colour import grey, quantise
-from fusion.library.filters import REPLICATE, Box, blend, finish, gaussian, pointwise, widen
+from fusion.library.filters import NOISE, REPLICATE, Box, blend, finish, gaussian, pointwise, widen
 
 WINDOW = 31
 BASE = (45, 0.3)  # radius, epsilon
@@ -55,7 +56,7 @@ def mix(first: np.ndarray, second: np.ndarray, base: np.ndarray, detail: np.ndar
 
 def weights(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The first image's weights in base and detail; the second's are the rest to 1."""
-    chosen = pointwise(np.greater, salience(first), salience(second))
+    chosen = pointwise(lambda first, second: first > second + NOISE, salience(first), salience(second))
     box = Box(first.shape, 1)
     base, detail = (share(first, second, chosen, box.of(radius), epsilon) for radius, epsilon in (BASE, DETAIL))
     return base, detail
@@ -80,9 +81,6 @@ def _round(weight: np.ndarray) -> np.ndarray:
 
 
 def salience(image: np.ndarray) -> np.ndarray:
-    """Gaussian mean of |Laplacian|; exactly 0 in flat regions, where the order of the sum could leave rounding."""
-    padded = np.pad(image, 1, mode="edge")
-    laplacian = padded[:-2, 1:-1] + padded[2:, 1:-1]
-    across = padded[1:-1, :-2] + padded[1:-1, 2:]
-    laplacian = pointwise(lambda down, across, image: np.abs(down + across - 4 * image), laplacian, across, image)
-    return gaussian(laplacian, 11, 5, REPLICATE)
+    """S."""
+    laplacian = cv2.Laplacian(image, -1, ksize=1, borderType=REPLICATE)
+    return gaussian(np.abs(laplacian, out=laplacian), 11, 5, REPLICATE)

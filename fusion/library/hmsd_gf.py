@@ -4,7 +4,7 @@
                 texture D = G - L', edges E = L' - G'; four levels, r = 2, 4, 8, 16
     weight      C = atan(lambda P) / atan(lambda), P = max(|E_2| - |E_1|, 0) / its maximum
     levels 2-4  Gaussian_1 of C for E and D; the last level's C under a Gaussian of sigma 64 also for the base
-    level 1     E by a Gaussian of (|E_2| > |E_1|), D by the larger magnitude
+    level 1     E by a Gaussian of (|E_2| >= |E_1|), D by the larger magnitude
     F = 275/255 (base + sum of all)
 
 1 is the visible image, 2 the infrared one. lambda grows with R, the perceptual saliency of the infrared image over

@@ -88,10 +88,7 @@ def quadtree(square: np.ndarray, top: int = 0, left: int = 0, size: int = SIDE) 
         return [(size, top, left)]
     half = size // 2
     return [
-        found
-        for down in (0, half)
-        for right in (0, half)
-        for found in quadtree(square, top + down, left + right, half)
+        found for down in (0, half) for right in (0, half) for found in quadtree(square, top + down, left + right, half)
     ]
 
 

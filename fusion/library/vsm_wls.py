@@ -3,7 +3,7 @@
     base    F_B = (1/2 + (s_1 - s_2) / 2) B_1 + (1/2 + (s_2 - s_1) / 2) B_2
     level 1 F_D = the detail with the larger magnitude
     level 2 to 4: F_D = argmin_D (D - M)^2 + lambda a (D - D_1)^2,  a = 1 / (|mean_7x7 D_2| + 1e-6),  lambda = 0.01
-            M = C D_2 + (1 - C) D_1,  C = Gaussian_2 (|D_1| < |D_2|)
+            M = C D_2 + (1 - C) D_1,  C = Gaussian_2 (|D_1| <= |D_2|)
 
 1 is the infrared image and 2 the visible one, as in the published results. The least squares problem has no term
 between pixels, so it is solved exactly and pixel by pixel: D = (M + lambda a D_1) / (1 + lambda a).

@@ -52,6 +52,27 @@ class Condition:
     tables: tuple[PaperTable, ...]
 
 
+@dataclass(frozen=True)
+class Sheet:
+    """A picture over the whole width, as a data URI."""
+
+    title: str
+    uri: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """Something a page has beside scores: `name` is its anchor. tables: caption and table; notes: plain sentences."""
+
+    name: str
+    title: str
+    lead: str
+    tables: tuple[tuple[str, PaperTable], ...] = ()
+    plots: tuple[Plot, ...] = ()
+    sheets: tuple[Sheet, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
 def render(
     *,
     title: str,
@@ -63,6 +84,7 @@ def render(
     notes: Sequence[str] = (),
     dialect: str = "standard",
     metrics: Metrics | None = None,
+    sections: Sequence[Section] = (),
 ) -> str:
     """The whole page as text. The same input gives the same text.
 
@@ -86,6 +108,7 @@ def render(
         training=_training(training, methods),
         columns=columns,
         rows=rows,
+        sections=sections,
         notes=[*notes, *missing_notes(scores, table)],
         provenance=dict(provenance),
         commands="\n".join(commands),
@@ -95,7 +118,7 @@ def render(
 def _levels(summary: pd.DataFrame, names: Sequence[str], table: Metrics) -> list[Plot]:
     """The plots over the level, for those metrics that were scored at several levels."""
     return [
-        _plot(f"{metric_label(name, table)} over the level", plots.metric_over_level(summary, name, metrics=table))
+        plot(f"{metric_label(name, table)} over the level", plots.metric_over_level(summary, name, metrics=table))
         for name in names
         if plots.level_families(summary[summary["metric"] == name])
     ]
@@ -104,10 +127,11 @@ def _levels(summary: pd.DataFrame, names: Sequence[str], table: Metrics) -> list
 def _training(log: pd.DataFrame | None, methods: Sequence[str]) -> Plot | None:
     if log is None or log.empty:
         return None
-    return _plot("Training curves", plots.training_curves(log, order=methods))
+    return plot("Training curves", plots.training_curves(log, order=methods))
 
 
-def _plot(title: str, svg: bytes) -> Plot:
+def plot(title: str, svg: bytes) -> Plot:
+    """A plot of `plots` as the page shows it."""
     return Plot(title, plots.css_width(svg), data_uri(svg, "svg+xml"), data_uri(plots.to_dark(svg), "svg+xml"))
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from detection.average_precision import match
 from detection.boxes import Detections, Truth
-from detection.drawing import IGNORED, MISSED, TRUE, colour, draw, found_boxes, overlaps, side_by_side
+from detection.drawing import IGNORED, MISSED, TRUE, colour, draw, found_boxes, overlaps
+from fusion.report.sheets import side_by_side
 
 CLASSES = ("bicycle", "car", "person")
 GREY = 100

@@ -177,7 +177,7 @@ def test_no_boxes_at_all():
     assert result.best is None and result.differences == ()
     assert math.isnan(result.scores[0].map50.value) and math.isnan(result.scores[0].map50.high)
     assert result.scores[0].detections == (0, 3, 0)
-    assert {cell.text for row in marked(result.scores).rows for cell in row.cells} == {"n/a"}
+    assert {cell.text for row in marked(table(result.scores)).rows for cell in row.cells} == {"n/a"}
 
 
 def test_more_images_make_narrower_intervals():
@@ -204,9 +204,11 @@ def test_what_does_not_fit_together_is_refused(three):
 def test_table(three):
     result = compare(three, resamples=50)
     frame = table(result.scores)
-    means = [f"{measure}{end}" for measure in MEASURES for end in ("", " low", " high")]
-    per_class = [f"AP50 {name}" for name in CLASSES]
-    assert list(frame.columns) == ["method", "images", *per_class, *means, "boxes", "detections"]
+    names = [*(f"AP50 {name}" for name in CLASSES), *MEASURES]
+    numbers = [f"{name}{end}" for name in names for end in ("", " low", " high")]
+    boxes = ["boxes", "detections", *(f"boxes {name}" for name in CLASSES)]
+    assert list(frame.columns) == ["method", "images", *numbers, *boxes]
+    assert frame["boxes"].tolist() == frame[boxes[2:]].sum(axis=1).tolist()
     assert frame["method"].tolist() == ["poor", "good", "middling"]
     row = frame.iloc[1]
     good = result.scores[1]
@@ -218,7 +220,7 @@ def test_table(three):
 
 def test_marks(three):
     result = compare({**three, "twin": three["good"], "short": three["good"].select(three["good"].keys[:20])}, 50)
-    printed = marked(result.scores)
+    printed = marked(table(result.scores))
     assert [column.label for column in printed.columns] == [*(f"AP50 {name}" for name in CLASSES), *MEASURES]
     assert {column.arrow for column in printed.columns} == {"↑"}
     ranks = {row.method: row.cells[3].rank for row in printed.rows}
@@ -234,9 +236,9 @@ def test_marks(three):
     assert good.cells[3].detail == expected
     assert good.cells[0].detail.endswith(f"30 images, {result.scores[1].boxes[0]} boxes")
     with pytest.raises(UserError, match="scored twice: good"):
-        marked([result.scores[1]] * 2)
+        marked(table([result.scores[1]] * 2))
     with pytest.raises(UserError, match="no method"):
-        marked([])
+        marked(table([]))
 
 
 def test_mean_of_present():

@@ -136,14 +136,14 @@ def test_an_output_that_holds_something_else_is_left_alone(command, tmp_path):
 
 
 def test_a_truncated_fused_image_is_not_taken_for_done(tmp_path):
-    from workflows.fuse import STAMP, there
+    from workflows.fuse import STAMP, text_of
 
     path = tmp_path / "a.png"
     whole = encode_png(np.zeros((40, 40, 3), np.uint8), {STAMP: "s"})
     path.write_bytes(whole)
-    assert there(str(path), "s") and not there(str(path), "t") and not there(str(tmp_path / "b.png"), "s")
+    assert text_of(str(path)) == {STAMP: "s"} and text_of(str(tmp_path / "b.png")) == {}
     path.write_bytes(whole[:-20])
-    assert not there(str(path), "s")
+    assert text_of(str(path)) == {}
 
 
 def test_an_output_below_a_file_is_one_line(command, tmp_path):

@@ -1,0 +1,114 @@
+"""What the experts of a mixture do: how often each is chosen, and what each local expert of MoE-Fusion sees.
+
+Shapes: N experts, H height, W width.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from fusion.colour import luma
+from fusion.errors import UserError
+from fusion.models.moefusion import LocalExperts, MoEFusion
+from fusion.report.plots import MUTED, PALETTE, _legend, _panels, _save, _settings
+from fusion.report.sheets import side_by_side
+
+COLUMNS = ("image", "gate", "expert", "weight")
+BRIGHTEST = 99.5  # per cent: what is shown as white
+
+
+def gate_choices(gates: pd.DataFrame, *, format: str = "svg") -> bytes:
+    """A panel per gate: the share of images that chose each expert, and its mean weight over all images.
+
+    `gates`: image, gate, expert (from 1), weight; an expert is chosen where its weight is not 0. A dashed line is what
+    an even choice would give. Raises UserError for a table without these columns or rows.
+    """
+    absent = [name for name in COLUMNS if name not in gates.columns]
+    if absent or gates.empty:
+        what = f"has no column {', '.join(absent)}" if absent else "is empty"
+        raise UserError(f"the table of gates {what}; it needs rows of {', '.join(COLUMNS)}.")
+    names = list(dict.fromkeys(gates["gate"]))
+    keys = [
+        Patch(color=PALETTE[0], label="images that chose it"),
+        Patch(color=PALETTE[4], label="mean weight"),
+        Line2D([], [], color=MUTED, ls="--", lw=0.9, label="even choice"),
+    ]
+    with _settings():
+        figure, axes, _ = _panels(len(names), keys, share_y=True)
+        for axis, name in zip(axes, names, strict=True):
+            part = gates[gates["gate"] == name]
+            chosen = (part["weight"] > 0).groupby(part["expert"]).mean().sort_index()
+            weight = part["weight"].groupby(part["expert"]).mean().sort_index()
+            x = np.arange(len(chosen))
+            axis.bar(x - 0.2, chosen, 0.38, color=PALETTE[0])
+            axis.bar(x + 0.2, weight, 0.38, color=PALETTE[4])
+            axis.axhline(chosen.sum() / len(chosen), color=MUTED, ls="--", lw=0.9)
+            axis.set_xticks(x, [str(expert) for expert in chosen.index])
+            axis.set_ylim(0, 1)
+            axis.set_title(f"{name} ({part['image'].nunique()} images)")
+            axis.set_xlabel("expert")
+        _legend(figure, keys)
+        return _save(figure, format)
+
+
+def expert_sheet(
+    model: MoEFusion,
+    visible: np.ndarray,
+    infrared: np.ndarray,
+    attention: torch.Tensor | None = None,
+    width: int = 320,
+) -> np.ndarray:
+    """The paper's Fig. 6 for one pair: attention, then every local expert's features on foreground and background.
+
+    Images are uint8, H W 3 (or H W) and H W. Shown is how far features are from their mean over the image, on
+    average over the channels, on one scale for all experts of a row; an expert that the gate did not choose is grey.
+    Returns uint8 H W 3. Raises ValueError for a model without local experts.
+    """
+    tensors = [torch.from_numpy(luma(image))[None, None] for image in (visible, infrared)]
+    device = next(model.parameters()).device
+    tensors = [tensor.to(device) for tensor in tensors]
+    with torch.inference_mode():
+        maps = model.local_maps(*tensors, attention)
+        gates = model(*tensors, attention).gates
+    rows = [[("visible", rgb(visible)), ("infrared", rgb(infrared)), *attention_cells(attention)]]
+    titles = ["the pair" + ("" if attention is not None else " (no attention: all is half foreground)")]
+    for name, features in maps.items():
+        features_NCHW = features[0].float()
+        energy_NHW = (features_NCHW - features_NCHW.mean((2, 3), keepdim=True)).abs().mean(1).cpu().numpy()
+        top = max(float(np.percentile(energy_NHW, BRIGHTEST)), 1e-9)
+        local: LocalExperts = getattr(model, name)
+        first = len(local.experts) // 2
+        cells = []
+        for place, energy_HW in enumerate(energy_NHW):
+            weight = float(gates[name][0, place])
+            modality = "visible" if place < first else "infrared"
+            chosen = f"weight {weight:.2f}" if weight else "not chosen"
+            cells.append((f"{place + 1} ({modality}): {chosen}", heat(energy_HW / top, colour=weight > 0)))
+        rows.append(cells)
+        titles.append(f"{name}: features of the local experts")
+    return side_by_side(rows, width, title=titles)
+
+
+def attention_cells(attention_1xHW: torch.Tensor | None) -> list[tuple[str, np.ndarray]]:
+    if attention_1xHW is None:
+        return []
+    maps = attention_1xHW[0].float().cpu().numpy()
+    names = ("attention, visible", "attention, infrared") if len(maps) == 2 else ("attention",)
+    return [(name, heat(one_HW)) for name, one_HW in zip(names, maps, strict=True)]
+
+
+def heat(values_HW: np.ndarray, colour: bool = True) -> np.ndarray:
+    """[0, 1] in false colours (viridis), or in grey."""
+    bytes_HW = np.rint(np.clip(values_HW, 0, 1) * 255).astype(np.uint8)
+    if not colour:
+        return rgb(bytes_HW)
+    return cv2.cvtColor(cv2.applyColorMap(bytes_HW, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
+
+
+def rgb(image: np.ndarray) -> np.ndarray:
+    return image if image.ndim == 3 else np.repeat(image[..., None], 3, 2)

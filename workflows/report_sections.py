@@ -1,0 +1,160 @@
+"""Sections of the report beside the fusion metrics: detection, and what experts do."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+
+from fusion.errors import UserError
+
+SHEETS = 3  # pairs whose experts are shown
+
+
+def detection_section(folder: str):
+    """What `duskfuse detect` wrote: tables, AP over the level, pictures. UserError: it is not finished."""
+    import pandas as pd
+
+    from detection.protocol import marked
+    from fusion import storage
+    from fusion.report.gallery import data_uri
+    from fusion.report.html import Section, Sheet
+    from fusion.report.tables import ALL
+
+    about = read_json(storage.join(folder, "detect.json"), f"{folder} holds no finished `duskfuse detect`.")
+    table = pd.read_csv(io.BytesIO(storage.read_bytes(storage.join(folder, "table.csv"))), keep_default_na=False)
+    numbers = [name for name in table.columns if name.startswith(("AP50", "mAP"))]
+    table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce")
+    table["level"] = table["level"].astype(str)
+    tables = []
+    for (degradation, level), part in table.groupby(["degradation", "level"], sort=False):
+        caption = "all images" if degradation == ALL else f"{degradation}, level {level}"
+        tables.append((caption if len(table) > len(part) else "", marked(part)))
+    pictures = sorted(name for name in storage.list_files(storage.join(folder, "pictures")) if name.endswith(".png"))
+    sheets = []
+    for name in pictures:
+        data = storage.read_bytes(storage.join(folder, "pictures", name))
+        sheets.append(Sheet(name.removesuffix(".png"), data_uri(as_jpeg(data), "jpeg")))
+    return Section(
+        "detection",
+        "Detection",
+        f"Average precision of {about['detector']}"
+        + (f", trained on {about['train_on'].replace('+', ' and ')} images and" if about["train_on"] else ",")
+        + " run unchanged on every method's images. AP50: IoU of at least 0.5. Behind each number: its 95 % "
+        f"interval, by {about['resamples']} bootstrap draws of the images.",
+        tuple(tables),
+        tuple(level_plots(table)),
+        tuple(sheets),
+        tuple(verdicts(folder)),
+    )
+
+
+def level_plots(table) -> list:
+    """mAP50 over the level, where there are several."""
+    import pandas as pd
+
+    from fusion.report.html import plot
+    from fusion.report.plots import level_families, metric_over_level
+    from fusion.report.tables import ALL
+
+    part = table[table["degradation"] != ALL]
+    width = part["mAP50 high"] - part["mAP50 low"]
+    summary = pd.DataFrame(
+        {
+            **{name: part[name] for name in ("method", "degradation", "level")},
+            "metric": "mAP50",
+            "mean": part["mAP50"],
+            # the plot divides by the root of the count: its bars become the bootstrap's standard error
+            "std": width / (2 * 1.96) * part["images"].map(math.sqrt),
+            "count": part["images"],
+        }
+    )
+    if not level_families(summary):
+        return []
+    return [plot("mAP50 over the level", metric_over_level(summary, "mAP50", metrics={}))]
+
+
+def verdicts(folder: str) -> list[str]:
+    """Which methods can be told from the best one, over all images."""
+    import pandas as pd
+
+    from fusion import storage
+    from fusion.report.tables import ALL
+
+    table = pd.read_csv(io.BytesIO(storage.read_bytes(storage.join(folder, "differences.csv"))))
+    part = table[(table["degradation"] == ALL) & (table["measure"] == "mAP50")]
+    lines = []
+    for row in part.to_dict("records"):
+        sure = "clear" if row["low"] > 0 else "not clear"
+        lines.append(
+            f"{row['best']} less {row['other']}: {100 * row['difference']:+.1f} points of mAP50 "
+            f"(95 % interval {100 * row['low']:+.1f} to {100 * row['high']:+.1f}, {row['images']} images): {sure}"
+        )
+    return lines
+
+
+def experts_section(methods: dict[str, str], runs: dict[str, dict], items: list):
+    """Gate choices of the methods that have them, and features of MoE-Fusion's local experts; None without either."""
+    import pandas as pd
+
+    from fusion import storage
+    from fusion.report.experts import gate_choices
+    from fusion.report.html import Section, plot
+    from workflows.fuse import GATES_FILE
+
+    plots, sheets = [], []
+    for name, folder in methods.items():
+        path = storage.join(folder, GATES_FILE)
+        if storage.exists(path):
+            gates = pd.read_csv(io.BytesIO(storage.read_bytes(path)))
+            plots.append(plot(f"{name}: experts chosen", gate_choices(gates)))
+    for folder, about in runs.items():
+        if about["settings"]["recipe"].get("model_name") == "moefusion":
+            sheets += expert_sheets(folder, items)
+    if not (plots or sheets):
+        return None
+    lead = "How often each gate chose each expert, and what every local expert makes of the foreground and background."
+    return Section("experts", "Experts", lead, (), tuple(plots), tuple(sheets))
+
+
+def expert_sheets(run: str, items: list) -> list:
+    from fusion import storage
+    from fusion.report.experts import expert_sheet
+    from fusion.report.gallery import data_uri
+    from fusion.report.html import Sheet
+    from workflows.fuse import load
+
+    loaded, twin, _ = load(storage.absolute(run))
+    if loaded.model.config.ablation in ("no_mole", "att_local"):
+        return []
+    sheets = []
+    for item in items[:SHEETS]:
+        attention = None
+        if twin is not None:
+            from detection.joint import attend
+
+            attention = attend(twin, item.visible, item.infrared)
+        sheet = expert_sheet(loaded.model, item.visible, item.infrared, attention)
+        sheets.append(Sheet(f"{run}: {item.key}", data_uri(jpeg(sheet), "jpeg")))
+    return sheets
+
+
+def jpeg(image_HW3) -> bytes:
+    import cv2
+
+    return cv2.imencode(".jpg", image_HW3[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
+
+
+def as_jpeg(data: bytes) -> bytes:
+    from fusion.images import decode
+
+    return jpeg(decode(data).pixels)
+
+
+def read_json(path: str, otherwise: str) -> dict:
+    from fusion import storage
+
+    try:
+        return json.loads(storage.read_bytes(path))
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise UserError(f"{otherwise} Give its --out folder, or run it to the end.") from error
