@@ -22,7 +22,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.resnet import BasicBlock, ResNet
-from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.poolers import LevelMapper, MultiScaleRoIAlign
 
 from detection.boxes import Detections, Truth
 from fusion import checkpoint
@@ -64,6 +64,8 @@ class FasterRCNNConfig:
             raise UserError(f"detector anchors are {self.anchors}; one for each of {LEVELS} levels is wanted")
         if min(self.channels, self.head, self.proposals, self.sampled, self.size, self.longest, *self.anchors) < 1:
             raise UserError("detector channels, head, size, longest, proposals, sampled, anchors must be at least 1")
+        if not 0 <= self.jitter < 1:
+            raise UserError(f"detector jitter is {self.jitter}; it must be from 0 to less than 1")
 
 
 PAPER = FasterRCNNConfig()
@@ -119,6 +121,8 @@ def build(config: FasterRCNNConfig) -> FasterRCNN:
     )
     anchors = AnchorGenerator(tuple((side,) for side in config.anchors), ((0.5, 1.0, 2.0),) * LEVELS)
     pool = MultiScaleRoIAlign(["0", "1", "2", "3"], output_size=7, sampling_ratio=2)
+    # It would guess its scales, once, from the first batch: wrongly from images of less than 46 pixels.
+    pool.scales, pool.map_levels = [2.0**-stage for stage in (2, 3, 4, 5)], LevelMapper(2, 5)
     steps = (-1, 0, 1) if config.jitter else ()
     sizes = (*(round(config.size * (1 + step * config.jitter)) for step in steps), config.size)  # evaluation: the last
     return FasterRCNN(
@@ -162,19 +166,23 @@ def load_backbone(net: FasterRCNN, backbone: str, weights: str) -> tuple[bool, s
         if backbone == "resnet10":
             return False, "backbone from random weights: there are none of ImageNet's for resnet10"
         try:
-            state = get_model_weights(backbone).DEFAULT.get_state_dict(progress=False, check_hash=True)
-        except (OSError, RuntimeError) as error:
+            # The first ones: the later ones, of a longer training, are not what published detectors start from.
+            weights_of = get_model_weights(backbone)["IMAGENET1K_V1"]
+            state = weights_of.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        except Exception as error:  # no network, another checksum, a damaged cache
             return False, (
                 f"backbone from random weights: ImageNet's could not be had ({type(error).__name__}); it will need "
                 "more epochs. Give a file of torchvision's weights, or run where they can be downloaded"
             )
     else:
         state = _read(Path(weights))
-    wanted = net.backbone.body.state_dict()
-    unfit = [key for key, value in wanted.items() if key not in state or state[key].shape != value.shape]
+    # Weights from before torch 0.4.1, ImageNet's among them, lack the counters of the normalisation; nothing uses them.
+    body = net.backbone.body.state_dict()
+    wanted = {key: value for key, value in body.items() if not key.endswith(".num_batches_tracked")}
+    unfit = [key for key, value in wanted.items() if getattr(state.get(key), "shape", None) != value.shape]
     if unfit:
         raise UserError(f"{weights}: not weights of a {backbone}: {unfit[0]} is missing or of another shape.")
-    net.backbone.body.load_state_dict({key: state[key] for key in wanted})
+    net.backbone.body.load_state_dict(body | {key: state[key] for key in wanted})
     return True, f"backbone from {weights} weights"
 
 
@@ -182,15 +190,19 @@ def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return checkpoint.read_tensors(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle raises anything at all
         raise UserError(f"{path}: no weights can be read from it ({type(error).__name__}).") from error
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: it holds a {type(state).__name__}, not weights by name.")
+    return state
 
 
 def to_tensor(image: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
     """uint8 H W 3 (RGB) or H W -> (3, H, W) in [0, 1]; grey is repeated."""
     image = image if image.ndim == 3 else np.repeat(image[..., None], 3, 2)
-    return torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1).float() / 255
+    copy = np.array(image, order="C")  # torch takes neither flipped nor read-only images
+    return torch.from_numpy(copy).to(device).permute(2, 0, 1).float() / 255
 
 
 def to_target(truth: Truth, device: torch.device | str = "cpu") -> dict[str, Tensor]:

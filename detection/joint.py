@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from detection.attention import MODALITIES, Twin, TwinConfig
 from detection.faster_rcnn import TINY, FasterRCNNConfig, load_backbone, to_tensor
 from fusion import checkpoint
+from fusion.class_names import standard_name
 from fusion.colour import luma
 from fusion.crops import Batch, CropConfig
 from fusion.engine import Engine, adam, descend, learning_rate
@@ -27,6 +28,7 @@ from fusion.losses import Terms
 from fusion.recipes import OptimConfig, Recipe, ValidationConfig, moefusion, moefusion_tiny
 
 (FOLDER,) = checkpoint.PARTS
+SMALLEST = 72  # below, the coarsest level is one pixel, and its normalisation may have nothing to normalise by
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,13 @@ class JointRecipe(Recipe):
             raise UserError(
                 f"recipe {self.name}: crops.classes {self.crops.classes} and detectors.detector.classes "
                 f"{self.detectors.detector.classes} must be the same"
+            )
+        other = next((name for name in self.crops.classes if standard_name(name) != name), None)
+        if other is not None:
+            raise UserError(f"recipe {self.name}: boxes of {other!r} are called {standard_name(other)!r}. Say that.")
+        if self.crops.size < SMALLEST:
+            raise UserError(
+                f"recipe {self.name}: crops.size is {self.crops.size}; detectors need at least {SMALLEST} pixels"
             )
 
 
@@ -75,9 +84,9 @@ class JointEngine(Engine):
 
     def step(self, batch: Batch) -> Terms:
         """A step of the detectors, then one of fusion under the attention they gave."""
-        if self._wrapped is None:
-            self._wrapped = self.wrap(self.twin)
         self.twin.train()
+        if self._wrapped is None:  # after what is held is held: no gradients of it are waited for
+            self._wrapped = self.wrap(self.twin)
         found = self._wrapped(batch["colour"], batch["infrared"], targets(batch["boxes"]))
         loss = sum(found.losses.values())
         if not torch.isfinite(loss):
@@ -94,6 +103,7 @@ class JointEngine(Engine):
     def save(self, folder: Path, state: dict[str, Any]) -> None:
         """The detectors first: a folder without the fusion model's state.json is not a checkpoint."""
         inner = folder / FOLDER
+        (folder / "state.json").unlink(missing_ok=True)
         held = {"held": self.twin.held}
         checkpoint.save(inner, FOLDER, self.twin, recipe={}, state=held, optimiser=self.twin_optimiser)
         super().save(folder, state)

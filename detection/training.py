@@ -78,7 +78,12 @@ def batches(
     rank: int = 0,
     size: int = 1,
 ) -> Iterator[Batch]:
-    """A worker's batches of an epoch; what is left over at the end is dropped. `read` gives an example by its name."""
+    """A worker's batches of an epoch; what is left over at the end is dropped. `read` gives an example by its name.
+
+    UserError: fewer examples than a batch has.
+    """
+    if len(examples) < recipe.batch_size:
+        raise UserError(f"{len(examples)} images to learn from are less than a batch of {recipe.batch_size}. Lower it.")
     order = generator(recipe.seed, "order", epoch).permutation(len(examples))
     each = recipe.batch_size // size
     for start in range(0, len(order) - recipe.batch_size + 1, recipe.batch_size):
@@ -119,9 +124,9 @@ class DetectorEngine(Engine):
         return model
 
     def step(self, batch: Batch) -> Terms:
-        with self._autocast():
-            losses = self.network(batch["images"], batch["targets"])
-        terms = {name.removeprefix("loss_"): value.float() for name, value in losses.items()}
+        # Not under autocast: boxes would be of the type of the features, and bfloat16 rounds them to up to 4 pixels.
+        losses = self.network(batch["images"], batch["targets"])
+        terms = {name.removeprefix("loss_"): value for name, value in losses.items()}
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
             shown = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
@@ -133,8 +138,9 @@ class DetectorEngine(Engine):
         raise NotImplementedError("a detector is scored by detection.protocol")
 
     def start_from(self, folder: Path) -> None:
-        """All weights of a trained detector with the same classes."""
+        """All weights of a trained detector with the same classes, held as they were held there."""
         checkpoint.load_weights(self.model, folder)
+        self.model.held = checkpoint.read_state(folder).get("held", False)
 
     def save(self, folder: Path, state: dict[str, Any]) -> None:
         super().save(folder, state | {"held": self.model.held})

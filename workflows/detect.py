@@ -111,7 +111,6 @@ def run(args: Args, command: list[str]) -> None:
         raise UserError(f"--split is {args.split!r}; it must be one of train, val, test, all")
     same = parse_same(args.same)
     own_folder(args.out, "splits.csv" if args.pairs else "table.csv", "detections")
-    storage.remove(storage.join(args.out, "detect.json"))  # from here to the end the folder is not complete
     connect()
     refs, problems, pairs = look_at(args, same)
     classes = class_list(args, pairs, same)
@@ -126,6 +125,7 @@ def run(args: Args, command: list[str]) -> None:
         )
     else:
         weights = args.weights
+    storage.remove(storage.join(args.out, "detect.json"))  # from here to the end the folder is not complete
     found, more = score(args, refs, methods, weights, classes, same)
     write(args, command, weights, classes, methods, found, problems + more)
 
