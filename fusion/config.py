@@ -41,6 +41,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         if value is None and type(None) in arguments:
             return None
         candidates = [a for a in arguments if a is not type(None)]
+        if isinstance(value, dict) and all(dataclasses.is_dataclass(a) for a in candidates):
+            return from_dict(min(candidates, key=lambda a: _strangeness(a, value)), value, where)
         for candidate in candidates[:-1]:
             try:
                 return _value(candidate, value, where)
@@ -63,6 +65,11 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if hint in (int, float, str, bool) and (type(value) is not hint):
         raise UserError(f"{where}: expected {hint.__name__}, found {value!r}")
     return value
+
+
+def _strangeness(cls: type, data: dict[str, Any]) -> int:
+    """How many settings `data` and the dataclass do not share: of several classes, it was made from the nearest."""
+    return len({field.name for field in dataclasses.fields(cls)} ^ set(data))
 
 
 def fingerprint(value: Any) -> str:

@@ -56,6 +56,8 @@ def inputs(stage: str, sample: Sample, rng: np.random.Generator | None, identity
     """Which images a stage takes from a sample, by role; without `rng` (validation) the degraded modality."""
     if stage == "fuse":
         return {name: name for name in ("visible", "infrared", "degraded_visible", "degraded_infrared")}
+    if stage == "aenet":  # labels come from an evolution
+        return {name: name for name in ("visible", "infrared", "label") if hasattr(sample, name)}
     if stage == "moefusion":
         return {"visible": "visible", "infrared": "infrared", "mask": "boxes"}
     if stage == "moefusion-joint":

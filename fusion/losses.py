@@ -48,6 +48,14 @@ class MoEFusionLoss:
     load_global: float = 0.02
 
 
+@dataclass(frozen=True)
+class AENetLoss:
+    """Weights of AE-Netv2's E(a, b), which its paper leaves open: L1 and 1 - SSIM."""
+
+    l1: float = 1.0
+    ssim: float = 1.0
+
+
 def sobel(image_B1HW: Tensor) -> Tensor:
     """|gx| + |gy| of the 3x3 Sobel operator, border replicated: (B, 1, H, W) -> (B, 1, H, W)."""
     across = image_B1HW.new_tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
@@ -112,7 +120,34 @@ def moefusion_terms(
     }
 
 
-def total(terms: Terms, weights: RestoreLoss | FuseLoss | MoEFusionLoss) -> Tensor:
+def ssim(first: Tensor, second: Tensor) -> Tensor:
+    """Mean SSIM of two batches in [0, 1]: Gaussian window of 11 pixels and sigma 1.5, inside the images only."""
+    offsets = torch.arange(11, dtype=first.dtype, device=first.device) - 5
+    taps = torch.exp(-(offsets**2) / (2 * 1.5**2))
+    taps = (taps / taps.sum()).reshape(1, 1, 11, 1).expand(5, 1, 11, 1)
+    stack = torch.cat([first, second, first * first, second * second, first * second], 1)
+    local = F.conv2d(F.conv2d(stack, taps, groups=5), taps.transpose(2, 3), groups=5)
+    mean_a, mean_b, square_a, square_b, product = local.unbind(1)
+    variances = square_a - mean_a**2 + square_b - mean_b**2
+    covariance = product - mean_a * mean_b
+    c1, c2 = 0.01**2, 0.03**2
+    luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+    return (luminance * (2 * covariance + c2) / (variances + c2)).mean()
+
+
+def aenet_terms(fused: Tensor, first: Tensor, second: Tensor, label: Tensor | None) -> Terms:
+    """E(P, O) against the label O, or (E(x, P) + E(y, P)) / 2 without one: L1 and 1 - SSIM.
+
+    The paper's further term C [L(x, y), 0] does not depend on the network, so it teaches nothing and is left out.
+    """
+    targets = [first, second] if label is None else [label]
+    return {
+        "l1": torch.stack([F.l1_loss(fused, target) for target in targets]).mean(),
+        "ssim": torch.stack([1 - ssim(fused, target) for target in targets]).mean(),
+    }
+
+
+def total(terms: Terms, weights: RestoreLoss | FuseLoss | MoEFusionLoss | AENetLoss) -> Tensor:
     """The weighted sum. Raises UserError, printing all terms, when it is not finite: training on would be in vain."""
     loss = sum(weight * terms[name] for name, weight in asdict(weights).items())
     if not torch.isfinite(loss):

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from fusion.crops import CropConfig
 from fusion.errors import UserError
-from fusion.losses import FuseLoss, MoEFusionLoss, RestoreLoss
+from fusion.losses import AENetLoss, FuseLoss, MoEFusionLoss, RestoreLoss
+from fusion.models.aenet import AENetConfig
 from fusion.models.moefusion import MoEFusionConfig
 from fusion.models.tgecnet import TGECNetConfig
 from fusion.stages import STAGES
@@ -51,8 +52,8 @@ class Recipe:
 
     name: str
     model_name: str
-    model: TGECNetConfig | MoEFusionConfig
-    loss: RestoreLoss | FuseLoss | MoEFusionLoss
+    model: TGECNetConfig | MoEFusionConfig | AENetConfig
+    loss: RestoreLoss | FuseLoss | MoEFusionLoss | AENetLoss
     optim: OptimConfig = field(default_factory=OptimConfig)
     crops: CropConfig = field(default_factory=CropConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
@@ -147,6 +148,34 @@ def moefusion_tiny() -> Recipe:
     )
 
 
+def aenet() -> Recipe:
+    """AE-Netv2 (GCB) as in its paper: 10 epochs at 1e-3, then 100 at 1e-4, a patch of 128 a pair, batch 16."""
+    return Recipe(
+        "aenet",
+        "aenet",
+        AENetConfig(),
+        AENetLoss(),
+        OptimConfig(lr=1e-3, milestones=(10,)),
+        CropConfig(size=128, per_image=1),
+        ValidationConfig(rows=24, size=256),
+        epochs=110,
+        batch_size=16,
+    )
+
+
+def aenet_tiny() -> Recipe:
+    """The same network, 6 short epochs: seconds on two CPU cores."""
+    return replace(
+        aenet(),
+        name="aenet-tiny",
+        optim=OptimConfig(lr=2e-3, milestones=(4,)),
+        crops=CropConfig(size=64, per_image=1),
+        validation=ValidationConfig(rows=8, size=128),
+        epochs=6,
+        batch_size=4,
+    )
+
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "tgecnet-restore": tgecnet_restore,
     "tgecnet-fuse": tgecnet_fuse,
@@ -154,6 +183,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "tgecnet-fuse-tiny": tgecnet_fuse_tiny,
     "moefusion": moefusion,
     "moefusion-tiny": moefusion_tiny,
+    "aenet": aenet,
+    "aenet-tiny": aenet_tiny,
 }
 
 

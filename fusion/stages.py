@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fusion import losses
-from fusion.losses import FuseLoss, MoEFusionLoss, RestoreLoss, Terms
+from fusion.losses import AENetLoss, FuseLoss, MoEFusionLoss, RestoreLoss, Terms
 
 Batch = dict[str, Tensor]
 
@@ -48,6 +48,10 @@ def _moefusion(output: Any, batch: Batch) -> Terms:
     )
 
 
+def _aenet(output: Any, batch: Batch) -> Terms:
+    return losses.aenet_terms(output.image.float(), batch["visible"], batch["infrared"], batch.get("label"))
+
+
 PAIR = ("visible", "infrared")
 FUSION = ("qabf", "vif", "en")
 
@@ -56,4 +60,5 @@ STAGES: dict[str, Stage] = {
     "fuse": Stage(FuseLoss, ("degraded_visible", "degraded_infrared"), _fuse, PAIR, FUSION, continues=True),
     "moefusion": Stage(MoEFusionLoss, PAIR, _moefusion, PAIR, FUSION),
     "moefusion-joint": Stage(MoEFusionLoss, PAIR, _moefusion, PAIR, FUSION),  # its detectors give the attention
+    "aenet": Stage(AENetLoss, PAIR, _aenet, PAIR, FUSION),
 }

@@ -16,6 +16,7 @@ JOBS = {
     "demo": "the whole job on built-in scenes, or on your pairs, with a tiny recipe: corpus to report",
     "corpus": "build a degraded corpus from pairs; verify one",
     "train": "train a recipe on a corpus",
+    "evolve": "AE-Netv2: label pairs with a library of methods, train on the best, grow the library",
     "fuse": "fuse pairs, or the degraded rows of a corpus, with a checkpoint or a classical method",
     "score": "score folders of fused images",
     "detect": "train a detector, score visible, infrared and fused images by mean average precision",

@@ -13,22 +13,21 @@ and torch's own thread count stays as it is.
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fusion.fast.fold import Folded
-from fusion.fast.tiles import Products, Workspace, strip_rows
+from fusion.fast.tiles import Products, strip_rows
+from fusion.fast.workers import Workers, processors
 from fusion.models.aenet import AENet, Fused
 
+# rows above and below that a row of the image needs, of blocks that do not collapse
 REACH = {"cnn": 3, "squeeze": 3, "squeeze_gcb": 3, "squeeze2_gcb": 4, "inception": 4, "gcb_inception": 4, "plain": 2}
-STRIP_PIXELS = 12_000  # of blocks that do not collapse
-BANDS = 2  # of an image, for each thread: one that is held up leaves the next band to another
+PIXELS = 12_000  # of a strip of theirs
+BANDS = 2  # of an image for each thread: while one is held up another takes its next band
 
 
 def fold(model: AENet, threads: int | None = None) -> FastAENet:
@@ -37,32 +36,80 @@ def fold(model: AENet, threads: int | None = None) -> FastAENet:
 
 
 class FastAENet(nn.Module):
-    """`forward(first, second)`: (B, 1, H, W) float32 on the CPU, any size; without gradients, in evaluation mode only.
+    """`forward(first, second)`: (B, 1, H, W) float32 on the CPU, of any size. No gradients, no training mode.
 
-    ValueError for images of other types, devices or shapes. Results do not depend on `threads` or on `rows`, the height
-    of a strip (chosen by the width if None).
+    `rows` is the height of a strip, by the width if None; neither it nor `threads` changes results.
     """
 
     def __init__(self, folded: Folded, threads: int | None = None, rows: int | None = None) -> None:
         super().__init__()
-        if threads is not None and threads < 1 or rows is not None and rows < 1:
+        if min(threads or 1, rows or 1) < 1:
             raise ValueError(f"threads ({threads}) and rows ({rows}) must be at least 1")
-        self.folded = folded
-        self.config = folded.config
-        self.threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        self.rows = rows
-        self.products = Products(folded) if folded.kernel is not None else None
+        self.folded, self.config = folded, folded.config
+        self.threads, self.rows = threads or processors(), rows
+        self._products = Products(folded) if folded.kernel is not None else None
         self._workers: Workers | None = None
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_workers": None}
+        return self.__dict__ | {"_workers": None}  # threads are neither copied nor pickled
 
     def forward(self, first_B1HW: Tensor, second_B1HW: Tensor) -> Fused:
+        """(B, 1, H, W) twice -> (B, 1, H, W). ValueError for images of unlike shapes or another type or device."""
+        shapes = {tuple(image.shape) for image in (first_B1HW, second_B1HW)}
+        if len(shapes) > 1 or first_B1HW.ndim != 4 or first_B1HW.shape[1] != 1:
+            raise ValueError(f"the images must be of one shape (B, 1, H, W), not {' and '.join(map(str, shapes))}")
         for image in (first_B1HW, second_B1HW):
-            if image.shape != first_B1HW.shape or image.dtype != torch.float32 or image.device.type != "cpu":
-                found = " and ".join(f"{x.dtype} {tuple(x.shape)} on {x.device}" for x in (first_B1HW, second_B1HW))
-                raise ValueError(f"the images must be float32 of one shape (B, 1, H, W) on the CPU, not {found}")
+            if image.dtype != torch.float32 or image.device.type != "cpu":
+                raise ValueError(f"the images must be float32 on the CPU, not {image.dtype} on {image.device}")
+        if self._workers is None:
+            self._workers = Workers(self.threads)
         with torch.inference_mode():
-            if self.products is None:
-                return Fused(self._strips(first_B1HW, second_B1HW))
-            return Fused(self._collapsed(torch.cat([first_B1HW, second_B1HW], 1)))
+            if self._products is not None:
+                return Fused(self._collapsed(torch.cat([first_B1HW, second_B1HW], 1)))
+            return Fused(self._strips(first_B1HW, second_B1HW))
+
+    def _collapsed(self, images_B2HW: Tensor) -> Tensor:
+        batch, _, height, width = images_B2HW.shape
+        out = images_B2HW.new_empty(batch, 1, height, width)
+        step = -(-height // (BANDS * self.threads))
+        step = max(step, min(height, 16))  # below which a band is mostly what its neighbours also do
+        rows = max(self.rows or strip_rows(step, width), 4)
+        own, surplus = self._workers.own, []
+
+        def band(i: int, start: int) -> None:
+            old = getattr(own, "space", None)
+            own.space = self._products.band(images_B2HW[i], start, min(start + step, height), rows, old, out[i, 0])
+
+        tasks: list[Callable] = [lambda: surplus.extend(self._surplus(images_B2HW))]
+        tasks += [lambda i=i, start=start: band(i, start) for i in range(batch) for start in range(0, height, step)]
+        self._workers.run(tasks)
+        top, bottom, left, right = surplus
+        out += self.folded.kernel.bias
+        out[:, :, 0] -= top
+        out[:, :, -1] -= bottom
+        out[..., 0] -= left
+        out[..., -1] -= right
+        return out.relu_()
+
+    def _surplus(self, images_B2HW: Tensor) -> list[Tensor]:
+        """What the 5x5 convolution sees too much along the four sides, from f there."""
+        stem = self.folded.stem
+        padded = F.pad(images_B2HW, (1, 1, 1, 1))
+        lines = [padded[:, :, :3], padded[:, :, -3:], padded[..., :3], padded[..., -3:]]
+        features = [F.relu(F.conv2d(line, stem.weight, stem.bias)).flatten(2) for line in lines]
+        return self.folded.edges(*features)
+
+    def _strips(self, first_B1HW: Tensor, second_B1HW: Tensor) -> Tensor:
+        batch, _, height, width = first_B1HW.shape
+        reach = REACH.get(self.config.block)
+        rows = height if reach is None else self.rows or max(PIXELS // width, 4 * reach)
+        out = torch.empty_like(first_B1HW)
+
+        def strip(i: int, start: int) -> None:
+            above = start if reach is None else min(start, reach)
+            part = slice(start - above, min(start + rows, height) + (reach or 0))
+            image = self.folded(first_B1HW[i : i + 1, :, part], second_B1HW[i : i + 1, :, part]).image
+            out[i : i + 1, :, start : start + rows] = image[:, :, above : above + rows]
+
+        self._workers.run([lambda i=i, y=y: strip(i, y) for i in range(batch) for y in range(0, height, rows)])
+        return out

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from fusion.models.aenet import AENet, AENetConfig
 from fusion.models.moefusion import MoEFusion, MoEFusionConfig
 from fusion.models.tgecnet import TGECNet, TGECNetConfig
 
@@ -27,4 +28,5 @@ class Model:
 MODELS: dict[str, Model] = {
     "tgecnet": Model("TG-ECNet", TGECNetConfig, TGECNet, "Task-gated multi-expert collaboration network, ICML 2025"),
     "moefusion": Model("MoE-Fusion", MoEFusionConfig, MoEFusion, "Mixture of local-to-global experts, ICCV 2023"),
+    "aenet": Model("AE-Netv2", AENetConfig, AENet, "Optimization of fusion efficiency and architecture, 2020"),
 }

@@ -85,7 +85,9 @@ def test_a_level_by_hand():
         found = level.eval()(visible, infrared)
 
     def conv(layer, x):
-        return np.einsum("oc,bchw->bohw", layer.weight[..., 0, 0].detach(), x) + layer.bias.detach().numpy()[:, None, None]
+        return (
+            np.einsum("oc,bchw->bohw", layer.weight[..., 0, 0].detach(), x) + layer.bias.detach().numpy()[:, None, None]
+        )
 
     def normal(layer, x):
         mean, var, scale, shift = (

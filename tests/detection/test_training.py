@@ -31,7 +31,7 @@ def example(key: str, height=64, width=80, boxes=None, grey=False) -> tuple[str,
     rng = np.random.default_rng([ord(letter) for letter in key])
     image = rng.integers(90, 130, (height, width, 3), dtype=np.uint8)
     if boxes is None:
-        x1, y1 = rng.integers(4, width // 2 - 24), rng.integers(4, height - 36)
+        x1, y1 = rng.integers(4, width // 2 - 24), rng.integers(4, height - 34)
         boxes = [(x1, y1, x1 + 20, y1 + 30), (x1 + width // 2, y1, x1 + width // 2 + 20, y1 + 30)]
     for place, (x1, y1, x2, y2) in enumerate(boxes):
         image[y1:y2, x1:x2] = 20 if place % 2 else 240
@@ -49,9 +49,9 @@ def made(engine_epoch=0, names=NAMES, recipe=RECIPE, rank=0, size=1, read=exampl
 # batches
 
 
-def bright(image, left=200) -> list[int]:
+def bright(image) -> list[int]:
     """The box of what is bright in an image."""
-    rows, columns = np.nonzero((image > left).all(-1))
+    rows, columns = np.nonzero((image > 200).all(-1))
     return [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 
 
@@ -152,11 +152,12 @@ def ap50(engine, examples) -> float:
 
 
 def test_it_learns_to_find_bright_and_dark_rectangles():
-    """On images that it is not scaled for, so that boxes go through the scaling and back."""
+    """On images of another size than it works at, so that boxes go through the scaling and back."""
     names = [f"image {i}" for i in range(4)]
-    recipe = replace(RECIPE, light=0.0, batch_size=4, epochs=70, optim=OptimConfig(lr=3e-3, warmup=0.05, clip=10.0))
+    optim = OptimConfig(lr=2e-3, warmup=0.05, clip=10.0)
+    recipe = replace(RECIPE, model=replace(MODEL, size=56), light=0.0, batch_size=4, epochs=45, optim=optim)
     engine = DetectorEngine(recipe, 1)
-    examples = [example(name, height=48, width=100) for name in names]
+    examples = [example(name, height=48) for name in names]
     read = dict(zip(names, examples, strict=True)).__getitem__
     before = ap50(engine, examples)
     losses = []
@@ -336,7 +337,12 @@ def test_the_papers_recipe():
 
 @pytest.mark.parametrize(
     ("changes", "named"),
-    [({"epochs": 0}, "epochs"), ({"batch_size": 0}, "batch_size"), ({"light": 1.0}, "light"), ({"light": -1.0}, "0..1")],
+    [
+        ({"epochs": 0}, "epochs"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"light": 1.0}, "light"),
+        ({"light": -1.0}, "0..1"),
+    ],
 )
 def test_impossible_recipes_are_named(changes, named):
     with pytest.raises(UserError, match=named):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from safetensors import safe_open
 from fusion import checkpoint
 from fusion.config import to_dict
 from fusion.errors import UserError
+from fusion.models import Model
 from fusion.models.tgecnet import TGECNet
 from tests.small import SMALL
 
@@ -288,3 +289,82 @@ def test_fetch_names_what_is_not_there(tmp_path):
     (tmp_path / "settings.json").write_text("{}")
     with pytest.raises(UserError, match="no finished checkpoint"):
         checkpoint.fetch(str(tmp_path))
+
+
+# networks that go along, and networks of other tables
+
+
+@dataclass(frozen=True)
+class OtherConfig:
+    width: int = 3
+
+
+class Other(torch.nn.Module):
+    def __init__(self, config: OtherConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.layer = torch.nn.Linear(config.width, 2)
+
+
+OTHERS = {"other": Model("Other", OtherConfig, Other, "tests")}
+
+
+@pytest.fixture
+def joined(copy) -> tuple[Path, Other]:
+    """A checkpoint with another network in the folder of its first part."""
+    other = Other(OtherConfig(5))
+    checkpoint.save(copy / checkpoint.PARTS[0], "other", other, recipe={}, state={"held": True})
+    return copy, other
+
+
+def test_other_tables_of_networks(joined):
+    folder, other = joined
+    loaded = checkpoint.load(folder / "detectors", models=OTHERS)
+    assert (loaded.name, loaded.model.config, loaded.state) == ("other", OtherConfig(5), {"held": True})
+    assert torch.equal(loaded.model.layer.weight, other.layer.weight) and not loaded.model.training
+    refused(folder / "detectors", "unknown model 'other'", "tgecnet")
+    refused(folder, "unknown model 'tgecnet'", "other", models=OTHERS)
+    refused(folder / "detectors", "holds other, not twins", expect="twins", models=OTHERS)
+
+
+def test_a_part_is_found_where_it_is_whole(joined, saved, tmp_path):
+    folder, _ = joined
+    assert checkpoint.part(folder, "detectors") == folder / "detectors"
+    assert checkpoint.part(str(folder), "detectors") == folder / "detectors"
+    assert checkpoint.part(saved[0], "detectors") is None
+    assert checkpoint.part(tmp_path / "nothing", "detectors") is None
+    run = tmp_path / "run"
+    shutil.copytree(folder, run / "checkpoint")
+    assert checkpoint.part(run, "detectors") == run / "checkpoint" / "detectors"
+    assert checkpoint.load(run).fingerprint == checkpoint.load(folder).fingerprint
+    (folder / "detectors" / "state.json").unlink()  # written last: the part is not complete
+    assert checkpoint.part(folder, "detectors") is None
+
+
+def test_the_networks_do_not_change_each_other(joined, saved):
+    folder, _ = joined
+    assert checkpoint.load(folder).fingerprint == checkpoint.load(saved[0]).fingerprint
+    inner = checkpoint.load(folder / "detectors", models=OTHERS).fingerprint
+    save(folder, build("fuse", seed=8))
+    assert checkpoint.load(folder).fingerprint != checkpoint.load(saved[0]).fingerprint
+    assert checkpoint.load(folder / "detectors", models=OTHERS).fingerprint == inner
+
+
+def test_all_files_are_those_of_both_sealed_by_the_last(joined):
+    folder, _ = joined
+    assert checkpoint.ALL_FILES[-1] == "state.json"
+    assert len(set(checkpoint.ALL_FILES)) == len(checkpoint.ALL_FILES) == 6
+    assert checkpoint.ALL_FILES.index("detectors/state.json") == 2  # the part before what it goes along with
+    there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert there == {*checkpoint.ALL_FILES, "optimiser.safetensors"}
+
+
+def test_fetch_copies_what_goes_along(joined, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder, other = joined
+    local = checkpoint.fetch(folder.as_uri())
+    assert local != folder
+    found = checkpoint.load(checkpoint.part(local, "detectors"), models=OTHERS)
+    assert torch.equal(found.model.layer.weight, other.layer.weight)
+    there = {str(path.relative_to(local)) for path in local.rglob("*") if path.is_file()}
+    assert there == set(checkpoint.ALL_FILES)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fusion.corpus import Sample
-from fusion.crops import CropConfig, crops, inputs, training_batches, validation_batches
+from fusion.crops import CropConfig, crop_boxes, crops, inputs, training_batches, validation_batches
 from fusion.errors import UserError
 
 NOISE, STRIPES, BOTH = "noise", "stripes", "haze+stripes"
@@ -270,3 +270,163 @@ def test_validation_restores_the_degraded_modality():
 def test_impossible_settings_are_named(changes, named):
     with pytest.raises(UserError, match=named):
         config(**changes)
+
+
+# boxes and colour: what MoE-Fusion's detectors learn from
+
+CLASSES = ("person", "car")
+
+
+def painted(boxes, classes, height=60, width=80) -> Sample:
+    """Boxes with whole coordinates, each filled with a brightness of its own on black; red is twice as dark as blue."""
+    picture = np.zeros((height, width, 3), np.uint8)
+    for i, (x1, y1, x2, y2) in enumerate(boxes):
+        picture[y1:y2, x1:x2] = (50 + 20 * i, 75 + 20 * i, 100 + 20 * i)
+    grey = picture[..., 0].copy()
+    images = {"visible": picture, "infrared": grey, "degraded_visible": picture, "degraded_infrared": grey}
+    found = np.asarray(boxes, np.float32).reshape(-1, 4)
+    return Sample("p", "train", "test", "clean", "0", "{}", **images, boxes=found, classes=tuple(classes))
+
+
+def joint(whole: Sample, epochs=20, seed=0, **changes) -> list[dict[str, np.ndarray]]:
+    settings = CropConfig(**{"size": 32, "per_image": 4, "classes": CLASSES} | changes)
+    return [crop for epoch in range(epochs) for crop in crops(whole, "moefusion-joint", settings, seed, epoch)]
+
+
+def test_painted_rectangles_stay_in_their_boxes():
+    boxes = [(3, 5, 20, 30), (40, 10, 70, 22), (30, 40, 50, 58)]
+    whole = painted(boxes, ("person", "Car", "people"))
+    seen = Counter()
+    for crop in joint(whole):
+        assert list(crop) == ["visible", "infrared", "mask", "colour", "boxes"]
+        assert crop["boxes"].shape[1:] == (5,)
+        red = np.rint(crop["colour"][0] * 255).astype(int)
+        rest = {50 + 20 * i for i in range(3)}
+        for x1, y1, x2, y2, place in crop["boxes"]:
+            inside = np.unique(red[int(y1) : int(y2), int(x1) : int(x2)])
+            assert (x1, y1, x2, y2) == (int(x1), int(y1), int(x2), int(y2))
+            assert len(inside) == 1 and inside[0] > 0  # filled
+            number = (inside[0] - 50) // 20
+            assert place == (0, 1, 0)[number]
+            rows, columns = np.nonzero(red == inside[0])
+            assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (x1, y1, x2, y2)  # and no larger
+            rest -= {int(inside[0])}
+            seen[int(number)] += 1
+        for value in rest:  # what has no box is hardly there
+            i = (value - 50) // 20
+            whole_area = (boxes[i][2] - boxes[i][0]) * (boxes[i][3] - boxes[i][1])
+            rows, columns = np.nonzero(red == value)
+            sliver = len(rows) and min(np.ptp(rows), np.ptp(columns)) + 1 < 2
+            assert len(rows) <= 0.3 * whole_area or sliver
+    assert min(seen.values()) > 8 and len(seen) == 3
+
+
+def test_flips_alone_mirror_the_boxes():
+    """A crop of the whole image: each box comes in four places."""
+    whole = painted([(2, 4, 12, 30)], ("car",), 32, 32)
+    found = {tuple(crop["boxes"][0]) for crop in joint(whole)}
+    assert found == {(2, 4, 12, 30, 1), (20, 4, 30, 30, 1), (2, 2, 12, 28, 1), (20, 2, 30, 28, 1)}
+    assert {tuple(crop["boxes"][0]) for crop in joint(whole, flips=False)} == {(2, 4, 12, 30, 1)}
+
+
+@pytest.mark.parametrize(
+    ("box", "kept"),
+    [
+        ((0, 0, 10, 10), (0, 0, 10, 10)),
+        ((-6.75, 0, 3.25, 10), (0, 0, 3.25, 10)),  # 32.5 % of it
+        ((-7.25, 0, 2.75, 10), None),  # 27.5 %
+        ((28, 28, 36, 36), None),  # a quarter
+        ((26, 26, 36, 36), (26, 26, 32, 32)),
+        ((30.5, 0, 33, 10), None),  # more than half, but under two pixels wide
+        ((30, 0, 34, 10), (30, 0, 32, 10)),
+        ((5, 5, 6, 20), None),
+        ((-5, -5, 50, 50), (0, 0, 32, 32)),  # 34 % of it
+        ((-5, -5, 60, 60), None),
+        ((40, 0, 50, 10), None),
+        ((5, 5, 5, 20), None),
+    ],
+)
+def test_slivers_are_dropped(box, kept):
+    given = np.array([[*box, 1]], np.float32) + np.array([100, 200, 100, 200, 0], np.float32)
+    found = crop_boxes(given, top=200, left=100, size=32, down=False, across=False)
+    assert found.tolist() == ([] if kept is None else [[*kept, 1]])
+    assert found.shape[1] == 5
+    turned = crop_boxes(given, top=200, left=100, size=32, down=True, across=True)
+    expected = [] if kept is None else [[32 - kept[2], 32 - kept[3], 32 - kept[0], 32 - kept[1], 1]]
+    assert turned.tolist() == expected
+
+
+def test_classes_are_places_in_the_list_and_unknown_ones_are_left_out():
+    boxes = [(2, 2, 12, 12), (14, 2, 24, 12), (2, 14, 12, 24), (14, 14, 24, 24)]
+    whole = painted(boxes, ("Pedestrian", "bus", "car", "bike"), 32, 32)
+
+    def found(classes):
+        crop = joint(whole, epochs=1, flips=False, per_image=1, classes=classes)[0]
+        assert crop["mask"].sum() == 400  # the loss of fusion takes all of them
+        return crop["boxes"].tolist()
+
+    assert found(("person", "car")) == [[2, 2, 12, 12, 0], [2, 14, 12, 24, 1]]
+    assert found(("bicycle", "bus", "person")) == [[2, 2, 12, 12, 2], [14, 2, 24, 12, 1], [14, 14, 24, 24, 0]]
+    assert found(()) == found(("truck",)) == []
+
+
+def test_small_images_have_boxes_where_they_are():
+    whole = painted([(2, 4, 12, 18)], ("car",), 20, 24)
+    for crop in joint(whole):
+        ((x1, y1, x2, y2, place),) = crop["boxes"].astype(int)
+        assert place == 1 and (x2 - x1, y2 - y1) == (10, 14)
+        assert (crop["colour"][:, y1:y2, x1:x2] > 0).all()
+        assert crop["colour"].shape == (3, 32, 32) and crop["mask"].shape == (32, 32)
+    assert joint(whole, 1, flips=False)[0]["boxes"].tolist() == [[2, 4, 12, 18, 1]]
+
+
+def test_boxes_of_a_batch_are_padded_with_rows_that_are_none():
+    many = painted([(2, 2, 12, 12), (14, 2, 24, 12), (2, 14, 12, 24)], ("car", "person", "car"), 32, 32)
+    one, none = painted([(2, 2, 12, 12)], ("person",), 32, 32), painted([], (), 32, 32)
+    settings = CropConfig(size=32, per_image=1, flips=False, shuffle=1, classes=CLASSES)
+
+    def batch(*rows):
+        (made,) = training_batches(rows, "moefusion-joint", settings, len(rows), 0, 0)
+        return made["boxes"]
+
+    found = batch(many, none, one)
+    assert found.shape == (3, 3, 5) and found.dtype == torch.float32
+    by_count = {int((boxes[:, 4] >= 0).sum()): boxes for boxes in found}
+    assert by_count[3].tolist() == [[2, 2, 12, 12, 1], [14, 2, 24, 12, 0], [2, 14, 12, 24, 1]]
+    assert by_count[1].tolist() == [[2, 2, 12, 12, 0], *[[-1] * 5] * 2]
+    assert by_count[0].tolist() == [[-1] * 5] * 3
+    assert batch(none, none).shape == (2, 0, 5)
+
+
+def test_colour_is_rgb_and_lies_on_the_luma():
+    colour = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    whole = Sample(**vars(painted([], ())) | {"visible": colour})
+    for crop in joint(whole, 5):
+        assert crop["colour"].shape == (3, 32, 32) and crop["colour"].dtype == np.float32
+        assert crop["colour"].flags.c_contiguous
+        expected = 0.299 * crop["colour"][0] + 0.587 * crop["colour"][1] + 0.114 * crop["colour"][2]
+        np.testing.assert_allclose(crop["visible"], expected, atol=1e-6)
+    plain = joint(whole, 1, flips=False)[0]["colour"]
+    levels = np.rint(plain * 255).astype(np.uint8).transpose(1, 2, 0)
+    assert any(
+        np.array_equal(levels, colour[top : top + 32, left : left + 32]) for top in range(29) for left in range(49)
+    )
+
+
+def test_joint_crops_are_those_of_moefusion_and_more():
+    whole = painted([(3, 5, 20, 30)], ("car",))
+    settings = CropConfig(size=32, per_image=4, classes=CLASSES)
+    for plain, more in zip(crops(whole, "moefusion", settings, 1, 2), joint(whole, 3, 1)[8:], strict=True):
+        assert all(np.array_equal(plane, more[role]) for role, plane in plain.items())
+
+
+def test_validation_batches_have_colour_but_no_boxes():
+    whole = painted([(3, 5, 20, 30)], ("car",))
+    (batch,) = validation_batches([whole], "moefusion-joint", 48)
+    assert {role: tuple(tensor.shape) for role, tensor in batch.items()} == {
+        **dict.fromkeys(("visible", "infrared", "mask"), (1, 1, 48, 48)),
+        "colour": (1, 3, 48, 48),
+    }
+    window = whole.visible[6:54, 16:64]
+    assert np.array_equal(np.rint(batch["colour"][0].numpy() * 255).transpose(1, 2, 0), window)
+    assert np.array_equal(np.rint(batch["infrared"][0, 0].numpy() * 255), whole.infrared[6:54, 16:64])

@@ -386,3 +386,64 @@ def test_torch_seeds_have_63_bits():
     assert max(seeds) < 2**63
     assert max(seeds) > 2**62
     assert len(set(seeds)) == 200
+
+
+# what other engines change
+
+
+def test_milestones_by_hand():
+    optim = OptimConfig(lr=2.0, milestones=(4, 6), warmup=0.1, final=0.5)
+    rates = {progress: learning_rate(optim, progress, epochs=8) for progress in (0.05, 0.1, 0.49, 0.5, 0.74, 0.75, 1.0)}
+    expected = {0.05: 1.0, 0.1: 2.0, 0.49: 2.0, 0.5: 0.2, 0.74: 0.2, 0.75: 0.02, 1.0: 0.02}
+    assert rates == pytest.approx(expected)
+
+
+def test_milestones_are_epochs_of_a_run():
+    optim = OptimConfig(lr=1.0, milestones=(1, 2))
+    engine = Engine(replace(RESTORE, optim=optim), 2)
+    rates = []
+    for _ in range(3):
+        engine.train_epoch(
+            noisy_batches(2, side=16, size=1), lambda *_: rates.append(engine.optimiser.param_groups[0]["lr"])
+        )
+    assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_the_rate_is_set_in_every_group():
+    engine = Engine(RESTORE, 1)
+    engine.optimiser.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 7.0})
+    engine.set_rate(0.5)
+    assert [group["lr"] for group in engine.optimiser.param_groups] == [learning_rate(OPTIM, 0.5)] * 2
+
+
+def test_an_engine_may_build_step_and_complete_in_its_own_way():
+    class Doubled(Engine):
+        """Trains on images that are half as bright, validates on what it makes of the batch."""
+
+        def build(self):
+            self.notes = ("built here",)
+            return super().build()
+
+        def step(self, batch):
+            return super().step({name: tensor / 2 for name, tensor in batch.items()})
+
+        def complete(self, batch):
+            return batch | {"degraded": batch["clean"]}
+
+    data = noisy_batches(2, side=16, size=2)
+    halves = [{name: tensor / 2 for name, tensor in batch.items()} for batch in data]
+    engine, plain = Doubled(RESTORE, 2), Engine(RESTORE, 2)
+    assert (engine.notes, plain.notes) == (("built here",), ())
+    engine.train_epoch(data)
+    plain.train_epoch(halves)
+    assert_equal(weights(engine), weights(plain))
+    clean = [batch | {"degraded": batch["clean"]} for batch in data]
+    assert engine.validate(data) == plain.validate(clean) != plain.validate(data)
+
+
+def test_weights_that_do_not_learn_are_not_in_the_optimiser():
+    engine = Engine(FUSE, 1)
+    held = {id(p) for p in engine.model.parameters() if not p.requires_grad}
+    inside = {id(p) for group in engine.optimiser.param_groups for p in group["params"]}
+    assert held and inside and not held & inside
+    assert len(held) + len(inside) == len(list(engine.model.parameters()))

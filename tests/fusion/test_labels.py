@@ -188,3 +188,77 @@ def test_class_lists_that_say_nothing_or_cannot_be_read():
     for text in ("names: {1: a, 2: b}", "names: 3", "names: [a", "names: " + "[" * 1000, "names: [2024-99-99]", bomb):
         with pytest.raises(BadLabels):
             read_names(text, "data.yaml")
+
+
+# doubts
+
+
+@pytest.mark.filterwarnings("error")
+def test_doubts_of_a_yolo_file_by_line():
+    text = "\n".join(
+        [
+            "0 0.5 0.5 0.2 0.2",  # sound
+            "0 nan 0.5 0.2 0.2",
+            "",
+            "1 0.5 0.5 0.2 -0.1",
+            "2 1.3 0.5 0.2 0.2",  # outside
+            "2 0.99 0.5 0.2 0.2",  # 11 of 20 pixels inside
+            "2 1.01 0.5 0.2 0.2",  # 9 of 20
+            "0 0.5 0.5 0.004 0.5",  # 0.4 pixels
+            "0 40 0.5 0.2 0.2",
+            "0 0.0 0.5 0.2 0.2",  # just half
+        ]
+    )
+    labels = read_yolo(text, NAMES, height=80, width=100)
+    gone, most = "no box of a pixel or more in the image: dropped", "most of the box lies outside the image"
+    assert labels.doubts == (
+        *(f"line {number}: {gone}" for number in (2, 4, 5)),
+        f"line 7: {most}",
+        *(f"line {number}: {gone}" for number in (8, 9)),
+    )
+    assert (labels.dropped, labels.clipped, len(labels.boxes)) == (5, 3, 4)
+
+
+@pytest.mark.filterwarnings("error")
+def test_doubts_of_a_voc_file_by_object():
+    point = "<object><name>car</name><point><x>4</x><y>5</y></point></object>"
+    corners = "<x1>90</x1><y1>10</y1><x2>150</x2><y2>10</y2><x3>120</x3><y3>30</y3>"
+    text = voc(
+        voc_object("car", (11, 11, 30, 30)),
+        point,
+        voc_object("bus", (1, "nan", 5, 5)),
+        voc_object("car", (91, 71, 140, 90)),
+        f"<object><name>car</name><polygon>{corners}</polygon></object>",
+        voc_object("car", (9, 1, 5, 5)),
+        voc_object("car", (-100, -100, 5, 5)),
+        point,
+    )
+    labels = read_voc(text, 80, 100)
+    gone, most = "no box of a pixel or more in the image: dropped", "most of the box lies outside the image"
+    assert sorted(labels.doubts) == [
+        "object 2: a point, no box: dropped",
+        f"object 3: {gone}",
+        f"object 4: {most}",
+        f"object 5: {most}",
+        f"object 6: {gone}",
+        f"object 7: {most}",
+        "object 8: a point, no box: dropped",
+    ]
+    assert (labels.dropped, labels.clipped, len(labels.boxes)) == (4, 3, 4)
+
+
+def test_sound_labels_leave_no_doubts():
+    assert read_yolo("2 0.5 0.5 0.2 0.5\n0 0.05 0.5 0.1 1\n", NAMES, 80, 100).doubts == ()
+    assert read_yolo("", NAMES, 80, 100).doubts == ()
+    assert read_voc(voc(voc_object("car", (1, 1, 100, 80)), voc_object("car", (0, 0, 9, 9))), 80, 100).doubts == ()
+    assert read_voc(voc(), 80, 100).doubts == ()
+    rounded = read_yolo("0 0.968751 0.5 0.0625 1.000001", NAMES, 1024, 1280)
+    assert rounded.doubts == ()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("far", ["1e6", "1e30", "1e150"])
+def test_boxes_that_reach_very_far_are_cut_off_and_doubted(far):
+    labels = read_voc(voc(voc_object("car", (f"-{far}", 11, far, far))), 80, 100)
+    assert labels.boxes.tolist() == [[0, 10, 100, 80]]
+    assert labels.doubts == ("object 1: most of the box lies outside the image",)

@@ -1,0 +1,194 @@
+"""AE-Netv2 in real time: ours against eager PyTorch, ONNX Runtime and a Laplacian pyramid, side by side in one run.
+
+    OMP_WAIT_POLICY=PASSIVE python benchmarks/aenet.py [--threads 2] [--turns 30] [--block gcb] [--sizes 400x400 640x480]
+
+The ways take turns within every turn, so that what else the machine does meets all alike; times are medians over the
+turns, ratios are medians of the turns' ratios, with their quartiles. "CPU" is processor time of the whole process for a
+frame: where CPU / wall is well under the number of threads, other work held the frame up. Differences are from eager
+PyTorch over the whole image, borders included, with batch norm statistics and weights that are not those of a start.
+
+The limit is arithmetic alone: multiply-adds of the collapsed network (2 x 9 x 64 + 64 x 25 a pixel; of the folded one
+for other blocks) over the best rate of a 1024 x 1024 matrix product on every thread at once, taken between the turns.
+
+ONNX Runtime's threads do not spin when idle (they would take time from the ways after it); --spin lets them. With
+CUDA, `fusion.fast.cuda` is timed too: batches of 1 and 32 at 400 x 400.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+
+from fusion.fast import Folded, export_onnx, fold
+from fusion.fast.workers import Workers
+from fusion.models.aenet import BLOCKS, AENet, AENetConfig
+
+Way = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (H, W) twice -> (H, W)
+
+
+def trained(block: str) -> AENet:
+    """A network whose every part matters: random norms, an output that spreads around 0.5."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    model = AENet(AENetConfig(block)).train()
+    images = torch.rand(2, 4, 1, 64, 64, generator=generator)
+    with torch.no_grad():
+        for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+            norm.momentum = None  # the average of what it sees
+        for _ in range(2):
+            model(*images)
+        for norm in (m for m in model.stem.modules() if isinstance(m, nn.BatchNorm2d)):
+            norm.weight.uniform_(0.5, 1.5, generator=generator)
+            norm.bias.normal_(0, 0.2, generator=generator)
+    return model.eval().requires_grad_(False)
+
+
+def pyramid(first: np.ndarray, second: np.ndarray, levels: int = 4) -> np.ndarray:
+    """OpenCV's pyrDown and pyrUp: in every band the larger coefficient, the mean of the bases."""
+    bands = []
+    for _ in range(levels):
+        small = [cv2.pyrDown(image) for image in (first, second)]
+        size = first.shape[::-1]
+        one, other = (i - cv2.pyrUp(s, dstsize=size) for i, s in zip((first, second), small, strict=True))
+        bands.append(np.where(np.abs(one) > np.abs(other), one, other))
+        first, second = small
+    fused = (first + second) / 2
+    for band in reversed(bands):
+        fused = cv2.pyrUp(fused, dstsize=band.shape[::-1]) + band
+    return fused
+
+
+def of_network(network: nn.Module) -> Way:
+    def way(*images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return network(*(torch.from_numpy(image)[None, None] for image in images)).image[0, 0].numpy()
+
+    return way
+
+
+def of_onnx(file: Path, threads: int, spin: bool) -> Way:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_inputs()]
+    return lambda *images: session.run(None, dict(zip(names, (i[None, None] for i in images), strict=True)))[0][0, 0]
+
+
+def ways_of(model: AENet, threads: int, spin: bool, folder: Path) -> dict[str, Way]:
+    ways = {
+        "eager PyTorch": of_network(model),
+        "eager, folded": of_network(Folded(model)),
+        "ours": of_network(fold(model, threads)),
+    }
+    try:
+        for name, fuse in {"ONNX Runtime": False, "ONNX Runtime, folded": True}.items():
+            export_onnx(model, str(folder / f"{fuse}.onnx"), folded=fuse)
+            ways[name] = of_onnx(folder / f"{fuse}.onnx", threads, spin)
+    except ImportError:
+        print('without ONNX Runtime: pip install "duskfuse[onnx]"')
+    return ways | {"Laplacian pyramid": pyramid}
+
+
+def multiply_adds(model: AENet) -> float:
+    """A pixel, of the folded network (the pool block's are fewer: it is measured, not counted)."""
+    folded, total = Folded(model), 0
+    for layer in folded.modules():
+        if isinstance(layer, nn.Conv2d):
+            total += layer.weight.numel()
+    return total
+
+
+class Peak:
+    """Multiply-adds a second of 1024 x 1024 products, one on each thread at once."""
+
+    def __init__(self, threads: int) -> None:
+        self.workers, self.rates = Workers(threads), []
+        self.matrices = [[torch.rand(1024, 1024) for _ in range(3)] for _ in range(threads)]
+
+    def measure(self) -> None:
+        start = time.perf_counter()
+        self.workers.run([lambda m=m: torch.mm(m[0], m[1], out=m[2]) for m in self.matrices])
+        self.rates.append(len(self.matrices) * 1024**3 / (time.perf_counter() - start))
+
+
+def quartiles(values: list[float]) -> str:
+    low, middle, high = statistics.quantiles(values, n=4)
+    return f"{middle:6.1f} ({low:.1f} to {high:.1f})"
+
+
+def compare(model: AENet, width: int, height: int, args: argparse.Namespace, ways: dict[str, Way]) -> None:
+    images = np.random.default_rng(0).random((2, height, width), dtype=np.float32)
+    peak = Peak(args.threads)
+    truth = ways["eager PyTorch"](*images)
+    errors = {name: float(np.abs(way(*images) - truth).max()) for name, way in ways.items()}
+    wall: dict[str, list[float]] = {name: [] for name in ways}
+    cpu: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(args.turns):
+        for name in list(ways)[turn % len(ways) :] + list(ways)[: turn % len(ways)]:
+            start, used = time.perf_counter(), time.process_time()
+            ways[name](*images)
+            wall[name].append((time.perf_counter() - start) * 1e3)
+            cpu[name].append((time.process_time() - used) * 1e3)
+        peak.measure()
+    print(f"\n{model.config.block}, {width} x {height}, {args.threads} threads, {args.turns} turns")
+    print(f"{'':21} {'ms':>8} {'best':>8} {'CPU ms':>8} {'frames/s':>9}  {'times eager':24} {'times ONNX Runtime':24} |difference|")
+    for name in ways:
+        ratios = [
+            quartiles([a / b for a, b in zip(wall[base], wall[name], strict=True)]) if base in ways else ""
+            for base in ("eager PyTorch", "ONNX Runtime")
+        ]
+        ms = statistics.median(wall[name])
+        figures = f"{ms:8.2f} {min(wall[name]):8.2f} {statistics.median(cpu[name]):8.2f} {1e3 / ms:9.1f}"
+        error = "-" if name == "Laplacian pyramid" else f"{errors[name]:.1e}"
+        print(f"{name:21} {figures}  {ratios[0]:24} {ratios[1]:24} {error}")
+    amount = multiply_adds(model) * width * height
+    for label, rate, took in (
+        ("best", max(peak.rates), min(wall["ours"])),
+        ("median", statistics.median(peak.rates), statistics.median(wall["ours"])),
+    ):
+        limit = amount / rate * 1e3
+        print(
+            f"limit, {label:6}: {amount / 1e6:.0f} million multiply-adds at {rate / 1e9:.1f} G/s are {limit:.2f} ms; "
+            f"ours takes {took / limit:.2f} times that"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=30)
+    parser.add_argument("--block", choices=BLOCKS, default="gcb")
+    parser.add_argument("--sizes", nargs="+", default=["400x400", "640x480"])
+    parser.add_argument("--spin", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    cv2.setNumThreads(args.threads)
+    model = trained(args.block)
+    print(f"load of the machine at the start {os.getloadavg()[0]:.1f}, {os.cpu_count()} processors")
+    with TemporaryDirectory() as folder:
+        ways = ways_of(model, args.threads, args.spin, Path(folder))
+        for size in args.sizes:
+            width, height = map(int, size.split("x"))
+            compare(model, width, height, args, ways)
+    print(f"\nload of the machine at the end {os.getloadavg()[0]:.1f}")
+    if torch.cuda.is_available():
+        from fusion.fast import cuda
+
+        cuda.benchmark(model)
+
+
+if __name__ == "__main__":
+    main()

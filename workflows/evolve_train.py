@@ -1,0 +1,218 @@
+"""The training of an evolution with Ray Train, and what a network forgets of its earlier labels."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from fusion.errors import UserError
+from fusion.recipes import Recipe
+from workflows.cluster import connect, in_parallel, quiet, resources, say
+
+MEMORY = 2**31  # bytes of decoded images a worker keeps
+
+
+class LabelledPairs:
+    """Pairs with their labels, read once and kept while they fit in memory."""
+
+    def __init__(self, rows: Sequence[dict]) -> None:
+        self.rows = rows
+        self.kept: dict[int, Any] = {}
+        self.bytes = 0
+
+    def __iter__(self) -> Iterator:
+        for place, row in enumerate(self.rows):
+            sample = self.kept.get(place)
+            if sample is None:
+                sample = read(row)
+                size = sample.visible.nbytes + sample.infrared.nbytes + sample.label.nbytes
+                if self.bytes + size <= MEMORY:
+                    self.kept[place] = sample
+                    self.bytes += size
+            yield sample
+
+
+def read(row: dict):
+    """A pair and its label as a sample."""
+    from fusion import storage
+    from fusion.config import from_dict
+    from fusion.evolution import Labelled
+    from fusion.images import BadImage, decode
+    from fusion.pairs import BadPair, PairRef, read_pair
+
+    ref = row["ref"]
+    try:
+        pair = read_pair(from_dict(PairRef, ref))
+        label = decode(storage.read_bytes(row["label"])).pixels
+    except BadPair as error:
+        raise UserError(f"{ref['key']}: {error}") from error
+    except (OSError, BadImage) as error:
+        raise UserError(f"{row['label']}: {error}. Delete its folder; it is made again.") from error
+    images = (pair.visible, pair.infrared, pair.visible, pair.infrared)
+    text = (ref["key"], ref["split"], ref["source"], "clean", "0", "{}")
+    return Labelled(*text, *images, pair.boxes, pair.classes, label=label)
+
+
+def train(out: str, recipe: Recipe, rows: list[dict], start: str | None, command: list[str]) -> list[dict]:
+    """Train, or go on; OUT/checkpoint is the network. Returns the history."""
+    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from fusion import checkpoint, storage
+    from fusion.config import fingerprint, to_dict
+    from workflows.folders import claim
+    from workflows.stamps import stamp
+
+    settings = {"recipe": to_dict(recipe), "labels": fingerprint(rows), "from": None}
+    if start is not None:
+        settings["from"] = checkpoint.load(checkpoint.fetch(start), expect="aenet").fingerprint
+    claim(out, "settings.json", settings, "training")
+    done = storage.join(out, "run.json")
+    if storage.exists(done):
+        return json.loads(storage.read_bytes(done))["history"]
+    connect()
+    cpus, gpus = resources()
+    learn = [row for row in rows if row["ref"]["split"] == "train"]
+    most = min(gpus or min(int(cpus), 8), len(learn))
+    workers = max(n for n in range(1, max(most, 1) + 1) if recipe.batch_size % n == 0)
+    steps = len(learn) // workers * recipe.crops.per_image // (recipe.batch_size // workers)
+    if not steps:
+        raise UserError(f"{len(learn)} labelled pairs are too few for a batch of {recipe.batch_size}. Lower it.")
+    say(f"{recipe.name}: {recipe.epochs} epochs of {steps} steps of {recipe.batch_size} patches, {workers} workers")
+    place, inner = storage.resolve(out)
+    parent, _, name = inner.rstrip("/").rpartition("/")
+    config = {"recipe": to_dict(recipe), "rows": rows, "start": start and storage.absolute(start), "steps": steps}
+    trainer = TorchTrainer(
+        loop,
+        train_loop_config=config | {"threads": 1 if gpus else max(1, int(cpus / workers))},
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=bool(gpus),
+            resources_per_worker={"CPU": min(1.0, cpus / workers)} | ({"GPU": 1} if gpus else {}),
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=parent or "/",
+            storage_filesystem=place if storage.is_uri(out) else None,
+            failure_config=FailureConfig(max_failures=3),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            logging_config=LoggingConfig(log_level="WARNING"),
+        ),
+    )
+    begin = time.time()
+    try:
+        result = trainer.fit()
+    except SystemExit:  # how Ray ends a run that was interrupted
+        raise KeyboardInterrupt from None
+    with result.checkpoint.as_directory() as folder:
+        publish(folder, storage.join(out, "checkpoint"))
+        history = checkpoint.read_state(Path(folder))["history"]
+    about = {"stamp": stamp(command), "settings": settings, "workers": workers, "history": history}
+    storage.write_text(done, json.dumps(about, indent=1) + "\n")
+    say(f"trained {len(history)} epochs in {time.time() - begin:.0f} s")
+    return history
+
+
+def publish(folder: str, out: str) -> None:
+    """Copy a checkpoint; state.json, which makes it one, last."""
+    from fusion import checkpoint, storage
+
+    for name in checkpoint.FILES:
+        storage.write_bytes(storage.join(out, name), storage.read_bytes(storage.join(folder, name)))
+
+
+def loop(config: dict[str, Any]) -> None:
+    """A worker: its share of the pairs, one patch or more of each an epoch."""
+    import ray.train
+    import torch
+
+    from fusion import checkpoint
+    from fusion.config import from_dict
+    from fusion.crops import training_batches, validation_batches
+    from fusion.engine import Engine
+    from workflows.train import line, sum_over
+
+    quiet()
+    torch.set_num_threads(config["threads"])
+    context = ray.train.get_context()
+    rank, size = context.get_world_rank(), context.get_world_size()
+    recipe = from_dict(Recipe, config["recipe"], "recipe")
+    device = ray.train.torch.get_device()
+    wrap = ray.train.torch.prepare_model
+    engine = Engine(recipe, config["steps"], device, rank, wrap=wrap, reduce=sum_over(size))
+    history: list[dict] = []
+    saved = ray.train.get_checkpoint()
+    if saved is not None:
+        with saved.as_directory() as folder:
+            engine.resume(Path(folder))
+            history = checkpoint.read_state(Path(folder))["history"]
+    elif config["start"] is not None:
+        checkpoint.load_weights(engine.model, checkpoint.fetch(config["start"]))
+    learn = [row for row in config["rows"] if row["ref"]["split"] == "train"]
+    mine = LabelledPairs(learn[rank : len(learn) // size * size : size])  # as many for every worker
+    held = [row for row in config["rows"] if row["ref"]["split"] == "val"][: recipe.validation.rows][rank::size]
+    held_out = list(validation_batches(LabelledPairs(held), engine.stage, recipe.validation.size))
+    while engine.epoch < recipe.epochs:
+        begin = time.perf_counter()
+        made = training_batches(mine, engine.stage, recipe.crops, recipe.batch_size // size, recipe.seed, engine.epoch)
+        numbers = {f"train/{name}": value for name, value in engine.train_epoch(made).items()}
+        last = engine.epoch == recipe.epochs
+        if last or engine.epoch % 5 == 0:
+            numbers |= {f"val/{name}": value for name, value in engine.validate(held_out).items()}
+        numbers |= {"epoch": engine.epoch, "seconds": time.perf_counter() - begin}
+        numbers["wait_share"] = numbers["train/wait_s"] / max(numbers["train/wait_s"] + numbers["train/step_s"], 1e-9)
+        history.append(numbers)
+        with tempfile.TemporaryDirectory() as folder:
+            kept = None
+            if rank == 0:
+                engine.save(Path(folder), {"history": history})
+                kept = ray.train.Checkpoint.from_directory(folder)
+                print(line(recipe, numbers), flush=True)
+            ray.train.report(numbers, checkpoint=kept)
+
+
+def forgetting(out: str, number: int, refs) -> dict[str, float] | None:
+    """The loss on the labels of the evolution before, by the network before and by the one after; None for the first.
+
+    On the validation pairs, whole images; on the training pairs where there are none.
+    """
+    from dataclasses import asdict
+
+    from fusion import storage
+    from workflows.evolve import image_path, read_labels
+
+    if number == 1:
+        return None
+    old = read_labels(out, number - 1)
+    chosen = [ref for ref in refs if ref.key in old and ref.split == "val"]
+    chosen = chosen or [ref for ref in refs if ref.key in old]
+    rows = [
+        {"ref": asdict(ref), "label": storage.absolute(image_path(out, old[ref.key].method, ref.key))} for ref in chosen
+    ]
+    means = {}
+    for name, n in (("before", number - 1), ("after", number)):
+        where = storage.absolute(storage.join(out, "evolutions", str(n), "training", "checkpoint"))
+        losses = [one["loss"] for one in in_parallel([row | {"checkpoint": where} for row in rows], loss_of)]
+        means[name] = sum(losses) / len(losses)
+    return means | {"pairs": len(rows)}
+
+
+def loss_of(row: dict) -> list[dict]:
+    """The loss of a network on one labelled pair, in a Ray task."""
+    import torch
+
+    from fusion import checkpoint
+    from fusion.crops import validation_batches
+    from fusion.engine import terms
+    from fusion.losses import AENetLoss, total
+
+    torch.set_num_threads(1)
+    model = checkpoint.load(checkpoint.fetch(row["checkpoint"])).model
+    with torch.inference_mode():
+        for batch in validation_batches([read(row)], "aenet", 10**6):
+            return [{"loss": float(total(terms("aenet", model, batch), AENetLoss()))}]
+    return []
