@@ -35,7 +35,7 @@ class Args:
     checkpoint: str | None = None
     """A finished training run, or a checkpoint folder."""
     method: str | None = None
-    """A classical method instead: average, maximum."""
+    """A classical method instead, such as average, adf, gff, lp (see docs/library.md)."""
     pairs: str | None = None
     """Fuse these pairs: a folder, s3://bucket/path, or scenes:COUNT."""
     corpus: str | None = None

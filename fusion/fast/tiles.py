@@ -2,11 +2,12 @@
 
     h (C, n)  = ReLU( W1 (C, 19) columns (19, n) )      n pixels; columns: 3x3 of both images, and 1 for the bias
     g (25, n) = W2 (25, C) h                            every tap of the 5x5 kernel at every pixel
-    out[y, x] = sum over d of g[d, y + d0, x + d1]      25 shifted planes, one strided sum
+    t[d0, y, x] = sum over d1 of g[d0, d1, y, x + d1]   shifted planes, a strided sum
+    out[y, x] = sum over d0 of t[d0, y + d0, x]         likewise
 
-A row of a strip is W + 2 long: the two pixels in front are the border on either side. Columns are zero there and below
-the image, the bias's 1 too, so h and g are. The last four rows of g stay for the next strip. The map of 64 channels
-that a 400 x 400 image has is 41 MB; a strip of it is under 1 MB.
+A row of a strip is W + 2 long: the two pixels in front are the border on either side. Columns are zero there and
+below the image, the bias's 1 too, so h and g are. The last four rows of t stay for the next strip. The map of 64
+channels that a 400 x 400 image has is 41 MB; a strip of it is under 1 MB.
 
 Shapes: C channels, H height, W width of the image.
 """
@@ -21,7 +22,7 @@ from fusion.fast.fold import Folded
 
 PIXELS = 3200  # of a strip: measured; from 2,400 to 4,000 it makes little difference
 REACH = 2  # rows of f above and below that a row of the image needs
-WHOLE = 64  # products are of a multiple of so many pixels, so that none falls into a library's path for odd sizes
+WHOLE = 64  # strips are padded to a multiple of so many pixels, as libraries sum what is left over in another order
 
 
 def strip_rows(height: int, width: int, pixels: int = PIXELS) -> int:
@@ -37,10 +38,11 @@ class Workspace:
         self.key = (channels, rows, width)
         self.row = width + REACH
         self.pixels = -(-rows * self.row // WHOLE) * WHOLE
-        self.plane = 2 * REACH * self.row + self.pixels + REACH
         self.columns = torch.zeros(19, self.pixels)
         self.features = torch.zeros(channels, self.pixels)
-        self.taps = torch.zeros(25, self.plane)
+        self.taps = torch.zeros(25, self.pixels + 2 * REACH)
+        self.sums = torch.zeros(5, 2 * REACH * self.row + self.pixels)
+        self.image = torch.zeros(self.pixels)
 
 
 class Products:
@@ -60,28 +62,32 @@ class Products:
         _, height, width = images_2HW.shape
         key = (len(self.stem_C19), rows, width)
         space = old if old is not None and old.key == key else Workspace(*key)
-        row, plane, carried = space.row, space.plane, 2 * REACH * space.row
+        row, pixels, carried = space.row, space.pixels, 2 * REACH * space.row
         begin, end = max(start - REACH, 0), min(stop + REACH, height)  # rows of f, which has none outside the image
         above, below = max(begin - 1, 0), min(end + 1, height)
         padded = F.pad(images_2HW[:, above:below], (1, 1, int(above == begin), int(below == end)))
-        line, image = padded.stride(1), padded.stride(0)
-        space.taps[:, :carried] = 0
+        image, line = padded.stride()[:2]
+        columns = space.columns[:, : rows * row].view(19, rows, row)
+        inside = columns[:18].view(2, 3, 3, rows, row)[..., REACH:]
+        tap, plane = space.taps.stride(0), space.sums.stride(0)
+        shifted_5x5n = space.taps.as_strided((5, 5, pixels), (5 * tap, tap + 1, 1))
+        shifted_5n = space.sums.as_strided((5, pixels), (plane + row, 1))
+        space.sums[:, :carried] = 0
         for top in range(begin, stop + REACH, rows):
             real = max(min(rows, end - top), 0)
-            columns = space.columns[:, : rows * row].view(19, rows, row)
             if real:
                 windows = padded.as_strided((2, 3, 3, real, width), (image, line, 1, line, 1), (top - begin) * line)
-                columns[:18].view(2, 3, 3, rows, row)[..., :real, REACH:].copy_(windows)
+                inside[..., :real, :].copy_(windows)
                 columns[18, :real, REACH:] = 1
             if real < rows:
                 columns[:, real:] = 0
             torch.mm(self.stem_C19, space.columns, out=space.features).clamp_(min=0)
-            torch.mm(self.kernel_25C, space.features, out=space.taps[:, carried : carried + space.pixels])
+            torch.mm(self.kernel_25C, space.features, out=space.taps[:, :pixels])
+            torch.sum(shifted_5x5n, 1, out=space.sums[:, carried:])
             first, last = max(top - REACH, start), min(top - REACH + rows, stop)
             if first < last:
-                shifted = space.taps.as_strided(
-                    (5, 5, last - first, width), (5 * plane + row, plane + 1, row, 1), (first - top + REACH) * row
-                )
-                torch.sum(shifted, (0, 1), out=out_HW[first:last])
-            space.taps[:, :carried].copy_(space.taps[:, rows * row : rows * row + carried])
+                torch.sum(shifted_5n, 0, out=space.image)
+                done = space.image[: rows * row].view(rows, row)
+                out_HW[first:last] = done[first - top + REACH : last - top + REACH, :width]
+            space.sums[:, :carried].copy_(space.sums[:, rows * row : rows * row + carried])
         return space

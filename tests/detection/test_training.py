@@ -138,7 +138,7 @@ def test_an_epoch_sees_every_image_at_most_once_in_an_order_of_its_own():
 
 
 def test_too_few_images_for_a_batch_are_told():
-    with pytest.raises(UserError, match="1 images.*batch of 2"):
+    with pytest.raises(UserError, match=r"1 images.*batch of 2"):
         made(names=NAMES[:1])
 
 

@@ -1,0 +1,97 @@
+"""`duskfuse evolve` on a real local Ray: two methods, then a third that joins."""
+
+import csv
+import json
+
+import pytest
+
+from fusion.images import decode, encode_png
+from tests.workflows.test_cli import one_line
+
+pytestmark = pytest.mark.ray
+
+SIZES = ["--recipe.epochs", 2, "--recipe.batch-size", 4, "--recipe.crops.size", 64, "--recipe.validation.size", 64]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("evolve")
+
+
+@pytest.fixture(scope="module")
+def words(place):
+    return ["evolve", "--pairs", "scenes:14:208x192:6", "--out", place / "out", *SIZES, "--more-epochs", 1]
+
+
+@pytest.fixture(scope="module")
+def first(local_ray, place, words):
+    from workflows.cli import main
+
+    assert main([str(word) for word in [*words, "--library", "average,tif"]]) == 0
+    return json.loads((place / "out" / "evolve.json").read_text())["evolutions"]
+
+
+def labels(place, number):
+    with open(place / "out" / "evolutions" / str(number) / "labels.csv", newline="") as file:
+        return {row["key"]: row for row in csv.DictReader(file)}
+
+
+def test_the_first_evolution(first, place):
+    (one,) = first
+    assert one["library"] == one["joined"] == ["average", "tif"] and one["replaced"] == 0
+    assert one["forgetting"] is None and one["epochs"] == 2
+    assert sum(one["wins"].values()) == one["labels"] == 11 and one["held out"]["pairs"] == 3
+    assert set(one["held out"]) == {"pairs", "average", "tif", "network-1"}
+    scores = {name: json.loads((place / "out/library" / name / "scores.json").read_text()) for name in one["library"]}
+    for key, row in labels(place, 1).items():
+        best = max(scores, key=lambda name: float(scores[name][key][0]))
+        assert (row["method"], float(row["score"])) == (best, float(scores[best][key][0]))
+    assert (place / "out/checkpoint/model.safetensors").stat().st_size < 60_000
+
+
+def test_again_does_nothing(first, place, words, command):
+    before = {path: path.stat().st_mtime_ns for path in (place / "out").rglob("*") if path.is_file()}
+    code, out, _ = command(*words, "--library", "average,tif")
+    assert code == 0 and "nothing new" in out
+    assert {path: path.stat().st_mtime_ns for path in (place / "out").rglob("*") if path.is_file()} == before
+
+
+def test_a_method_joins(first, place, words, command):
+    """A folder of fused images that wins everywhere but lacks one pair, and one of whose images is of another size."""
+    keys = sorted(labels(place, 1))
+    fused = place / "sharp"
+    fused.mkdir()
+    scored = place / "out" / "library"
+    for key in keys[1:]:
+        image = decode((scored / "tif" / f"{key}.png").read_bytes()).pixels.copy()
+        image[::2, ::2] = 255 - image[::2, ::2]  # E2 rewards what is sharp, sense or not
+        (fused / f"{key}.png").write_bytes(encode_png(image[:-1] if key == keys[1] else image))
+    before = {path: path.stat().st_mtime_ns for name in ("average", "tif") for path in (scored / name).iterdir()}
+    code, _, err = command(*words, "--library", "average,tif", "--fused", f"sharp={fused}")
+    assert code == 0, err
+    assert {
+        path: path.stat().st_mtime_ns for name in ("average", "tif") for path in (scored / name).iterdir()
+    } == before
+    one, two = json.loads((place / "out" / "evolve.json").read_text())["evolutions"]
+    assert one == first[0]
+    assert two["joined"] == ["sharp"] and two["replaced"] == two["wins"]["sharp"] == len(keys) - 2
+    assert two["failures"]["sharp"] == 5  # the one missing, the one of another size, and the three held-out pairs
+    assert two["forgetting"]["pairs"] == 1 and two["epochs"] == 1
+    assert two["label score"] > one["label score"]
+    new, old = labels(place, 2), labels(place, 1)
+    assert [new[key] == old[key] for key in keys] == [True, True] + [False] * (len(keys) - 2)
+    run = json.loads((place / "out/evolutions/2/training/run.json").read_text())
+    assert run["settings"]["from"] is not None and run["settings"]["recipe"]["optim"]["lr"] == pytest.approx(1e-4)
+
+
+def test_wrong_words(command, place, words, tmp_path):
+    for more, parts in (
+        (["--library", "adf,magic"], ["magic", "adf"]),
+        (["--library", ""], ["library is empty"]),
+        (["--library", "tif", "--fused", f"tif={tmp_path}"], ["tif", "twice"]),
+        (["--library", "tif", "--checkpoint", f"m={tmp_path}"], [tmp_path, "checkpoint"]),
+        (["--library", "tif", "--recipe.seed", 5], ["recipe.seed", "another"]),
+    ):
+        code, _, err = command(*words, *more)
+        assert code == 2, (more, err)
+        one_line(err, *parts)
