@@ -4,7 +4,7 @@
 the table of `layouts` (the work is in `finding`). What looks like half a pair is in `Found.rejected` with its reason.
 `read_pair` reads, checks and converts one pair, or says why it cannot be used: whatever the files hold, it raises
 nothing but `BadPair`. (A store that does not answer is no fault of the pair: `StoreError`.)
-"scenes:COUNT[:WIDTHxHEIGHT[:SEED]]" instead of a folder stands for the built-in procedural scenes.
+"scenes:COUNT[:WIDTHxHEIGHT[:SEED]]" instead of a folder stands for the built-in procedural scenes (`generated`).
 
 Keys name files all through the work (`<key>.png`), so they are unique over all that was found, and flat: the stem, with
 the split or the source in front only where stems repeat ("train_000001", "LLVIP_train_000001").
@@ -13,7 +13,6 @@ the split or the source in front only where stems repeat ("train_000001", "LLVIP
 from __future__ import annotations
 
 import posixpath
-import re
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -21,17 +20,14 @@ import numpy as np
 
 from fusion import storage
 from fusion.colour import grey
-from fusion.errors import UserError
 from fusion.finding import Found, PairRef, Rejected, find_in_folder
-from fusion.images import MAX_BYTES, MAX_PIXELS, BadImage, decode, decode_depth
+from fusion.generated import draw, find, is_generated
+from fusion.images import MAX_BYTES, BadImage, decode, decode_depth
 from fusion.labels import BadLabels, Labels, read_voc, read_yolo
 from fusion.listing import MAX_TEXT, normal, one_line
 
 __all__ = ["BadPair", "Found", "Pair", "PairRef", "Rejected", "find_pairs", "read_pair"]
 
-SCENES = "scenes:"
-MAX_SCENES = 1_000_000  # six digits in the key
-SCENES_FORM = "scenes:COUNT[:WIDTHxHEIGHT[:SEED]]"
 MIN_IMAGE_SIDE = 16  # pixels: SSIM's window is 11 wide, and networks work down to an eighth of the size
 STRIP = 1 << 20  # pixels turned to grey at a time
 FALSE_COLOUR = 16  # mean difference of channels above which an infrared image is a palette, not a grey tone in JPEG
@@ -67,8 +63,8 @@ def find_pairs(where: str) -> Found:
     Raises UserError: no such folder, no pair in it, a class list that cannot be read, a bad scenes string.
     """
     where = str(where)
-    if where.startswith(SCENES):
-        return _scenes(where)
+    if is_generated(where):
+        return find(where)
     return find_in_folder(storage.absolute(where))
 
 
@@ -83,7 +79,7 @@ def read_pair(ref: PairRef) -> Pair:
     Refused: files damaged, cut short or going on after their end; more than one frame; an alpha channel; 1-bit masks;
     a side of less than 16 or an area of more than 108e6 pixels; sizes that differ; labels that cannot be trusted.
     """
-    if ref.visible.startswith(SCENES):
+    if is_generated(ref.visible):
         return _render(ref)
     visible, notes = _image(ref.visible, "visible")
     infrared, infrared_notes = _image(ref.infrared, "infrared")
@@ -171,29 +167,9 @@ def _depth(path: str, height: int, width: int) -> np.ndarray:
     return depth
 
 
-def _scenes(where: str) -> Found:
-    from fusion.scenes import SMALLEST  # draws with OpenCV; not needed for pairs from files
-
-    form = re.fullmatch(r"scenes:(\d{1,9})(?::(\d{1,5})x(\d{1,5})(?::(\d{1,18}))?)?", where)
-    if form is None:
-        raise UserError(f"'{where}' is not of the form {SCENES_FORM}, for example scenes:100:640x480:7.")
-    count, width, height, seed = (
-        int(text or default) for text, default in zip(form.groups(), (0, 640, 480, 0), strict=True)
-    )
-    if not 1 <= count <= MAX_SCENES or min(width, height) < SMALLEST or width * height > MAX_PIXELS:
-        limits = f"1 to {MAX_SCENES} scenes of at least {SMALLEST} pixels a side and {MAX_PIXELS // 10**6} megapixels"
-        raise UserError(f"'{where}' must ask for {limits} at most.")
-    uris = [f"{SCENES}{index}:{width}x{height}:{seed}" for index in range(count)]
-    refs = tuple(PairRef(f"scene-{i:06d}", "scenes", "", uri, uri, None, ()) for i, uri in enumerate(uris))
-    return Found(refs, (), "scenes")
-
-
 def _render(ref: PairRef) -> Pair:
-    from fusion.scenes import render
-
-    form = re.fullmatch(r"scenes:(\d+):(\d+)x(\d+):(\d+)", ref.visible)
-    if form is None:
-        raise BadPair(f"'{ref.visible}' is no scene")
-    index, width, height, seed = map(int, form.groups())
-    scene = render(seed, index, height, width)
-    return Pair(ref.key, scene.visible, scene.infrared, scene.boxes, tuple(scene.classes), scene.depth, ())
+    try:
+        drawn = draw(ref.visible)
+    except ValueError as error:
+        raise BadPair(str(error)) from error
+    return Pair(ref.key, drawn.first, drawn.second, drawn.boxes, drawn.classes, drawn.depth, ())

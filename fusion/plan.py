@@ -19,6 +19,7 @@ from fusion.config import fingerprint
 from fusion.corpus import SCHEMA_VERSION, SPLITS, Sample, ShardWriter, checksum
 from fusion.degrade import degrade, expand, parse
 from fusion.errors import UserError
+from fusion.generated import is_generated
 from fusion.images import size
 from fusion.pairs import BadPair, Pair, PairRef, Rejected, read_pair
 from fusion.quotas import choose, quota_of
@@ -116,7 +117,7 @@ def _first_of_each_source(refs: Sequence[PairRef]) -> list[PairRef]:
 def _pixels(ref: PairRef) -> int:
     """Pixels of a pair by its infrared image's header; unreadable files count as VGA, they are rejected later."""
     try:
-        if ref.infrared.startswith("scenes:"):
+        if is_generated(ref.infrared):
             return math.prod(int(n) for n in ref.infrared.split(":")[2].split("x"))
         return math.prod(size(storage.read_bytes(ref.infrared)))
     except storage.StoreError:

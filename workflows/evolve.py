@@ -140,9 +140,9 @@ def run(args: Args, command: list[str]) -> None:
 def settings(args: Args) -> dict:
     from fusion import storage
     from fusion.config import to_dict
-    from fusion.pairs import SCENES
+    from fusion.generated import is_generated
 
-    pairs = args.pairs if args.pairs.startswith(SCENES) else storage.absolute(args.pairs)
+    pairs = args.pairs if is_generated(args.pairs) else storage.absolute(args.pairs)
     kept = ("splits", "sequences", "val_share", "test_share", "seed")
     return {"pairs": pairs, "recipe": to_dict(args.recipe)} | {name: getattr(args, name) for name in kept}
 

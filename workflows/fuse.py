@@ -3,7 +3,9 @@
     duskfuse fuse --checkpoint RUN --pairs DIR --out DIR             OUT/KEY.png
     duskfuse fuse --checkpoint RUN --corpus DIR --out DIR            OUT/DEGRADATION/LEVEL/KEY.png
     duskfuse fuse --method average --pairs DIR --out DIR
+    duskfuse fuse --visible a.jpg --infrared b.jpg --out c.png       one pair of images, or of videos, at once
 
+Without --checkpoint and --method the AE-Netv2 that comes with the package fuses.
 A stage-1 checkpoint writes restored pairs instead: .../visible/KEY.png and .../infrared/KEY.png.
 Each PNG carries a stamp of the model and of the pixels it was made from; an image with the right stamp is not made
 again, so the same command goes on where it stopped. A MoE-Fusion's choice of experts, image by image, is in
@@ -31,11 +33,17 @@ SMALL = 5_000_000  # parameters
 @dataclass(frozen=True)
 class Args:
     out: str
-    """Folder or s3://bucket/path of the fused images."""
+    """Folder or s3://bucket/path of the fused images; a file with --visible and --infrared."""
     checkpoint: str | None = None
-    """A finished training run, or a checkpoint folder."""
+    """A finished training run, or a checkpoint folder; without it the AE-Netv2 of the package."""
     method: str | None = None
     """A classical method instead, such as average, adf, gff, lp (see docs/library.md)."""
+    visible: str | None = None
+    """One image or video, and with --infrared the other one: fused at once into the file --out, without Ray."""
+    infrared: str | None = None
+    """See --visible."""
+    resize: bool = False
+    """Scale the infrared file to the size of the visible one where they differ."""
     pairs: str | None = None
     """Fuse these pairs: a folder, s3://bucket/path, or scenes:COUNT."""
     corpus: str | None = None
@@ -57,21 +65,25 @@ def main(arguments: list[str]) -> None:
 def run(args: Args, command: list[str]) -> None:
     from tqdm import tqdm
 
-    from fusion import storage
+    from fusion import storage, weights
     from fusion.library import LIBRARY
     from workflows.folders import check_seen, claim
     from workflows.sources import open_source
     from workflows.stamps import stamp
 
-    if (args.checkpoint is None) == (args.method is None):
-        raise UserError(f"give either --checkpoint or --method, not {'both' if args.method else 'none'}.")
+    if args.checkpoint is not None and args.method is not None:
+        raise UserError("give either --checkpoint or --method, not both.")
     if args.method is not None and args.method not in LIBRARY:
         raise UserError(f"unknown method {args.method!r}. Known: {', '.join(LIBRARY)}.")
+    if args.visible or args.infrared:
+        from workflows import fuse_files
+
+        return fuse_files.run(args)
     source = open_source(args.pairs, args.corpus, args.split)
     where, parameters = None, 0
     model = {"method": args.method}
-    if args.checkpoint is not None:
-        where = storage.absolute(args.checkpoint)
+    if args.method is None:
+        where = str(weights.folder()) if args.checkpoint is None else storage.absolute(args.checkpoint)
         loaded, twin, identity = load(where)  # a bad one is told here, once, not by every worker
         parameters = sum(p.numel() for network in (loaded.model, twin) if network for p in network.parameters())
         model = {"checkpoint": identity}

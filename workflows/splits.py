@@ -22,6 +22,7 @@ def checked_splits(path: str, refs) -> str:
 def split_pairs(refs, config, out: str):
     """The pairs with their splits: those of OUT/splits.csv where it is there, so a restart looks at nothing twice."""
     from fusion import storage
+    from fusion.generated import is_generated
     from fusion.splits import FILE, assign_splits, frozen_splits, to_csv
 
     path = storage.join(out, FILE)
@@ -30,7 +31,7 @@ def split_pairs(refs, config, out: str):
     if config.splits:
         refs, sequence = frozen_splits(refs, config.splits)
     else:
-        sequence = found_sequences(refs) if config.sequences and not config.pairs.startswith("scenes:") else {}
+        sequence = found_sequences(refs) if config.sequences and not is_generated(config.pairs) else {}
         refs = assign_splits(refs, config, sequence)
         tell_of_empty_splits(refs, config)
     storage.write_text(path, to_csv(refs, sequence))

@@ -404,6 +404,15 @@ def test_detections_come_in_the_order_of_the_images(random_detector):
         assert_same(one, detect(random_detector, [image])[0])
 
 
+def test_classes_count_from_0(random_detector):
+    given = images(2)
+    with torch.no_grad():
+        expected = random_detector([to_tensor(image) for image in given])
+    for one, other in zip(detect(random_detector, given), expected, strict=True):
+        np.testing.assert_array_equal(one.classes, other["labels"].numpy() - 1)
+        np.testing.assert_array_equal(one.boxes, other["boxes"].numpy())
+
+
 def test_grey_images_are_images_with_equal_channels(random_detector):
     (grey,) = images(1, channels=())
     one, other = detect(random_detector, [grey]), detect(random_detector, [np.repeat(grey[..., None], 3, 2)])

@@ -238,6 +238,21 @@ def test_both_networks_are_wrapped_once_and_of_what_learns():
     assert "visible.backbone.body.conv1.weight" not in seen[0][1]
 
 
+@pytest.mark.parametrize("held", [False, True])
+def test_parallel_training_gets_all_the_gradients_it_waits_for(alone, held):
+    """Boxes or none, step after step: else it stops, or never would. One worker trains as without the wrapper."""
+    data = [batch(0), batch(1, boxes=(0, 0)), batch(2, boxes=(1, 0))]
+
+    def run(**given):
+        engine = JointEngine(RECIPE, 3, **given)
+        engine.twin.held = held
+        engine.train_epoch(data)
+        return engine
+
+    wrapped, plain = run(wrap=torch.nn.parallel.DistributedDataParallel), run()
+    assert same(state(wrapped.twin), state(plain.twin)) and same(state(wrapped.model), state(plain.model))
+
+
 def test_its_first_weights_and_notes_follow_the_recipe():
     one, other = JointEngine(RECIPE, 1), JointEngine(RECIPE, 1, rank=1)
     assert same(state(one.twin), state(other.twin)) and same(state(one.model), state(other.model))

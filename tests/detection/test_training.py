@@ -307,6 +307,22 @@ def test_the_wrapped_network_is_made_of_what_learns():
     assert "net.backbone.body.conv1.weight" not in learns
 
 
+@pytest.mark.parametrize("held", [False, True])
+def test_parallel_training_gets_all_the_gradients_it_waits_for(alone, held):
+    """Boxes or none, step after step: else it stops, or never would. One worker trains as without the wrapper."""
+
+    def read(name):
+        return example(name, boxes=None if name.endswith(("1", "2")) else [])
+
+    def run(**given):
+        engine = DetectorEngine(RECIPE, 4, **given)
+        engine.model.held = held
+        engine.train_epoch(made(read=read))
+        return weights(engine)
+
+    assert not differ(run(wrap=torch.nn.parallel.DistributedDataParallel), run())
+
+
 def test_every_step_has_its_rate():
     optim = OptimConfig(lr=1e-3, milestones=(1, 2))
     engine = DetectorEngine(replace(RECIPE, optim=optim), 2)

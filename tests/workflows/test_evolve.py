@@ -5,7 +5,11 @@ import json
 
 import pytest
 
-from fusion.images import decode, encode_png
+from fusion import inference
+from fusion.colour import grey
+from fusion.images import encode_png
+from fusion.library import LIBRARY
+from fusion.pairs import find_pairs, read_pair
 from tests.workflows.test_cli import one_line
 
 pytestmark = pytest.mark.ray
@@ -57,14 +61,14 @@ def test_again_does_nothing(first, place, words, command):
 
 
 def test_a_method_joins(first, place, words, command):
-    """A folder of fused images that wins everywhere but lacks one pair, and one of whose images is of another size."""
+    """A folder of fused images (LP's) that wins everywhere but lacks one pair, and one of whose images is of another size."""
     keys = sorted(labels(place, 1))
     fused = place / "sharp"
     fused.mkdir()
     scored = place / "out" / "library"
-    for key in keys[1:]:
-        image = decode((scored / "tif" / f"{key}.png").read_bytes()).pixels.copy()
-        image[::2, ::2] = 255 - image[::2, ::2]  # E2 rewards what is sharp, sense or not
+    pairs = {ref.key: read_pair(ref) for ref in find_pairs(words[2]).refs if ref.key in keys[1:]}
+    for key, pair in pairs.items():
+        image = inference.fuse(LIBRARY["lp"].fuse, grey(pair.visible), pair.infrared)
         (fused / f"{key}.png").write_bytes(encode_png(image[:-1] if key == keys[1] else image))
     before = {path: path.stat().st_mtime_ns for name in ("average", "tif") for path in (scored / name).iterdir()}
     code, _, err = command(*words, "--library", "average,tif", "--fused", f"sharp={fused}")

@@ -1,0 +1,20 @@
+"""Trained weights that come with the package: AE-Netv2, a few tens of KB. What they are is in aenet/MODEL_CARD.md."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from fusion import checkpoint
+
+AENET = "aenet"
+
+
+def folder(name: str = AENET) -> Path:
+    """Where the checkpoint lies."""
+    return Path(str(resources.files("fusion.weights"))) / name
+
+
+def load(name: str = AENET) -> checkpoint.Checkpoint:
+    """The checkpoint, its model in evaluation mode on the CPU."""
+    return checkpoint.load(folder(name))

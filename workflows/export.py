@@ -1,0 +1,81 @@
+"""duskfuse export: a fusing network as an ONNX file, for any size of image.
+
+    duskfuse export --out aenet.onnx                        the AE-Netv2 that comes with the package
+    duskfuse export --checkpoint RUN --out model.onnx
+
+Inputs "visible" and "infrared", output "fused": float32 (batch, 1, height, width), luma in [0, 1].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fusion.errors import UserError
+
+EXACT = 1e-4  # largest difference to PyTorch that is let through
+
+
+@dataclass(frozen=True)
+class Args:
+    out: str
+    """The file, which ends in .onnx."""
+    checkpoint: str | None = None
+    """A finished training run, or a checkpoint folder; without it the AE-Netv2 of the package."""
+
+
+def main(arguments: list[str]) -> None:
+    from workflows.cli import parse
+
+    run(parse(Args, "export", arguments))
+
+
+def run(args: Args) -> None:
+    import tempfile
+    from pathlib import Path
+
+    from fusion import storage, weights
+    from fusion.fast import export_onnx
+    from workflows.fuse import load
+
+    if not args.out.endswith(".onnx"):
+        raise UserError(f"--out {args.out}: give a file name that ends in .onnx.")
+    model = (weights.load() if args.checkpoint is None else load(args.checkpoint)[0]).model
+    if model.config.stage == "restore":
+        raise UserError(f"{args.checkpoint} restores and does not fuse. Give a checkpoint of stage 2.")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        try:
+            export_onnx(model, str(path))
+            difference = check(model, path)
+        except ImportError as error:
+            raise UserError(f"exporting needs {error.name}: pip install 'duskfuse[onnx]'.") from error
+        if difference > EXACT:
+            raise UserError(f"the exported network differs from PyTorch by {difference:.2g}: it was not written.")
+        storage.write_bytes(args.out, path.read_bytes())
+        print(f"{args.out}: {path.stat().st_size / 1e3:.0f} kB, differs from PyTorch by at most {difference:.1g}")
+
+
+def check(model, path) -> float:
+    """The largest difference between ONNX Runtime and PyTorch over images of several sizes."""
+    import onnxruntime
+    import torch
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for size in ((48, 64), (37, 53), (96, 80)):
+        images = [torch.rand(1, 1, *size, generator=generator) for _ in names]
+        with torch.inference_mode():
+            expected = model(*images).image
+        (found,) = session.run(None, {name: image.numpy() for name, image in zip(names, images, strict=True)})
+        worst = max(worst, float((torch.from_numpy(found) - expected).abs().max()))
+    return worst
+
+
+if __name__ == "__main__":
+    import sys
+
+    from workflows.cli import main as cli
+
+    sys.exit(cli(["export", *sys.argv[1:]]))

@@ -1,0 +1,192 @@
+"""`duskfuse fuse` on two files: a pair of images, or a pair of videos. No Ray; at once.
+
+    duskfuse fuse --visible a.jpg --infrared b.jpg --out c.png
+    duskfuse fuse --visible a.mp4 --infrared b.mp4 --out c.mp4
+
+Without --checkpoint or --method the AE-Netv2 that comes with the package fuses.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fusion.errors import UserError
+
+if TYPE_CHECKING:
+    from workflows.fuse import Args
+
+VIDEOS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".avi": "MJPG", ".mkv": "mp4v"}
+READ = (*VIDEOS, ".webm", ".mpg", ".mpeg", ".wmv")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+RATES_DIFFER = 0.01  # frames a second
+Fuse = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def run(args: Args) -> None:
+    """Fuse --visible and --infrared into --out."""
+    if not (args.visible and args.infrared):
+        raise UserError("give both --visible and --infrared, two images or two videos.")
+    if args.pairs or args.corpus:
+        raise UserError("give either --visible and --infrared, or --pairs, or --corpus.")
+    kinds = {_extension(path) in READ for path in (args.visible, args.infrared)}
+    if len(kinds) > 1:
+        raise UserError(f"{args.visible} and {args.infrared}: one is a video, the other is not.")
+    fuse = maker(args)
+    (video if kinds.pop() else image)(args, fuse)
+
+
+def _extension(path: str) -> str:
+    return os.path.splitext(path.partition("?")[0])[1].lower()
+
+
+def maker(args: Args) -> Fuse:
+    """(visible RGB or grey, infrared grey) -> fused, all uint8."""
+    import torch
+
+    from fusion import fast, inference, weights
+    from fusion.library import LIBRARY
+    from fusion.models.aenet import AENet
+    from workflows.fuse import load
+
+    if args.method is not None:
+        return lambda visible, infrared: inference.fuse(LIBRARY[args.method].fuse, visible, infrared)
+    loaded, twin = (weights.load(), None) if args.checkpoint is None else load(args.checkpoint)[:2]
+    if loaded.model.config.stage == "restore":
+        raise UserError(f"{args.checkpoint} restores and does not fuse. Give a checkpoint of stage 2, or use --pairs.")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = loaded.model
+    if isinstance(model, AENet):
+        model = fast.fold(model) if device == "cpu" else fast.on_gpu(model)
+    else:
+        model = model.to(device)
+    if twin is None:
+        return lambda visible, infrared: inference.fuse(model, visible, infrared)
+    from detection.joint import attend
+
+    twin = twin.to(device)
+    return lambda visible, infrared: inference.fuse(model, visible, infrared, attend(twin, visible, infrared))
+
+
+def fit(visible: np.ndarray, infrared: np.ndarray, args: Args) -> np.ndarray:
+    """The infrared image, at the visible one's size if --resize allows it."""
+    if visible.shape[:2] == infrared.shape[:2]:
+        return infrared
+    sizes = [f"{shape[1]}x{shape[0]}" for shape in (visible.shape, infrared.shape)]
+    if not args.resize:
+        raise UserError(
+            f"the visible image is {sizes[0]}, the infrared one {sizes[1]}. Give images of one size, or --resize, "
+            "which scales the infrared one."
+        )
+    import cv2
+
+    smaller = visible.shape[0] < infrared.shape[0]
+    way = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
+    return cv2.resize(infrared, visible.shape[1::-1], interpolation=way)
+
+
+def image(args: Args, fuse: Fuse) -> None:
+    """One pair of images; the format is that of the name of --out."""
+    import cv2
+
+    from fusion import storage
+    from fusion.colour import grey
+    from fusion.images import BadImage, decode, encode_png
+
+    extension = _extension(args.out)
+    if extension not in PICTURES:
+        raise UserError(f"--out {args.out}: give a file name that ends in one of {', '.join(PICTURES)}.")
+    pair = []
+    for path in (args.visible, args.infrared):
+        try:
+            pair.append(decode(storage.read_bytes(path)).pixels)
+        except FileNotFoundError as error:
+            raise UserError(f"there is no file {path}.") from error
+        except (OSError, BadImage) as error:
+            raise UserError(f"{path} cannot be read ({error}).") from error
+    visible, infrared = pair[0], pair[1] if pair[1].ndim == 2 else grey(pair[1])
+    infrared = fit(visible, infrared, args)
+    start = time.perf_counter()
+    fused = fuse(visible, infrared)
+    seconds = time.perf_counter() - start
+    if extension == ".png":
+        data = encode_png(fused)
+    else:
+        data = cv2.imencode(extension, fused if fused.ndim == 2 else fused[..., ::-1])[1].tobytes()
+    storage.write_bytes(args.out, data)
+    print(f"{args.out}: {fused.shape[1]}x{fused.shape[0]}, fused in {seconds * 1e3:.0f} ms")
+
+
+def video(args: Args, fuse: Fuse) -> None:
+    """One pair of videos, frame by frame, under a temporary name until it is whole."""
+    import cv2
+    from tqdm import tqdm
+
+    extension = _extension(args.out)
+    if extension not in VIDEOS:
+        raise UserError(f"--out {args.out}: a video's name must end in one of {', '.join(VIDEOS)}.")
+    sources = [Video(path) for path in (args.visible, args.infrared)]
+    first, second = sources
+    if abs(first.rate - second.rate) > RATES_DIFFER:
+        raise UserError(f"{args.visible} has {first.rate:g} frames a second, {args.infrared} {second.rate:g}.")
+    if first.count != second.count:
+        raise UserError(f"{args.visible} has {first.count} frames, {args.infrared} {second.count}. Cut them alike.")
+    folder, name = os.path.split(os.path.abspath(args.out))
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f".{name}.part{extension}")
+    writer = None
+    number, busy = 0, 0.0
+    try:
+        with tqdm(total=first.count or None, unit="frame", desc="fuse", mininterval=1) as bar:
+            for visible, infrared in zip(first.frames(), second.frames(), strict=True):
+                grey = cv2.cvtColor(infrared, cv2.COLOR_RGB2GRAY)
+                grey = fit(visible, grey, args)
+                start = time.perf_counter()
+                fused = fuse(visible, grey)
+                busy += time.perf_counter() - start
+                if writer is None:
+                    code = cv2.VideoWriter_fourcc(*VIDEOS[extension])
+                    writer = cv2.VideoWriter(temporary, code, first.rate, fused.shape[1::-1])
+                    if not writer.isOpened():
+                        raise UserError(f"{args.out} cannot be written as a video. Try a name that ends in .avi.")
+                writer.write(fused[..., ::-1])
+                number += 1
+                bar.update(1)
+    except ValueError as error:
+        raise UserError(f"after {number} frames one of the videos ended or broke off ({error}).") from error
+    finally:
+        if writer is not None:
+            writer.release()
+        if sys.exc_info()[0] is not None and os.path.exists(temporary):
+            os.remove(temporary)
+    if not number:
+        raise UserError(f"{args.visible} and {args.infrared} have no frames that can be read.")
+    os.replace(temporary, args.out)
+    print(f"{args.out}: {number} frames, fused at {number / max(busy, 1e-9):.1f} frames a second")
+
+
+class Video:
+    """Frames of a file, RGB. UserError: it cannot be opened."""
+
+    def __init__(self, path: str) -> None:
+        import cv2
+
+        if not os.path.exists(path):
+            raise UserError(f"there is no file {path}.")
+        self.path, self.capture = path, cv2.VideoCapture(path)
+        if not self.capture.isOpened():
+            raise UserError(f"{path} cannot be read as a video.")
+        self.rate = float(self.capture.get(cv2.CAP_PROP_FPS)) or 25.0
+        self.count = int(self.capture.get(cv2.CAP_PROP_FRAME_COUNT))
+
+    def frames(self) -> Iterator[np.ndarray]:
+        while True:
+            there, frame = self.capture.read()
+            if not there:
+                return
+            yield np.ascontiguousarray(frame[..., ::-1])
