@@ -3,15 +3,16 @@
     OMP_WAIT_POLICY=PASSIVE python benchmarks/aenet.py [--threads 2] [--turns 30] [--block gcb] [--sizes 400x400 640x480]
 
 The ways take turns within every turn, so that what else the machine does meets all alike; times are medians over the
-turns, ratios are medians of the turns' ratios, with their quartiles. "CPU" is processor time of the whole process for a
-frame: where CPU / wall is well under the number of threads, other work held the frame up. Differences are from eager
-PyTorch over the whole image, borders included, with batch norm statistics and weights that are not those of a start.
+turns, ratios are medians of the turns' ratios: of wall time and of "CPU", the processor time of the whole process. Where
+CPU / wall is well under the number of threads, other work held the frame up, and the ratio of CPU times says more.
+Differences are from eager PyTorch over the whole image, borders included, for a network whose norms are not at their
+start.
 
 The limit is arithmetic alone: multiply-adds of the collapsed network (2 x 9 x 64 + 64 x 25 a pixel; of the folded one
-for other blocks) over the best rate of a 1024 x 1024 matrix product on every thread at once, taken between the turns.
+for other blocks) over the rate of 1024 x 1024 matrix products on every thread at once, taken between the turns.
 
 ONNX Runtime's threads do not spin when idle (they would take time from the ways after it); --spin lets them. With
-CUDA, `fusion.fast.cuda` is timed too: batches of 1 and 32 at 400 x 400.
+CUDA, `fusion.fast.cuda` is timed too, against the time its 64-channel map takes to be written and read once.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from fusion.fast import Folded, export_onnx, fold
+from fusion.fast import Folded, export_onnx, fold, on_gpu
 from fusion.fast.workers import Workers
+from fusion.errors import UserError
 from fusion.models.aenet import BLOCKS, AENet, AENetConfig
 
 Way = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (H, W) twice -> (H, W)
@@ -97,36 +99,32 @@ def ways_of(model: AENet, threads: int, spin: bool, folder: Path) -> dict[str, W
         for name, fuse in {"ONNX Runtime": False, "ONNX Runtime, folded": True}.items():
             export_onnx(model, str(folder / f"{fuse}.onnx"), folded=fuse)
             ways[name] = of_onnx(folder / f"{fuse}.onnx", threads, spin)
-    except ImportError:
+    except (ImportError, UserError):
         print('without ONNX Runtime: pip install "duskfuse[onnx]"')
     return ways | {"Laplacian pyramid": pyramid}
 
 
 def multiply_adds(model: AENet) -> float:
-    """A pixel, of the folded network (the pool block's are fewer: it is measured, not counted)."""
-    folded, total = Folded(model), 0
-    for layer in folded.modules():
-        if isinstance(layer, nn.Conv2d):
-            total += layer.weight.numel()
-    return total
+    """A pixel, of the folded network; the pool block's are counted as if at full size."""
+    layers = (layer for layer in Folded(model).modules() if isinstance(layer, nn.Conv2d))
+    return sum(layer.weight.numel() for layer in layers)
 
 
 class Peak:
-    """Multiply-adds a second of 1024 x 1024 products, one on each thread at once."""
+    """Seconds for a multiply-add of 1024 x 1024 products, one on each thread at once."""
 
     def __init__(self, threads: int) -> None:
-        self.workers, self.rates = Workers(threads), []
+        self.workers, self.seconds = Workers(threads), []
         self.matrices = [[torch.rand(1024, 1024) for _ in range(3)] for _ in range(threads)]
 
     def measure(self) -> None:
         start = time.perf_counter()
         self.workers.run([lambda m=m: torch.mm(m[0], m[1], out=m[2]) for m in self.matrices])
-        self.rates.append(len(self.matrices) * 1024**3 / (time.perf_counter() - start))
+        self.seconds.append((time.perf_counter() - start) / (len(self.matrices) * 1024**3))
 
 
-def quartiles(values: list[float]) -> str:
-    low, middle, high = statistics.quantiles(values, n=4)
-    return f"{middle:6.1f} ({low:.1f} to {high:.1f})"
+def ratio(base: list[float], ours: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(base, ours, strict=True))
 
 
 def compare(model: AENet, width: int, height: int, args: argparse.Namespace, ways: dict[str, Way]) -> None:
@@ -136,34 +134,63 @@ def compare(model: AENet, width: int, height: int, args: argparse.Namespace, way
     errors = {name: float(np.abs(way(*images) - truth).max()) for name, way in ways.items()}
     wall: dict[str, list[float]] = {name: [] for name in ways}
     cpu: dict[str, list[float]] = {name: [] for name in ways}
+    names = list(ways)
     for turn in range(args.turns):
-        for name in list(ways)[turn % len(ways) :] + list(ways)[: turn % len(ways)]:
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
             start, used = time.perf_counter(), time.process_time()
             ways[name](*images)
             wall[name].append((time.perf_counter() - start) * 1e3)
             cpu[name].append((time.process_time() - used) * 1e3)
         peak.measure()
     print(f"\n{model.config.block}, {width} x {height}, {args.threads} threads, {args.turns} turns")
-    print(f"{'':21} {'ms':>8} {'best':>8} {'CPU ms':>8} {'frames/s':>9}  {'times eager':24} {'times ONNX Runtime':24} |difference|")
+    bases = [name for name in ("eager PyTorch", "ONNX Runtime") if name in ways]
+    print(f"{'':21}{'ms':>9}{'best':>9}{'CPU ms':>9}{'frames/s':>10}", end="")
+    print("".join(f"{f'{base}: wall':>20}{'CPU':>7}" for base in bases) + "  |difference|")
     for name in ways:
-        ratios = [
-            quartiles([a / b for a, b in zip(wall[base], wall[name], strict=True)]) if base in ways else ""
-            for base in ("eager PyTorch", "ONNX Runtime")
-        ]
         ms = statistics.median(wall[name])
-        figures = f"{ms:8.2f} {min(wall[name]):8.2f} {statistics.median(cpu[name]):8.2f} {1e3 / ms:9.1f}"
-        error = "-" if name == "Laplacian pyramid" else f"{errors[name]:.1e}"
-        print(f"{name:21} {figures}  {ratios[0]:24} {ratios[1]:24} {error}")
+        print(f"{name:21}{ms:9.2f}{min(wall[name]):9.2f}{statistics.median(cpu[name]):9.2f}{1e3 / ms:10.1f}", end="")
+        for base in bases:
+            print(f"{ratio(wall[base], wall[name]):19.1f}x{ratio(cpu[base], cpu[name]):6.1f}x", end="")
+        print("" if name == "Laplacian pyramid" else f"  {errors[name]:.1e}")
     amount = multiply_adds(model) * width * height
-    for label, rate, took in (
-        ("best", max(peak.rates), min(wall["ours"])),
-        ("median", statistics.median(peak.rates), statistics.median(wall["ours"])),
-    ):
-        limit = amount / rate * 1e3
+    for label, pick in (("best", min), ("median", statistics.median)):
+        limit, took = amount * pick(peak.seconds) * 1e3, pick(wall["ours"])
+        rate = 1 / pick(peak.seconds) / 1e9
+        print(f"limit, {label}: {amount / 1e6:.0f} M multiply-adds at {rate:.1f} G/s, {limit:.2f} ms", end="; ")
+        print(f"ours takes {took / limit:.2f} times that")
+
+
+def on_cuda(model: AENet, size: int = 400, frames: int = 200) -> None:
+    """Batches of 1 and 32, inputs on the device, in waves of so many frames between two events."""
+
+    def milliseconds(call: Callable[[], object], count: int) -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        call()
+        start.record()
+        for _ in range(count):
+            call()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / count
+
+    network, plain = on_gpu(model), model.cuda()
+    there = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
+    here = torch.empty_like(there)
+    rate = 2 * there.numel() / milliseconds(lambda: there.copy_(here), 50)  # bytes a millisecond, read and written
+    for batch in (1, 32):
+        images = torch.rand(2, batch, 1, size, size, device="cuda")
+        with torch.inference_mode():
+            eager = milliseconds(lambda images=images: plain(*images), 20)
+            ours = milliseconds(lambda images=images: network(*images), max(frames // batch, 10))
+            error = float((network(*images).image - plain(*images).image).abs().max())
+        bound = 2 * 2 * model.config.width * batch * size**2 / rate
         print(
-            f"limit, {label:6}: {amount / 1e6:.0f} million multiply-adds at {rate / 1e9:.1f} G/s are {limit:.2f} ms; "
-            f"ours takes {took / limit:.2f} times that"
+            f"\n{torch.cuda.get_device_name()}, {size} x {size}, batch {batch}, {network.dtype}: ours {ours:.3f} ms",
+            end="",
         )
+        print(f" ({1e3 * batch / ours:.0f} frames/s), eager float32 {eager:.3f} ms, |difference| {error:.1e}; ", end="")
+        print(f"the map out and back {bound:.3f} ms at {rate / 1e9:.2f} TB/s: {ours / bound:.2f} times that")
 
 
 def main() -> None:
@@ -185,9 +212,7 @@ def main() -> None:
             compare(model, width, height, args, ways)
     print(f"\nload of the machine at the end {os.getloadavg()[0]:.1f}")
     if torch.cuda.is_available():
-        from fusion.fast import cuda
-
-        cuda.benchmark(model)
+        on_cuda(model)
 
 
 if __name__ == "__main__":

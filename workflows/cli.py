@@ -17,6 +17,7 @@ JOBS = {
     "corpus": "build a degraded corpus from pairs; verify one",
     "train": "train a recipe on a corpus",
     "evolve": "AE-Netv2: label pairs with a library of methods, train on the best, grow the library",
+    "variants": "AE-Netv2: compare its blocks, quality over time and size",
     "fuse": "fuse pairs, rows of a corpus, two images or two videos, with a network or a classical method",
     "export": "a fusing network as an ONNX file",
     "score": "score folders of fused images",

@@ -10,6 +10,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,7 @@ def yolo_loop(config: dict[str, Any], examples: Examples) -> None:
     from fusion.config import from_dict
 
     recipe = from_dict(YoloConfig, config["recipe"], "recipe")
+    start: dict[str, str] = {}
     history: list[dict] = []
 
     def report(numbers: dict) -> None:
@@ -223,14 +225,16 @@ def yolo_loop(config: dict[str, Any], examples: Examples) -> None:
         data = write_dataset(home / "data", rows(), examples.classes)
         device = "0" if torch.cuda.is_available() else "cpu"
         if config["start"] is not None:
-            recipe = from_dict(YoloConfig, config["recipe"] | {"model": str(local(config["start"], home))}, "recipe")
+            start = {"model": str(local(config["start"], home))}
         resume = None
         saved = ray.train.get_checkpoint()
         if saved is not None:
             resume = home / "resume"
             saved.to_directory(resume)
             history += json.loads((resume / "history.json").read_text())
-        done = yolo.train(data, recipe, home / "run", device=device, resume_from=resume, on_epoch=report)
+        done = yolo.train(
+            data, replace(recipe, **start), home / "run", device=device, resume_from=resume, on_epoch=report
+        )
         for note in done.notes:
             print(note, flush=True)
         final = home / "final"

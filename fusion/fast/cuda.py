@@ -1,7 +1,7 @@
 """`on_gpu(model)`: the folded network in half precision, channels last, all its kernels launched at once by a graph.
 
-    network = fast.on_gpu(checkpoint.load("runs/aenet/checkpoint").model)
-    image = inference.fuse(network, visible, infrared)
+network = fast.on_gpu(checkpoint.load("runs/aenet/checkpoint").model)
+image = inference.fuse(network, visible, infrared)
 """
 
 from __future__ import annotations

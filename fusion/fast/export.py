@@ -30,8 +30,8 @@ class Image(nn.Module):
 def export_onnx(model: nn.Module, where: str, size: tuple[int, int] = (40, 56), folded: bool = True) -> None:
     """Write the file, at a path or URI, of a network in evaluation mode that takes two images (B, 1, H, W).
 
-    `size` is that of the images the graph is traced with; it holds for others. `folded`: an AENet folded first. UserError when the packages for ONNX
-    are missing, or when PyTorch cannot express the network.
+    `size` is that of the images the graph is traced with; it holds for others. `folded`: an AENet is folded first.
+    UserError when the packages for ONNX are missing, or when PyTorch cannot trace the network.
     """
     try:
         import onnxscript  # noqa: F401  what torch.onnx is built on; large, and needed here only
@@ -53,6 +53,8 @@ def export_onnx(model: nn.Module, where: str, size: tuple[int, int] = (40, 56), 
                 dynamic_shapes=(any_size, any_size),
             )
     except torch.onnx.errors.OnnxExporterError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{type(model).__name__} cannot be written as ONNX: {reason}") from error
+        raise UserError(
+            f"{type(model).__name__} cannot be written as ONNX: torch.export cannot trace it. A network whose gates "
+            "choose which of its parts run (TG-ECNet, MoE-Fusion) is no fixed graph."
+        ) from error
     storage.write_bytes(where, program.model_proto.SerializeToString())

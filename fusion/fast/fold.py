@@ -6,13 +6,13 @@
 
        K[d] = w2[d] + sum over s + t = d of wR[s]^T w2[t],   b = b2 + sum over t of w2[t] bR      s, t in {-1, 0, 1}^2
 
-   w2 being C2's weights and wR, bR those of R as one dense convolution. C2 sees zeros outside the image where this sees
-   R(f), which is not zero one pixel outside. `Edges` is what it sees too much there; it depends only on f's outermost
-   rows and columns:
+   w2 being C2's weights and wR, bR those of R as one dense convolution. C2 sees zeros outside the image, this sees
+   R(f), which is not zero one pixel outside. `Edges` is what it sees too much; it depends only on f's outermost rows and
+   columns,
 
-       top[x] = sum over t1 of w2[-1, t1] bR + sum over d of E[d] f[0, x + d],   E[d] = sum over s1 + t1 = d of wR[1, s1]^T w2[-1, t1]
+     top[x] = sum over u of w2[-1, u] bR + sum over d of E[d] f[0, x + d],  E[d] = sum over v + u = d of wR[1, v]^T w2[-1, u]
 
-   likewise at the bottom and, along columns, left and right; the four corners, counted twice, are taken off once.
+   likewise at the bottom and, along columns, left and right. The four corners count in two sides and are added once.
 
 Sums are made in float64. Shapes: B batch, C channels, H height, W width, L length of a border.
 """
@@ -125,7 +125,7 @@ def without_norms(part: nn.Module) -> nn.Module:
 
 
 def dense(block: nn.Module, width: int) -> tuple[Tensor, Tensor]:
-    """A linear 3x3 block as one convolution, (C, C, 3, 3) and (C,): its answers to zeros and to an impulse a channel."""
+    """A linear 3x3 block as one convolution, (C, C, 3, 3) and (C,): what it makes of zeros and of impulses."""
     impulses = torch.zeros(width, width, 3, 3, dtype=torch.float64)
     impulses[range(width), range(width), 1, 1] = 1
     nothing = block(torch.zeros(1, width, 3, 3, dtype=torch.float64))

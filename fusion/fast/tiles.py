@@ -54,7 +54,9 @@ class Products:
         self.stem_C19 = torch.cat([stem.weight.reshape(channels, 18), stem.bias[:, None]], 1).contiguous()
         self.kernel_25C = kernel.weight.reshape(channels, 25).t().contiguous()
 
-    def band(self, images_2HW: Tensor, start: int, stop: int, rows: int, old: Workspace | None, out_HW: Tensor) -> Workspace:
+    def band(
+        self, images_2HW: Tensor, start: int, stop: int, rows: int, old: Workspace | None, out_HW: Tensor
+    ) -> Workspace:
         """Write rows start..stop of `out_HW`, the 5x5 convolution without its bias, in strips of `rows` (at least 4).
 
         `old` is a workspace to use again where it fits; the answer is the one used.

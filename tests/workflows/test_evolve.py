@@ -61,7 +61,7 @@ def test_again_does_nothing(first, place, words, command):
 
 
 def test_a_method_joins(first, place, words, command):
-    """A folder of fused images (LP's) that wins everywhere but lacks one pair, and one of whose images is of another size."""
+    """A folder of fused images (LP's) that wins, lacks one pair, and has one image of another size."""
     keys = sorted(labels(place, 1))
     fused = place / "sharp"
     fused.mkdir()

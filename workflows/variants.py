@@ -1,0 +1,226 @@
+"""duskfuse variants: the network-architecture study of AE-Netv2 (its Table VII) on the labels of an evolution.
+
+    duskfuse variants --evolution EVOLVED --out DIR                          200 steps, two seeds
+    duskfuse variants --evolution EVOLVED --out DIR --steps 0 --seeds 1      the full recipe
+
+Every block is trained alike; the held-out pairs are fused and scored by the paper's columns. OUT/table.csv has means
+and deviations over the seeds, OUT/runs.csv every run, OUT/bubbles.svg quality over time; finished runs are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, replace
+
+from fusion.errors import UserError
+from workflows.cluster import connect, in_parallel, say
+
+METRICS = ("e2", "niqe", "ssim", "en", "psnr", "brenner", "viff")
+TIMED = (400, 400)
+ADAM_BYTES = 12  # of a parameter in a checkpoint with both moments: what the paper calls size
+
+
+@dataclass(frozen=True)
+class Args:
+    evolution: str
+    """What `duskfuse evolve` wrote: pairs, splits and labels are those of its latest evolution."""
+    out: str
+    """Folder or s3://bucket/path of the runs and tables."""
+    blocks: str = ""
+    """Blocks to compare, separated by commas; by default all of them."""
+    steps: int = 200
+    """Training steps of each; 0: the full recipe."""
+    seeds: int = 2
+    """Trainings of each block, from different random weights."""
+    batch_size: int = 16
+    """Patches of a step."""
+    patch: int = 128
+    """Side of a patch."""
+
+
+def main(arguments: list[str]) -> None:
+    from workflows.cli import parse
+
+    run(parse(Args, "variants", arguments), arguments)
+
+
+def run(args: Args, command: list[str]) -> None:
+    import pandas as pd
+
+    from fusion import storage
+    from fusion.models.aenet import BLOCKS
+    from fusion.report.variants import bubbles
+    from workflows.folders import claim
+    from workflows.stamps import stamp
+
+    blocks = tuple(name.strip() for name in args.blocks.split(",") if name.strip()) or tuple(BLOCKS)
+    unknown = [name for name in blocks if name not in BLOCKS]
+    if unknown or args.seeds < 1 or args.steps < 0:
+        known = f"unknown block {unknown[0]!r}. Known: {', '.join(BLOCKS)}" if unknown else "seeds must be 1 or more"
+        raise UserError(f"{known}.")
+    rows, test, number = labelled(args.evolution)
+    content = {"evolution": storage.absolute(args.evolution), "number": number}
+    claim(args.out, "settings.json", content | {k: getattr(args, k) for k in ("steps", "batch_size", "patch")}, "study")
+    connect()
+    runs = []
+    for block in blocks:
+        for seed in range(args.seeds):
+            runs.append(one(args, block, seed, rows, test, ["variants", *command]))
+            say("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in runs[-1].items()))
+    frame = pd.DataFrame(runs)
+    table = summarise(frame)
+    storage.write_text(storage.join(args.out, "runs.csv"), frame.to_csv(index=False))
+    storage.write_text(storage.join(args.out, "table.csv"), table.to_csv(index=False))
+    storage.write_bytes(storage.join(args.out, "bubbles.svg"), bubbles(table))
+    about = {"stamp": stamp(["variants", *command]), "pairs": len(test), "blocks": list(blocks), "seeds": args.seeds}
+    storage.write_text(storage.join(args.out, "variants.json"), json.dumps(about, indent=1) + "\n")
+    show(table, len(test))
+    print(f"{args.out}: {len(blocks)} blocks, {args.seeds} seeds each")
+
+
+def labelled(where: str) -> tuple[list[dict], list[dict], int]:
+    """(labelled pairs for training, held-out pairs, number of the evolution) of a finished evolution."""
+    from fusion import storage
+    from fusion.pairs import find_pairs
+    from fusion.splits import FILE, frozen_splits
+    from workflows.evolve import image_path, latest, read_labels
+
+    number, _ = latest(where)
+    if not number:
+        raise UserError(f"{where} holds no finished evolution. Give the --out folder of `duskfuse evolve`.")
+    settings = json.loads(storage.read_bytes(storage.join(where, "settings.json")))
+    refs, _ = frozen_splits(find_pairs(settings["pairs"]).refs, storage.join(where, FILE))
+    labels = read_labels(where, number)
+    rows = [
+        {"ref": asdict(ref), "label": storage.absolute(image_path(where, labels[ref.key].method, ref.key))}
+        for ref in refs
+        if ref.key in labels
+    ]
+    test = [asdict(ref) for ref in refs if ref.split == "test"]
+    if not test:
+        raise UserError(f"{where} has no held-out pair to score. Evolve with a --test-share.")
+    return rows, test, number
+
+
+def recipe_of(args: Args, block: str, seed: int, pairs: int):
+    from fusion.models.aenet import AENetConfig
+    from fusion.recipes import aenet
+
+    full = aenet()
+    made = replace(
+        full,
+        name=f"aenet-{block}",
+        model=AENetConfig(block=block),
+        crops=replace(full.crops, size=args.patch),
+        batch_size=args.batch_size,
+        seed=seed,
+    )
+    if not args.steps:
+        return made
+    epochs = max(1, math.ceil(args.steps / max(1, pairs // args.batch_size)))
+    return replace(made, epochs=epochs, optim=replace(full.optim, milestones=(max(1, epochs // 2),)))
+
+
+def one(args: Args, block: str, seed: int, rows: list[dict], test: list[dict], command: list[str]) -> dict:
+    """Train and score a variant, unless it is there."""
+    from fusion import storage
+    from workflows import evolve_train
+
+    folder = storage.join(args.out, "runs", f"{block}-{seed}")
+    path = storage.join(folder, "scores.json")
+    if storage.exists(path):
+        return json.loads(storage.read_bytes(path))
+    pairs = sum(row["ref"]["split"] == "train" for row in rows)
+    training = storage.join(folder, "training")
+    evolve_train.train(training, recipe_of(args, block, seed, pairs), rows, None, command)
+    where = storage.absolute(storage.join(training, "checkpoint"))
+    sums: dict[str, list[float]] = {name: [] for name in METRICS}
+    units = [{"checkpoint": where, "refs": test[i : i + 8]} for i in range(0, len(test), 8)]
+    for row in in_parallel(units, score_network):
+        for name, value in row["values"].items():
+            sums[name] += [value] if math.isfinite(value) else []
+    (cost,) = in_parallel([{"checkpoint": where}], measure)
+    means = {name: sum(values) / len(values) if values else math.nan for name, values in sums.items()}
+    result = {"block": block, "seed": seed, **means, **cost}
+    storage.write_text(path, json.dumps(result) + "\n")
+    return result
+
+
+def score_network(row: dict) -> list[dict]:
+    """The metrics of a network on a few pairs, in a Ray task."""
+    import torch
+
+    from fusion import checkpoint, inference
+    from fusion.colour import grey
+    from fusion.metrics import score
+    from workflows.sources import items
+
+    torch.set_num_threads(1)
+    model = checkpoint.load(checkpoint.fetch(row["checkpoint"])).model
+    results = []
+    for item in items({"refs": row["refs"]}):
+        if isinstance(item, tuple):
+            continue
+        fused = inference.fuse(model, grey(item.visible), item.infrared)
+        images = (fused[..., None], item.visible, item.infrared[..., None])
+        tensors = (torch.tensor(image).permute(2, 0, 1)[None] for image in images)
+        found = score(*tensors, names=METRICS)
+        values = {name: float(value[0]) for name, value in found.items()}
+        values["brenner"] /= item.infrared.size  # per pixel, as pairs have different sizes
+        results.append({"values": values})
+    return results
+
+
+def measure(row: dict) -> list[dict]:
+    """Parameters, size and plain PyTorch time at 400 x 400 on one thread; the least of ten, as machines are shared."""
+    import time
+
+    import torch
+
+    from fusion import checkpoint
+
+    torch.set_num_threads(1)
+    model = checkpoint.load(checkpoint.fetch(row["checkpoint"])).model
+    parameters = sum(p.numel() for p in model.parameters())
+    first, second = torch.rand(2, 1, 1, *TIMED)
+    times = []
+    with torch.inference_mode():
+        for _ in range(10):
+            start = time.perf_counter()
+            model(first, second)
+            times.append(time.perf_counter() - start)
+    megabytes = parameters * ADAM_BYTES / 1e6
+    return [
+        {"ms": min(times) * 1e3, "parameters": parameters, "size_mb": megabytes, "weights_kb": parameters * 4 / 1e3}
+    ]
+
+
+def summarise(frame):
+    """A row a block: means over the seeds, the deviation of the index, the least time."""
+    import pandas as pd
+
+    rows = []
+    for block, part in frame.groupby("block", sort=False):
+        row = {"block": block, "seeds": len(part)} | {name: part[name].mean() for name in METRICS}
+        row["e2_sd"] = part["e2"].std(ddof=1) if len(part) > 1 else math.nan
+        row |= {"ms": part["ms"].min(), **{k: part[k].iloc[0] for k in ("parameters", "size_mb", "weights_kb")}}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def show(table, pairs: int) -> None:
+    heads = ("E2", "sd", "NIQE", "SSIM", "EN", "PSNR", "Brenner", "VIFF", "ms", "MB")
+    names = ("e2", "e2_sd", "niqe", "ssim", "en", "psnr", "brenner", "viff", "ms", "size_mb")
+    say(f"{'block':14}" + "".join(f"{head:>9}" for head in heads))
+    for row in table.to_dict("records"):
+        say(f"{row['block']:14}" + "".join(f"{row[name]:9.4g}" for name in names))
+    say(f"means over {pairs} held-out pairs; Brenner dominates E2, which rewards sharpness, and noise, above all else")
+
+
+if __name__ == "__main__":
+    import sys
+
+    from workflows.cli import main as cli
+
+    sys.exit(cli(["variants", *sys.argv[1:]]))
