@@ -3,7 +3,7 @@
     duskfuse export --out aenet.onnx                        the AE-Netv2 that comes with the package
     duskfuse export --checkpoint RUN --out model.onnx
 
-Inputs "visible" and "infrared", output "fused": float32 (batch, 1, height, width), luma in [0, 1].
+Inputs "first" (visible) and "second" (infrared), output "image": float32 (batch, 1, height, width), luma in [0, 1].
 """
 
 from __future__ import annotations

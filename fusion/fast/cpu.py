@@ -93,11 +93,13 @@ class FastAENet(nn.Module):
 
     def _surplus(self, images_B2HW: Tensor) -> list[Tensor]:
         """What the 5x5 convolution sees too much along the four sides, from f there."""
+        height, width = images_B2HW.shape[2:]
         stem = self.folded.stem
         padded = F.pad(images_B2HW, (1, 1, 1, 1))
         lines = [padded[:, :, :3], padded[:, :, -3:], padded[..., :3], padded[..., -3:]]
-        features = [F.relu(F.conv2d(line, stem.weight, stem.bias)).flatten(2) for line in lines]
-        return self.folded.edges(*features)
+        columns_B18L = torch.cat([F.unfold(line, 3) for line in lines], 2)
+        features_BCL = (stem.weight.flatten(1) @ columns_B18L).add_(stem.bias[:, None]).relu_()
+        return self.folded.edges(*features_BCL.split([width, width, height, height], 2))
 
     def _strips(self, first_B1HW: Tensor, second_B1HW: Tensor) -> Tensor:
         batch, _, height, width = first_B1HW.shape

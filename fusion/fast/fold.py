@@ -75,11 +75,11 @@ class Edges(nn.Module):
         # sides in the order top, bottom, left, right: along each, C2's taps outside and R's taps back inside
         taps = torch.stack([head_C33[:, 0], head_C33[:, 2], head_C33[:, :, 0], head_C33[:, :, 2]])
         back = torch.stack([weight_CC33[:, :, 2], weight_CC33[:, :, 0], weight_CC33[..., 2], weight_CC33[..., 0]])
-        lines = torch.zeros(4, head_C33.shape[0], 5, dtype=torch.float64)
+        lines = torch.zeros(4, 5, head_C33.shape[0], dtype=torch.float64)
         for s in range(3):
             for t in range(3):
-                lines[:, :, s + t] += torch.einsum("zoc,zo->zc", back[..., s], taps[..., t])
-        self.lines_4C5 = nn.Parameter(lines)
+                lines[:, s + t] += torch.einsum("zoc,zo->zc", back[..., s], taps[..., t])
+        self.lines_45C = nn.Parameter(lines)
         self.biases_4 = nn.Parameter(torch.einsum("o,zot->z", bias_C, taps))
         # corners: top left, top right, bottom left, bottom right
         taps = head_C33[:, ::2, ::2].flatten(1)
@@ -89,16 +89,20 @@ class Edges(nn.Module):
     def forward(self, top_BCW: Tensor, bottom_BCW: Tensor, left_BCH: Tensor, right_BCH: Tensor) -> list[Tensor]:
         """f along the four sides -> what to take off there: top, bottom (B, 1, W), left, right (B, 1, H)."""
         sides = [top_BCW, bottom_BCW, left_BCH, right_BCH]
-        top, bottom, left, right = (
-            F.conv1d(line, self.lines_4C5[i : i + 1], self.biases_4[i : i + 1], padding=2)
-            for i, line in enumerate(sides)
-        )
+        top, bottom, left, right = (self._along(line, i) for i, line in enumerate(sides))
         more = top_BCW.shape[2] - 1
         ends = [line[..., end] for line in sides[:2] for end in (0, -1)]
         corners = [(end @ self.corners_4C[i] + self.corner_biases_4[i])[:, None, None] for i, end in enumerate(ends)]
         top = top - F.pad(corners[0], (0, more)) - F.pad(corners[1], (more, 0))
         bottom = bottom - F.pad(corners[2], (0, more)) - F.pad(corners[3], (more, 0))
         return [top, bottom, left, right]
+
+    def _along(self, line_BCL: Tensor, side: int) -> Tensor:
+        """A convolution of 5 taps along a side, as a matrix product and shifted sums: for one channel that is faster."""
+        taps_B5L = F.pad(self.lines_45C[side] @ line_BCL, (2, 2))
+        length = line_BCL.shape[2]
+        shifted = [taps_B5L[:, d : d + 1, d : d + length] for d in range(5)]
+        return sum(shifted, self.biases_4[side])
 
 
 def grey_stem(stem: nn.Conv2d) -> nn.Conv2d:

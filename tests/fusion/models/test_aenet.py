@@ -68,7 +68,9 @@ def test_gcb_is_the_formula_pixel_by_pixel():
         f = F.relu(model.stem[1](F.conv2d(x, model.stem[0].weight, padding=1)))
         grouped = model.block[0]
         parts = [
-            F.conv2d(f[:, 2 * g : 2 * g + 2], grouped.weight[2 * g : 2 * g + 2], grouped.bias[2 * g : 2 * g + 2], padding=1)
+            F.conv2d(
+                f[:, 2 * g : 2 * g + 2], grouped.weight[2 * g : 2 * g + 2], grouped.bias[2 * g : 2 * g + 2], padding=1
+            )
             for g in range(8)
         ]
         shuffled = torch.cat([part[:, :1] for part in parts] + [part[:, 1:] for part in parts], 1)
