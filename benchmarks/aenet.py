@@ -30,9 +30,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from fusion.errors import UserError
 from fusion.fast import Folded, export_onnx, fold, on_gpu
 from fusion.fast.workers import Workers
-from fusion.errors import UserError
 from fusion.models.aenet import BLOCKS, AENet, AENetConfig
 
 Way = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (H, W) twice -> (H, W)

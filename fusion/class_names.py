@@ -30,11 +30,22 @@ def class_list(found: Iterable[str], same: Mapping[str, str] | None = None) -> t
 
 
 def parse_same(text: str) -> dict[str, str]:
-    """ "people=person,van=car" -> a table of names. UserError: not of that form."""
+    """A table of names out of "people=person,van=car", beside those of SAME. UserError: not of that form, or a circle.
+
+    Names are followed to the end: with person=human, "people" is "human" too.
+    """
     table = dict(SAME)
     for part in filter(None, (piece.strip() for piece in text.split(","))):
-        ours, equals, theirs = part.partition("=")
-        if not (equals and ours.strip() and theirs.strip()):
+        ours, equals, theirs = (" ".join(word.lower().split()) for word in part.partition("="))
+        if not (equals and ours and theirs):
             raise UserError(f"--same {part!r} is not of the form NAME=NAME, for example people=person,van=car")
-        table[ours.strip().lower()] = theirs.strip().lower()
+        if ours != theirs:
+            table[ours] = theirs
+    for name in list(table):
+        seen = {name}
+        while table[name] in table:
+            if table[name] in seen:
+                raise UserError(f"--same: {name!r} goes round in a circle")
+            seen.add(table[name])
+            table[name] = table[table[name]]
     return table

@@ -61,3 +61,11 @@ def test_what_users_say_is_the_same():
 def test_what_is_not_of_that_form_is_named(text):
     with pytest.raises(UserError, match="NAME=NAME"):
         parse_same(text)
+
+
+def test_names_are_followed_to_the_end():
+    assert parse_same("person=human")["people"] == "human"
+    assert parse_same("a=b,b=c, c = d  e")["a"] == "d e"
+    assert parse_same("car=car") == SAME
+    with pytest.raises(UserError, match="circle"):
+        parse_same("a=b,b=a")

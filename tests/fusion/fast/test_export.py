@@ -1,0 +1,71 @@
+"""ONNX files: run by ONNX Runtime at sizes the graph was not traced with."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from fusion.errors import UserError
+from fusion.fast import export_onnx
+from fusion.models.moefusion import MoEFusion, MoEFusionConfig
+from tests.fusion.fast.networks import pair, trained
+
+SIZES = [(1, (1, 1)), (2, (3, 5)), (1, (37, 53)), (3, (64, 48))]
+
+
+def session(file):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize(("block", "folded"), [("gcb", True), ("gcb", False), ("pool", True)])
+def test_any_batch_and_size(tmp_path, block, folded):
+    pytest.importorskip("onnxscript")
+    model, file = trained(block), tmp_path / "network.onnx"
+    export_onnx(model, str(file), folded=folded)
+    assert [one.name for one in tmp_path.iterdir()] == ["network.onnx"]  # the weights inside
+    run = session(file)
+    assert [one.name for one in (*run.get_inputs(), *run.get_outputs())] == ["first", "second", "image"]
+    for batch, size in SIZES:
+        images = pair(batch, size)
+        image = run.run(None, {"first": images[0].numpy(), "second": images[1].numpy()})[0]
+        expected = model(*images).image.numpy()
+        assert image.shape == expected.shape
+        assert np.abs(image - expected).max() < 1e-4
+
+
+def test_batch_norm_is_folded_and_the_network_collapsed(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    export_onnx(trained(width=8), str(tmp_path / "network.onnx"))
+    graph = onnx.load(tmp_path / "network.onnx").graph
+    kinds = [node.op_type for node in graph.node]
+    assert "BatchNormalization" not in kinds and kinds.count("Conv") == 2
+
+
+def test_a_network_that_is_no_fixed_graph_is_refused_in_one_line(tmp_path):
+    pytest.importorskip("onnxscript")
+    model = MoEFusion(MoEFusionConfig(grid=(3, 4), width=4, decoder_widths=(8, 6, 4))).eval()
+    with pytest.raises(UserError, match="MoEFusion cannot be written as ONNX") as raised:
+        export_onnx(model, str(tmp_path / "network.onnx"))
+    assert "\n" not in str(raised.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_the_packages_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(UserError, match=r"duskfuse\[onnx\]"):
+        export_onnx(trained(), str(tmp_path / "network.onnx"))
+
+
+def test_a_network_in_training_mode_comes_back_in_it(tmp_path):
+    pytest.importorskip("onnxscript")
+    model = trained(width=8).train()
+    weights = {key: value.clone() for key, value in model.state_dict().items()}
+    export_onnx(model, str(tmp_path / "network.onnx"))
+    assert model.training and all(torch.equal(weights[key], value) for key, value in model.state_dict().items())
