@@ -1,10 +1,10 @@
 """AE-Netv2 in real time: ours against eager PyTorch, ONNX Runtime and a Laplacian pyramid, side by side in one run.
 
-    OMP_WAIT_POLICY=PASSIVE python benchmarks/aenet.py [--threads 2] [--turns 30] [--block gcb] [--sizes 400x400 640x480]
+    OMP_WAIT_POLICY=PASSIVE python benchmarks/aenet.py [--threads 2] [--turns 30] [--sizes 400x400 640x480]
 
 The ways take turns within every turn, so that what else the machine does meets all alike; times are medians over the
-turns, ratios are medians of the turns' ratios: of wall time and of "CPU", the processor time of the whole process. Where
-CPU / wall is well under the number of threads, other work held the frame up, and the ratio of CPU times says more.
+turns, ratios are medians of the turns' ratios: of wall time and of "CPU", the process's processor time. Where CPU over
+wall is well under the number of threads, other work held the frame up, and the ratio of CPU times says more.
 Differences are from eager PyTorch over the whole image, borders included, for a network whose norms are not at their
 start.
 

@@ -43,7 +43,7 @@ class FastAENet(nn.Module):
 
     def __init__(self, folded: Folded, threads: int | None = None, rows: int | None = None) -> None:
         super().__init__()
-        if min(threads or 1, rows or 1) < 1:
+        if min(1 if threads is None else threads, 1 if rows is None else rows) < 1:
             raise ValueError(f"threads ({threads}) and rows ({rows}) must be at least 1")
         self.folded, self.config = folded, folded.config
         self.threads, self.rows = threads or processors(), rows

@@ -10,7 +10,6 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from fusion import storage
 from fusion.errors import UserError
 from fusion.fast.fold import Folded
 from fusion.models.aenet import AENet
@@ -37,6 +36,8 @@ def export_onnx(model: nn.Module, where: str, size: tuple[int, int] = (40, 56), 
         import onnxscript  # noqa: F401  what torch.onnx is built on; large, and needed here only
     except ImportError as error:
         raise UserError('ONNX files need the packages of an extra: pip install "duskfuse[onnx]"') from error
+    from fusion import storage  # pyarrow, likewise
+
     network = Folded(model) if folded and isinstance(model, AENet) else model
     image = torch.zeros(2, 1, *size, device=next(network.parameters()).device)
     any_size = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height"), 3: torch.export.Dim("width")}

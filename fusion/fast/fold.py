@@ -7,12 +7,13 @@
        K[d] = w2[d] + sum over s + t = d of wR[s]^T w2[t],   b = b2 + sum over t of w2[t] bR      s, t in {-1, 0, 1}^2
 
    w2 being C2's weights and wR, bR those of R as one dense convolution. C2 sees zeros outside the image, this sees
-   R(f), which is not zero one pixel outside. `Edges` is what it sees too much; it depends only on f's outermost rows and
-   columns,
+   R(f), which is not zero one pixel outside. `Edges` is what it sees too much; it depends only on f's outermost rows
+   and columns,
 
-     top[x] = sum over u of w2[-1, u] bR + sum over d of E[d] f[0, x + d],  E[d] = sum over v + u = d of wR[1, v]^T w2[-1, u]
+       top[x] = sum over u of w2[-1, u] bR + sum over d of E[d] f[0, x + d]
+       E[d] = sum over v + u = d of wR[1, v]^T w2[-1, u]
 
-   likewise at the bottom and, along columns, left and right. The four corners count in two sides and are added once.
+   likewise at the bottom and, along columns, left and right. The corners count in two sides and are added once.
 
 Sums are made in float64. Shapes: B batch, C channels, H height, W width, L length of a border.
 """
@@ -98,7 +99,7 @@ class Edges(nn.Module):
         return [top, bottom, left, right]
 
     def _along(self, line_BCL: Tensor, side: int) -> Tensor:
-        """A convolution of 5 taps along a side, as a matrix product and shifted sums: for one channel that is faster."""
+        """A convolution of 5 taps along a side, as a matrix product and shifted sums: faster for one channel."""
         taps_B5L = F.pad(self.lines_45C[side] @ line_BCL, (2, 2))
         length = line_BCL.shape[2]
         shifted = [taps_B5L[:, d : d + 1, d : d + length] for d in range(5)]

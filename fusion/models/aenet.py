@@ -6,20 +6,20 @@ x is both images, each replicated to three channels; C1 3x3 6 -> 64 and C2 3x3 6
 norm, ReLU; R is the block that the variants replace. Where R does not give 64 channels, and for `plain`, there is no
 hop: P = C2( R(f) ). No code was published; "how sure" says what a row rests on.
 
-| block         | in the paper    | R, for a width of 64                                     | parameters | how sure      |
-|---------------|-----------------|----------------------------------------------------------|------------|---------------|
-| gcb           | GCB, AE-Netv2   | 3x3 in 32 groups with bias, channel shuffle; no BN, ReLU |      5,378 | exact         |
-| cnn           | CNN, "+"        | 3x3 without bias, BN, ReLU                               |     41,154 | exact         |
-| separable     | Separable       | depth-wise 3x3, then 1x1, with biases; nothing between   |      8,962 | good          |
-| squeeze       | Squeeze         | fire(42; 32, 32): one fire, as it takes the time of      |     20,396 | open; nearest |
-|               |                 | Squeeze + GCB; 42 meets the 0.25 MB of the paper         |            |               |
-| squeeze_gcb   | Squeeze + GCB   | fire(16; 32, 32), its 3x3 in 16 groups and shuffled      |      6,066 | plausible     |
-| squeeze2_gcb  | Squeeze2 + GCB  | two of those                                             |      7,970 | plausible     |
-| inception     | Inception       | 1x1, 3x3, 5x5 of 32 each, bias, BN, ReLU, concatenated   |     76,418 | plausible     |
-| gcb_inception | GCB + Inception | the same with bias only, 3x3 and 5x5 in 32 groups        |      8,770 | plausible     |
-| pool          | M               | U-Net of fires(16; n, n): max-pool, n = 32, 64, 128 down |     73,762 | near: 0.896   |
-|               |                 | the sizes; up-sampling and skip, n = 64, 32, 16 back up  |            | MB            |
-| plain         | "++"            | none; C1 6 -> 24 and C2 24 -> 1 with biases, no BN       |      1,537 | weak          |
+| block         | in the paper    | R, for a width of 64                                      | weights | how sure    |
+|---------------|-----------------|-----------------------------------------------------------|---------|-------------|
+| gcb           | GCB, AE-Netv2   | 3x3 in 32 groups with bias, channel shuffle; no BN, ReLU  |   5,378 | exact       |
+| cnn           | CNN, "+"        | 3x3 without bias, BN, ReLU                                |  41,154 | exact       |
+| separable     | Separable       | depth-wise 3x3, then 1x1, with biases; nothing between    |   8,962 | good        |
+| squeeze       | Squeeze         | fire(42; 32, 32): one fire, as it takes the time of       |  20,396 | open: near  |
+|               |                 | Squeeze + GCB; 42 meets the 0.25 MB of the paper          |         |             |
+| squeeze_gcb   | Squeeze + GCB   | fire(16; 32, 32), its 3x3 in 16 groups and shuffled       |   6,066 | plausible   |
+| squeeze2_gcb  | Squeeze2 + GCB  | two of those                                              |   7,970 | plausible   |
+| inception     | Inception       | 1x1, 3x3, 5x5 of 32 each, bias, BN, ReLU, concatenated    |  76,418 | plausible   |
+| gcb_inception | GCB + Inception | the same with bias only, 3x3 and 5x5 in 32 groups         |   8,770 | plausible   |
+| pool          | M               | U-Net of fires(16; n, n): max-pool, n = 32, 64, 128 down  |  73,762 | near: 0.896 |
+|               |                 | the sizes; up-sampling and skip, n = 64, 32, 16 back up   |         | MB          |
+| plain         | "++"            | none; C1 6 -> 24 and C2 24 -> 1 with biases, no BN        |   1,537 | weak        |
 
 fire(s; m, n): 1x1 to s channels, then 1x1 to m and 3x3 to n concatenated, with biases, ReLU after each [inferred: as
 in SqueezeNet]. "MB" in the paper are those of a checkpoint with Adam's two moments, 12 bytes a parameter. The pool

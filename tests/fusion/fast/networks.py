@@ -1,4 +1,4 @@
-"""Networks whose every part matters: random norms with other statistics than at a start, images that are not all zero."""
+"""Networks whose every part matters: norms with other statistics than at a start, images that are not all zero."""
 
 from __future__ import annotations
 
