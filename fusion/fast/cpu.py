@@ -13,6 +13,7 @@ and torch's own thread count stays as it is.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import torch
@@ -61,7 +62,7 @@ class FastAENet(nn.Module):
         for image in (first_B1HW, second_B1HW):
             if image.dtype != torch.float32 or image.device.type != "cpu":
                 raise ValueError(f"the images must be float32 on the CPU, not {image.dtype} on {image.device}")
-        if self._workers is None:
+        if self._workers is None or self._workers.process != os.getpid():
             self._workers = Workers(self.threads)
         with torch.inference_mode():
             if self._products is not None:

@@ -5,6 +5,7 @@ Both inputs and the output are (batch, 1, height, width), float32. An AE-Netv2 g
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import torch
@@ -38,7 +39,7 @@ def export_onnx(model: nn.Module, where: str, size: tuple[int, int] = (40, 56), 
         raise UserError('ONNX files need the packages of an extra: pip install "duskfuse[onnx]"') from error
     from fusion import storage  # pyarrow, likewise
 
-    network = Folded(model) if folded and isinstance(model, AENet) else model
+    network = Folded(model) if folded and isinstance(model, AENet) else copy.deepcopy(model)
     image = torch.zeros(2, 1, *size, device=next(network.parameters()).device)
     any_size = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
     try:

@@ -17,10 +17,10 @@ def processors() -> int:
 
 
 class Workers:
-    """`count` threads. `own` is a space of each thread for what it keeps between tasks."""
+    """`count` threads of this `process` (a fork has none of them). `own` is a space of each thread for what it keeps between tasks."""
 
     def __init__(self, count: int) -> None:
-        self.count = count
+        self.process = os.getpid()
         self.own = threading.local()
         started = threading.Barrier(count + 1)
 
