@@ -2,7 +2,7 @@
 
     duskfuse detect --pairs DIR --fused NAME=DIR ... --detector yolo --out DIR
     duskfuse detect --pairs DIR --corpus CORPUS --fused NAME=DIR ... --out DIR      degraded images, by level
-    duskfuse detect --pairs DIR --fused ... --weights OTHER/detector --out DIR      a detector that is there already
+    duskfuse detect --pairs DIR --fused ... --weights OTHER --out DIR      the detector of another run
 
 The protocol of MoE-Fusion's Table 3: a detector is trained once, on the visible and infrared images of the training
 split together, and then run unchanged on every method's images of the test split. OUT/table.csv has AP per class and
@@ -44,11 +44,12 @@ class Args:
     detector: str = "yolo"
     """One of: yolo, yolo-small, faster-rcnn, faster-rcnn-small."""
     weights: str | None = None
-    """A trained detector (OUT/detector of another run, or a YOLO .pt file) instead of training one."""
+    """A trained detector (--out of another run, its training/detector, or a YOLO .pt file) instead of training one.
+    YOLO looks at images at --recipe.size, which should be the one it was trained with."""
     train_on: str = "visible+infrared"
     """Images to train on: visible, infrared, names of --fused, several joined by +."""
     start: str | None = None
-    """A trained detector of the same classes that the training starts from."""
+    """A trained detector that the training starts from, given as for --weights; Faster R-CNN's of the same classes."""
     classes: str = ""
     """Classes to detect, separated by commas; by default those that occur in the training split."""
     same: str = ""
@@ -84,7 +85,7 @@ def recipes() -> dict[str, Recipe]:
 def main(arguments: list[str]) -> None:
     from workflows.cli import parse
 
-    name = next((b for a, b in itertools.pairwise(arguments) if a == "--detector"), "yolo")
+    name = detector_named(arguments)
     known = recipes()
     if name not in known:
         raise UserError(f"unknown detector {name!r}. Known: {', '.join(known)}.")
@@ -92,6 +93,17 @@ def main(arguments: list[str]) -> None:
     default = options(recipe=known[name], out=tyro.MISSING)
     flat = (tyro.conf.AvoidSubcommands, tyro.conf.UseAppendAction)
     run(parse(options, "detect", arguments, default=default, config=flat), arguments)
+
+
+def detector_named(arguments: list[str]) -> str:
+    """The value of --detector, which the recipe's own options depend on; the last one counts."""
+    name = "yolo"
+    for word, following in itertools.pairwise([*arguments, name]):
+        if word == "--detector":
+            name = following
+        elif word.startswith("--detector="):
+            name = word.partition("=")[2]
+    return name
 
 
 def run(args: Args, command: list[str]) -> None:
@@ -113,18 +125,24 @@ def run(args: Args, command: list[str]) -> None:
     own_folder(args.out, "splits.csv" if args.pairs else "table.csv", "detections")
     connect()
     refs, problems, pairs = look_at(args, same)
+    refs = [ref for ref in refs if ref.key in pairs]  # the others are among the problems
     classes = class_list(args, pairs, same)
     say(f"classes: {', '.join(classes)}")
     if args.weights is None:
         if hasattr(args.recipe.model, "classes"):
             args = replace(args, recipe=replace(args.recipe, model=replace(args.recipe.model, classes=classes)))
-        rows = training_rows(args, [ref for ref in refs if ref.key in pairs], methods)
+        rows = training_rows(args, refs, methods)
+        if args.corpus is None and args.split != "test":
+            say(f"--split {args.split}: the detector has seen some of what is scored, so its numbers are too good")
         task = {"rows": rows, "classes": classes, "same": same}
         weights = detectors.train(
             storage.join(args.out, "training"), args.recipe, task, args.start, ["detect", *command]
         )
     else:
-        weights = args.weights
+        weights = detectors.detector_in(args.weights)
+        load(weights, classes, same, getattr(args.recipe, "size", 0), "cpu")  # a bad one is told here, once
+        if weights_of_yolo(weights):
+            say(f"YOLO looks at images at {getattr(args.recipe, 'size', 640)} pixels (--recipe.size)")
     storage.remove(storage.join(args.out, "detect.json"))  # from here to the end the folder is not complete
     found, more = score(args, refs, methods, weights, classes, same)
     write(args, command, weights, classes, methods, found, problems + more)
@@ -151,7 +169,7 @@ def score(
         images = len(chosen)
     cpus, gpus = resources()
     workers = gpus or max(1, int(cpus))
-    options = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_cpus": min(1, cpus / workers)}
+    options = {"num_cpus": min(1, cpus / workers)} | ({"num_gpus": 1} if gpus else {})
     make = {"weights": storage.absolute(weights), "classes": list(classes), "same": same}
     make |= {"methods": {name: storage.absolute(folder) for name, folder in methods.items()}}
     make |= {"size": getattr(args.recipe, "size", 0), "threads": max(1, int(cpus / workers))}
@@ -222,11 +240,11 @@ def load(weights: str, classes: tuple[str, ...], same: dict, size: int, device: 
     from functools import partial
     from pathlib import Path
 
-    from fusion import checkpoint, storage
+    from fusion import checkpoint
     from fusion.class_names import standard_name
     from workflows.detectors import local
 
-    if weights.endswith(".pt") or storage.exists(storage.join(weights, "yolo.pt")):
+    if weights_of_yolo(weights):
         from detection.yolo import Yolo
 
         with tempfile.TemporaryDirectory() as folder:
@@ -242,6 +260,13 @@ def load(weights: str, classes: tuple[str, ...], same: dict, size: int, device: 
     return partial(detect, loaded.model.to(device), places=places)
 
 
+def weights_of_yolo(weights: str) -> bool:
+    from fusion import storage
+    from workflows.detectors import is_file_of_weights
+
+    return is_file_of_weights(weights) or storage.exists(storage.join(weights, "yolo.pt"))
+
+
 def lists(boxes) -> dict:
     """Truth or Detections as plain lists, for JSON."""
     return {name: getattr(boxes, name).tolist() for name in ("boxes", "classes", "scores") if hasattr(boxes, name)}
@@ -255,7 +280,13 @@ def write_pictures(args: Args, found: list[dict], names: list[str], classes: tup
     from workflows.detect_results import choose, name_of_image, picture
 
     rows = {(name_of_image(row), row["method"]): row for row in found}
-    wanted = choose(found, args.pictures)
+    wanted = set(choose(found, args.pictures))
+    folder = storage.join(args.out, "pictures")
+    for old in storage.list_files(folder):  # of an earlier run, perhaps of other images
+        if old.endswith(".png"):
+            storage.remove(storage.join(folder, old))
+    if not wanted:
+        return
     for item in find_items(args, {name.rpartition("/")[2] for name in wanted}):
         name = "/".join([item.degradation or "clean", item.level or "0", item.key])
         if name not in wanted:
@@ -266,8 +297,11 @@ def write_pictures(args: Args, found: list[dict], names: list[str], classes: tup
                 image = image_of(item, method, methods)
                 cells.append((method, picture(image, rows[name, method], classes, args.threshold)))
         lines = [cells[i : i + 3] for i in range(0, len(cells), 3)]
-        path = storage.join(args.out, "pictures", f"{name.replace('/', '-')}.png")
+        path = storage.join(folder, f"{name.replace('/', '-')}.png")
         storage.write_bytes(path, encode_png(side_by_side(lines, 480)))
+        wanted.remove(name)
+        if not wanted:  # a corpus would be read to its end
+            return
 
 
 def find_items(args: Args, keys: set[str]) -> Iterator:

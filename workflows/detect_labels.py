@@ -27,6 +27,7 @@ def look_at(args: Args, same: dict) -> tuple[list, list[dict], dict[str, dict]]:
     if args.pairs is None:
         return [], [], {}
     found = find_pairs(args.pairs)
+    check_splits(args, found.refs)
     refs = split_pairs(found.refs, args, args.out)
     rejected = list(found.rejected)
     problems: list[dict] = []
@@ -51,6 +52,28 @@ def look_at(args: Args, same: dict) -> tuple[list, list[dict], dict[str, dict]]:
         )
     problems += [{"method": "", "image": item.key, "problem": item.reason} for item in found.rejected]
     return refs, sorted(problems, key=lambda item: (item["image"], item["problem"])), good
+
+
+def check_splits(args: Args, refs) -> None:
+    """UserError when OUT keeps other splits of these pairs than the options now ask for."""
+    from fusion import storage
+    from fusion.splits import FILE, assign_splits, frozen_splits
+
+    path = storage.join(args.out, FILE)
+    if not storage.exists(path):
+        return
+    kept, sequence = frozen_splits(refs, path)
+    if set(sequence) != {ref.key for ref in refs}:
+        return
+    if args.splits:
+        wanted = frozen_splits(refs, args.splits)[0]
+    else:
+        wanted = assign_splits(refs, args, sequence if args.sequences else {})
+    if {ref.key: ref.split for ref in kept} != {ref.key: ref.split for ref in wanted}:
+        raise UserError(
+            f"{path} has other splits than these options give (--splits, --seed, --val-share, --test-share, "
+            "--sequences). Give those of the first run, or choose another --out."
+        )
 
 
 def census(row: dict) -> list[dict]:
@@ -103,8 +126,9 @@ def class_list(args: Args, pairs: dict[str, dict], same: dict) -> tuple[str, ...
 
 def training_rows(args: Args, refs: list, methods: dict[str, str]) -> list[dict]:
     """One row for every image to train or validate on."""
+    from detection.yolo import YoloConfig
     from fusion import storage
-    from fusion.corpus import open_corpus
+    from fusion.corpus import open_corpus, read_shard
 
     names = [name.strip() for name in args.train_on.split("+") if name.strip()]
     unknown = [name for name in names if name not in (*SOURCES, *methods)]
@@ -113,11 +137,10 @@ def training_rows(args: Args, refs: list, methods: dict[str, str]) -> list[dict]
         raise UserError(f"--train-on {args.train_on!r}: {unknown[0] if unknown else 'nothing'} is none of {known}.")
     scored: set[str] = set()
     if args.corpus is not None:  # its test pairs must not be learnt from
-        scored = {
-            key
-            for path, group in open_corpus(args.corpus).groups(args.split if args.split != "all" else None)
-            for key in keys_of(path, group)
-        }
+        for path in open_corpus(args.corpus).paths(args.split if args.split != "all" else None):
+            scored.update(read_shard(path, ["key"])["key"].to_pylist())
+        if not scored & {ref.key for ref in refs}:
+            say("no image of the corpus is one of the pairs by its name: see that none of them is learnt from")
     rows = [
         {
             "key": f"{ref.key}-{name}",
@@ -129,13 +152,7 @@ def training_rows(args: Args, refs: list, methods: dict[str, str]) -> list[dict]
         for name in names
         if ref.split in ("train", "val") and ref.key not in scored
     ]
-    for split in ("train", "val"):
+    for split in ("train", "val") if isinstance(args.recipe, YoloConfig) else ("train",):
         if not any(row["split"] == split for row in rows):
             raise UserError(f"no pair is left for {split!r}: give more labelled pairs, or another --val-share.")
     return rows
-
-
-def keys_of(path: str, group: int) -> list[str]:
-    from fusion.corpus import read_group
-
-    return [row.key for row in read_group(path, group)]

@@ -26,7 +26,7 @@ Recipe = DetectorRecipe | YoloConfig
 
 
 class Examples:
-    """Labelled images by place in a list; pairs are read once and kept while they fit in memory.
+    """Labelled images by place in a list; each is read once and kept while there is room.
 
     A row says which pair, which split, and which of its images: "visible", "infrared", or a folder of fused ones.
     """
@@ -68,15 +68,20 @@ class Examples:
 
 
 def train(out: str, recipe: Recipe, task: dict, start: str | None, command: list[str]) -> str:
-    """Train, or go on; returns where the finished detector is. `task`: rows of `Examples`, their classes, `same`."""
-    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    """Train, or go on; returns where the finished detector is. `task`: rows of `Examples`, their classes, `same`.
 
+    UserError: `start` is no detector of these classes, or there are fewer images than a batch has.
+    """
     from fusion import storage
     from fusion.config import fingerprint, to_dict
+    from workflows import training
     from workflows.folders import claim
     from workflows.stamps import stamp
 
+    images = sum(row["split"] == "train" for row in task["rows"])
+    if isinstance(recipe, DetectorRecipe) and images < recipe.batch_size:
+        raise UserError(f"{images} images to learn from are less than a batch of {recipe.batch_size}. Lower it.")
+    start = start and storage.absolute(start)  # workers may run in another folder
     settings = {"recipe": to_dict(recipe) | {"name": name_of(recipe)}, "classes": list(task["classes"])}
     settings |= {"examples": fingerprint(task), "from": start and fingerprint(start)}
     claim(out, "settings.json", settings, "detector")
@@ -84,42 +89,23 @@ def train(out: str, recipe: Recipe, task: dict, start: str | None, command: list
     if storage.exists(storage.join(out, "run.json")):
         say(f"{out}: the detector is there")
         return model
+    if start is not None:
+        start = detector_in(start)
+        check_start(recipe, start, task["classes"])
     connect()
-    workers, each, use_gpu = plan(recipe)
+    workers, each = plan(recipe)
     config = {"recipe": to_dict(recipe), "yolo": isinstance(recipe, YoloConfig), "task": task, "start": start}
-    config["threads"] = 1 if use_gpu else max(1, int(resources()[0] / workers))
-    place, inner = storage.resolve(out)
-    parent, _, name = inner.rstrip("/").rpartition("/")
-    images = sum(row["split"] == "train" for row in task["rows"])
-    say(f"{name}: {name_of(recipe)}, {recipe.epochs} epochs of {images} images, {workers} workers")
-    trainer = TorchTrainer(
-        loop,
-        train_loop_config=config,
-        scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": each} | ({"GPU": 1} if use_gpu else {})
-        ),
-        run_config=RunConfig(
-            name=name,
-            storage_path=parent or "/",
-            storage_filesystem=place if storage.is_uri(out) else None,
-            failure_config=FailureConfig(max_failures=3),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-            logging_config=LoggingConfig(log_level="WARNING"),
-        ),
-    )
+    say(f"{name_of(recipe)}: {recipe.epochs} epochs of {images} images, {workers} workers")
     begin = time.time()
-    try:
-        result = trainer.fit()
-    except SystemExit:  # how Ray ends a run that was interrupted
-        raise KeyboardInterrupt from None
+    result = training.fit(out, loop, config, workers, each)
     with result.checkpoint.as_directory() as folder:
         found = Path(folder) / MODEL
-        for path in sorted(found.iterdir()):
+        for path in sorted(found.iterdir()):  # state.json, which makes a checkpoint one, comes last
             storage.write_bytes(storage.join(model, path.name), path.read_bytes())
         history = json.loads((Path(folder) / "history.json").read_text())
     about = {"stamp": stamp(command), "settings": settings, "workers": workers, "history": history}
     storage.write_text(storage.join(out, "run.json"), json.dumps(about, indent=1) + "\n")
-    say(f"{name}: trained {len(history)} epochs in {time.time() - begin:.0f} s")
+    say(f"{name_of(recipe)}: trained {len(history)} epochs in {time.time() - begin:.0f} s")
     return model
 
 
@@ -127,14 +113,45 @@ def name_of(recipe: Recipe) -> str:
     return recipe.model.rpartition("/")[2] if isinstance(recipe, YoloConfig) else recipe.name
 
 
-def plan(recipe: Recipe) -> tuple[int, float, bool]:
-    """(workers, CPUs of each, whether each has a GPU). YOLO trains in one process."""
+def plan(recipe: Recipe) -> tuple[int, float]:
+    """(workers, CPUs of each). YOLO trains in one process, on one node."""
+    from workflows.training import even_workers, largest_node
+
     cpus, gpus = resources()
     if isinstance(recipe, YoloConfig):
-        return 1, 1.0 if gpus else max(1.0, cpus - 1), bool(gpus)
-    most = gpus or min(int(cpus), 8)
-    workers = max(n for n in range(1, max(most, 1) + 1) if recipe.batch_size % n == 0)
-    return workers, 1.0 if not gpus else min(1.0, cpus / workers), bool(gpus)
+        return 1, 1.0 if gpus else max(1.0, largest_node() - 1)
+    workers = even_workers(recipe.batch_size)
+    return workers, min(1.0, cpus / workers) if gpus else 1.0
+
+
+def detector_in(where: str) -> str:
+    """The folder of a trained detector, given as that, as a training or as the output of `duskfuse detect`."""
+    from fusion import storage
+
+    if is_file_of_weights(where):
+        return where
+    for parts in ((), (MODEL,), ("training", MODEL)):
+        folder = storage.join(where, *parts)
+        if any(storage.exists(storage.join(folder, name)) for name in ("yolo.pt", "state.json")):
+            return folder
+    return where
+
+
+def check_start(recipe: Recipe, start: str, classes: Sequence[str]) -> None:
+    """UserError where a training cannot start from there: by now, and not in every worker. YOLO takes any classes."""
+    from detection.faster_rcnn import DETECTORS
+    from fusion import checkpoint
+
+    if isinstance(recipe, YoloConfig):
+        with tempfile.TemporaryDirectory() as folder:
+            local(start, Path(folder))
+        return
+    known = checkpoint.load(checkpoint.fetch(start), models=DETECTORS).model.config.classes
+    if tuple(known) != tuple(classes):
+        raise UserError(
+            f"{start} knows the classes {', '.join(known)}, in this order; here they are {', '.join(classes)}. "
+            "Give a detector of the same classes, or --classes."
+        )
 
 
 def loop(config: dict[str, Any]) -> None:
@@ -203,13 +220,12 @@ def yolo_loop(config: dict[str, Any], examples: Examples) -> None:
     from detection.yolo_data import write_dataset
     from fusion.config import from_dict
 
-    recipe = from_dict(YoloConfig, config["recipe"], "recipe")
-    start: dict[str, str] = {}
+    recipe = begun = from_dict(YoloConfig, config["recipe"], "recipe")
     history: list[dict] = []
 
     def report(numbers: dict) -> None:
         folder = Path(numbers.pop("checkpoint"))
-        numbers = {key if key in ("epoch", "epochs", "seconds") else named(key): v for key, v in numbers.items()}
+        numbers = {named(key): value for key, value in numbers.items()}
         history.append(numbers)
         (folder / "history.json").write_text(json.dumps(history))
         tell(recipe, numbers, numbers["epochs"])
@@ -222,19 +238,19 @@ def yolo_loop(config: dict[str, Any], examples: Examples) -> None:
 
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
-        data = write_dataset(home / "data", rows(), examples.classes)
-        device = "0" if torch.cuda.is_available() else "cpu"
-        if config["start"] is not None:
-            start = {"model": str(local(config["start"], home))}
         resume = None
         saved = ray.train.get_checkpoint()
         if saved is not None:
             resume = home / "resume"
             saved.to_directory(resume)
+            if (resume / MODEL).exists():  # it was trained to the end, and killed before the result was taken away
+                return
             history += json.loads((resume / "history.json").read_text())
-        done = yolo.train(
-            data, replace(recipe, **start), home / "run", device=device, resume_from=resume, on_epoch=report
-        )
+        data = write_dataset(home / "data", rows(), examples.classes)
+        device = "0" if torch.cuda.is_available() else "cpu"
+        if config["start"] is not None:
+            begun = replace(recipe, model=str(local(config["start"], home)))
+        done = yolo.train(data, begun, home / "run", device=device, resume_from=resume, on_epoch=report)
         for note in done.notes:
             print(note, flush=True)
         final = home / "final"
@@ -245,22 +261,26 @@ def yolo_loop(config: dict[str, Any], examples: Examples) -> None:
 
 
 def named(key: str) -> str:
-    return key if key in ("lr",) else f"val/{key.removeprefix('val_')}" if _validation(key) else f"train/{key}"
+    """What YOLO reports, by the names that curves have."""
+    if key in ("epoch", "epochs", "seconds", "lr"):
+        return key
+    validation = key.startswith("val_") or key in ("precision", "recall", "map50", "map50_95")
+    return f"val/{key.removeprefix('val_')}" if validation else f"train/{key}"
 
 
-def _validation(key: str) -> bool:
-    return key.startswith("val_") or key in ("precision", "recall", "map50", "map50_95")
+def is_file_of_weights(where: str) -> bool:
+    return where.partition("?")[0].endswith(".pt")  # a URI may have settings of its store behind the name
 
 
 def local(where: str, home: Path) -> Path:
     """A local copy of the weights of a trained YOLO, given as its folder or its file."""
     from fusion import storage
 
-    path = where if where.endswith(".pt") else storage.join(where, "yolo.pt")
+    path = where if is_file_of_weights(where) else storage.join(where, "yolo.pt")
     copy = home / "start.pt"
     try:
         copy.write_bytes(storage.read_bytes(path))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise UserError(f"no YOLO weights at {path}. Give what `duskfuse detect` trained, or a .pt file.") from error
     return copy
 

@@ -14,6 +14,7 @@ latest network; OUT/evolve.json, written last, who won how often, and scores on 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, replace
 
 from fusion.errors import UserError
@@ -67,8 +68,8 @@ def run(args: Args, command: list[str]) -> None:
     from fusion.pairs import find_pairs
     from workflows import evolve_train
     from workflows.folders import claim
+    from workflows.fuse import load
     from workflows.splits import split_pairs
-    from workflows.stamps import stamp
 
     if args.recipe.model_name != "aenet":
         raise UserError(f"evolution trains AE-Netv2; the recipe {args.recipe.name} is of {args.recipe.model_name}.")
@@ -77,8 +78,12 @@ def run(args: Args, command: list[str]) -> None:
     claim(args.out, "settings.json", settings(args), "evolution")
     connect()
     refs = split_pairs(found.refs, args, args.out)
-    if not any(ref.split == "train" for ref in refs):
-        raise UserError(f"{args.pairs} has no pair left to train on. Lower --test-share and --val-share.")
+    learn = sum(ref.split == "train" for ref in refs)
+    if learn * args.recipe.crops.per_image < args.recipe.batch_size:
+        raise UserError(
+            f"{learn} pairs to train on are too few for a batch of {args.recipe.batch_size}. "
+            "Lower --recipe.batch-size, or --test-share and --val-share."
+        )
     scores = {name: score_method(args, name, spec, refs) for name, spec in methods.items()}
     rejected = {key for by_key in scores.values() for key, (_, reason) in by_key.items() if reason.startswith("pair: ")}
     rejected |= {item.key for item in found.rejected}
@@ -89,6 +94,7 @@ def run(args: Args, command: list[str]) -> None:
     before = earlier.get("library", [])
     fresh = [name for name in methods if name not in before]
     if not fresh:
+        finish(args.out, number, ["evolve", *command])  # it may have been killed before that
         print(f"{args.out}: nothing new in the library; its network is in {storage.join(args.out, 'checkpoint')}")
         return
     number += 1
@@ -97,7 +103,10 @@ def run(args: Args, command: list[str]) -> None:
     trained = {ref.key for ref in refs if ref.split in ("train", "val")}
     values = {name: {k: s for k, (s, _) in scores[name].items() if k in trained} for name in fresh}
     labels = evolution.evolve(old, values)
-    storage.write_text(storage.join(folder, "labels.csv"), evolution.to_csv(labels))
+    if not labels:
+        key, why = next(((k, why) for by_key in scores.values() for k, (_, why) in by_key.items() if why), ("", ""))
+        raise UserError(f"no method has a result with a score on any pair ({key}: {why}). E2 needs images for NIQE.")
+    write_labels(folder, evolution.to_csv(labels))
     won = evolution.wins(labels.values())
     say(f"evolution {number}: {len(labels)} labels by " + ", ".join(f"{name} {count}" for name, count in won.items()))
 
@@ -105,7 +114,7 @@ def run(args: Args, command: list[str]) -> None:
     if number > 1:
         optim = replace(recipe.optim, lr=recipe.optim.lr * 0.1, milestones=())
         recipe = replace(recipe, epochs=args.more_epochs, optim=optim)
-    start = storage.join(args.out, "checkpoint") if number > 1 else None
+    start = storage.join(args.out, "evolutions", str(number - 1), "training", "checkpoint") if number > 1 else None
     rows = [
         {"ref": asdict(ref), "label": storage.absolute(image_path(args.out, labels[ref.key].method, ref.key))}
         for ref in refs
@@ -113,8 +122,9 @@ def run(args: Args, command: list[str]) -> None:
     ]
     history = evolve_train.train(storage.join(folder, "training"), recipe, rows, start, ["evolve", *command])
     network = storage.join(folder, "training", "checkpoint")
-    spec = {"kind": "checkpoint", "where": storage.absolute(network)}
-    held_out = score_method(args, f"network-{number}", spec, refs, ("test",))
+    spec = {"kind": "checkpoint", "where": storage.absolute(network), "identity": load(network)[2]}
+    score_method(args, f"network-{number}", spec, refs, ("test",))
+    means, counts = held_out_means(args, [*before, *fresh], refs, number)
     facts = {
         "evolution": number,
         "library": [*before, *fresh],
@@ -123,18 +133,43 @@ def run(args: Args, command: list[str]) -> None:
         "replaced": sum(key in old and old[key] != label for key, label in labels.items()),
         "wins": won,
         "label score": evolution.mean_score([label.score for label in labels.values()]),
-        "held out": {"pairs": len(held_out), **held_out_means(args, methods, refs, number)},
+        "held out": {"pairs": sum(ref.split == "test" for ref in refs), **means},
+        "held out scored": counts,
         "failures": {name: sum(bool(r) for _, r in by_key.values()) for name, by_key in scores.items()},
         "forgetting": evolve_train.forgetting(args.out, number, refs),
         "epochs": len(history),
     }
     storage.write_text(storage.join(folder, "evolution.json"), json.dumps(facts, indent=1) + "\n")
-    evolve_train.publish(network, storage.join(args.out, "checkpoint"))
-    every = [read(args.out, n) for n in range(1, number + 1)]
-    about = {"stamp": stamp(["evolve", *command]), "evolutions": every}
-    storage.write_text(storage.join(args.out, "evolve.json"), json.dumps(about, indent=1) + "\n")
-    show(every)
+    finish(args.out, number, ["evolve", *command])
     print(f"{args.out}: evolution {number}, the network is in {storage.join(args.out, 'checkpoint')}")
+
+
+def finish(out: str, number: int, command: list[str]) -> None:
+    """OUT/checkpoint and OUT/evolve.json of the evolutions up to `number`, unless they are there."""
+    from fusion import storage
+    from workflows.stamps import stamp
+    from workflows.training import publish
+
+    path = storage.join(out, "evolve.json")
+    if storage.exists(path) and len(json.loads(storage.read_bytes(path))["evolutions"]) == number:
+        return
+    publish(storage.join(out, "evolutions", str(number), "training", "checkpoint"), storage.join(out, "checkpoint"))
+    every = [read(out, n) for n in range(1, number + 1)]
+    storage.write_text(path, json.dumps({"stamp": stamp(command), "evolutions": every}, indent=1) + "\n")
+    show(every)
+
+
+def write_labels(folder: str, text: str) -> None:
+    """FOLDER/labels.csv. UserError when a training of other labels has begun there."""
+    from fusion import storage
+
+    path = storage.join(folder, "labels.csv")
+    if storage.exists(storage.join(folder, "training", "settings.json")) and storage.read_bytes(path).decode() != text:
+        raise UserError(
+            f"{folder} was begun with another library and is not finished. Run that command again first; "
+            "or delete the folder, and the evolution begins with this library."
+        )
+    storage.write_text(path, text)
 
 
 def settings(args: Args) -> dict:
@@ -161,11 +196,13 @@ def library(args: Args) -> dict[str, dict]:
         methods[name] = {"kind": "library", "where": name}
     for kind, texts in (("checkpoint", args.checkpoint), ("folder", args.fused)):
         for name, where in (named_folders(texts) if texts else {}).items():
-            if name in methods or name.startswith("network-"):
-                raise UserError(f"the method name {name!r} is used twice or reserved. Give another NAME=.")
+            if name in methods or name.startswith(("network-", ".")) or name == "pairs" or "/" in name:
+                raise UserError(f"the method name {name!r} is used twice, reserved or no name. Give another NAME=.")
             methods[name] = {"kind": kind, "where": storage.absolute(where)}
             if kind == "checkpoint":
-                methods[name]["identity"] = load(where)[2]
+                loaded, _, methods[name]["identity"] = load(where)
+                if loaded.model.config.stage == "restore":
+                    raise UserError(f"{where} restores and does not fuse. Give a checkpoint of stage 2.")
     if not methods:
         raise UserError("the library is empty: give --library, --checkpoint or --fused.")
     return methods
@@ -184,7 +221,7 @@ def score_method(
     from tqdm import tqdm
 
     from fusion import storage
-    from workflows.folders import claim
+    from workflows.folders import check_seen, claim
     from workflows.sources import PAIRS_A_TASK
 
     folder = storage.join(args.out, "library", name)
@@ -200,6 +237,15 @@ def score_method(
         for row in in_parallel(rows, score_unit):
             scores[row["key"]] = (float(row["score"]), row["reason"])
             bar.update(1)
+    unread = sorted(key for key, (_, reason) in scores.items() if reason.startswith("pair: "))
+    if len(unread) > args.max_rejected * len(chosen):  # before it is written, so that pairs can be put right
+        raise UserError(
+            f"{len(unread)} pairs cannot be read, more than --max-rejected {args.max_rejected:g}. "
+            f"{unread[0]}: {scores[unread[0]][1]}"
+        )
+    seen = set(storage.list_files(folder))
+    made = [f"{key}.png" for key, (_, reason) in sorted(scores.items()) if not reason]
+    check_seen(args.out, [name for name in made if name not in seen], f"images of {name}")
     for key in sorted(key for key, (_, reason) in scores.items() if reason)[:3]:
         say(f"{name} {key}: {scores[key][1]}")
     # repr: JSON knows no NaN
@@ -303,16 +349,17 @@ def read_labels(out: str, number: int) -> dict:
     return evolution.from_csv(storage.read_bytes(path).decode(), path)
 
 
-def held_out_means(args: Args, methods: dict, refs, number: int) -> dict[str, float]:
-    """Mean E2 on the held-out pairs: every method, and the network after each evolution."""
+def held_out_means(args: Args, methods: list[str], refs, number: int) -> tuple[dict[str, float], dict[str, int]]:
+    """Mean E2 on the held-out pairs, and of how many: every method, and the network after each evolution."""
     from fusion.evolution import mean_score
 
     test = {ref.key for ref in refs if ref.split == "test"}
-    means = {}
+    means, counts = {}, {}
     for name in [*methods, *(f"network-{n}" for n in range(1, number + 1))]:
         scored = score_method(args, name, spec_of(args.out, name), refs)
-        means[name] = mean_score([score for key, (score, _) in scored.items() if key in test])
-    return means
+        found = [score for key, (score, _) in scored.items() if key in test]
+        means[name], counts[name] = mean_score(found), sum(map(math.isfinite, found))
+    return means, counts
 
 
 def spec_of(out: str, name: str) -> dict:
@@ -323,10 +370,13 @@ def spec_of(out: str, name: str) -> dict:
 
 def show(evolutions: list[dict]) -> None:
     last = evolutions[-1]
-    say(f"{'E2 on ' + str(last['held out']['pairs']) + ' held-out pairs':28} labels won")
+    pairs = last["held out"]["pairs"]
+    say(f"{'E2 on ' + str(pairs) + ' held-out pairs':28} labels won")
     for name, value in last["held out"].items():
         if name != "pairs":
-            say(f"{name:18} {value:9.4f} {last['wins'].get(name, 0):10}")
+            count = last.get("held out scored", {}).get(name, pairs)
+            fewer = f"   over {count} pairs only" if count < pairs else ""
+            say(f"{name:18} {value:9.4f} {last['wins'].get(name, 0):10}{fewer}")
     for one in evolutions:
         old = one["forgetting"]
         if old:

@@ -51,7 +51,10 @@ def read(row: dict):
     except BadPair as error:
         raise UserError(f"{ref['key']}: {error}") from error
     except (OSError, BadImage) as error:
-        raise UserError(f"{row['label']}: {error}. Delete its folder; it is made again.") from error
+        raise UserError(
+            f"the label {row['label']} cannot be read ({error}). On several nodes --out must be a shared folder or "
+            "s3://; if the file is damaged, delete scores.json in its folder, and it is made again."
+        ) from error
     images = (pair.visible, pair.infrared, pair.visible, pair.infrared)
     text = (ref["key"], ref["split"], ref["source"], "clean", "0", "{}")
     return Labelled(*text, *images, pair.boxes, pair.classes, label=label)
@@ -59,11 +62,9 @@ def read(row: dict):
 
 def train(out: str, recipe: Recipe, rows: list[dict], start: str | None, command: list[str]) -> list[dict]:
     """Train, or go on; OUT/checkpoint is the network. Returns the history."""
-    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
     from fusion import checkpoint, storage
     from fusion.config import fingerprint, to_dict
+    from workflows import training
     from workflows.folders import claim
     from workflows.stamps import stamp
 
@@ -75,54 +76,22 @@ def train(out: str, recipe: Recipe, rows: list[dict], start: str | None, command
     if storage.exists(done):
         return json.loads(storage.read_bytes(done))["history"]
     connect()
-    cpus, gpus = resources()
     learn = [row for row in rows if row["ref"]["split"] == "train"]
-    most = min(gpus or min(int(cpus), 8), len(learn))
-    workers = max(n for n in range(1, max(most, 1) + 1) if recipe.batch_size % n == 0)
+    workers = training.even_workers(recipe.batch_size, most=len(learn))
     steps = len(learn) // workers * recipe.crops.per_image // (recipe.batch_size // workers)
     if not steps:
         raise UserError(f"{len(learn)} labelled pairs are too few for a batch of {recipe.batch_size}. Lower it.")
     say(f"{recipe.name}: {recipe.epochs} epochs of {steps} steps of {recipe.batch_size} patches, {workers} workers")
-    place, inner = storage.resolve(out)
-    parent, _, name = inner.rstrip("/").rpartition("/")
     config = {"recipe": to_dict(recipe), "rows": rows, "start": start and storage.absolute(start), "steps": steps}
-    trainer = TorchTrainer(
-        loop,
-        train_loop_config=config | {"threads": 1 if gpus else max(1, int(cpus / workers))},
-        scaling_config=ScalingConfig(
-            num_workers=workers,
-            use_gpu=bool(gpus),
-            resources_per_worker={"CPU": min(1.0, cpus / workers)} | ({"GPU": 1} if gpus else {}),
-        ),
-        run_config=RunConfig(
-            name=name,
-            storage_path=parent or "/",
-            storage_filesystem=place if storage.is_uri(out) else None,
-            failure_config=FailureConfig(max_failures=3),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-            logging_config=LoggingConfig(log_level="WARNING"),
-        ),
-    )
     begin = time.time()
-    try:
-        result = trainer.fit()
-    except SystemExit:  # how Ray ends a run that was interrupted
-        raise KeyboardInterrupt from None
+    result = training.fit(out, loop, config, workers, min(1.0, resources()[0] / workers))
     with result.checkpoint.as_directory() as folder:
-        publish(folder, storage.join(out, "checkpoint"))
+        training.publish(folder, storage.join(out, "checkpoint"))
         history = checkpoint.read_state(Path(folder))["history"]
     about = {"stamp": stamp(command), "settings": settings, "workers": workers, "history": history}
     storage.write_text(done, json.dumps(about, indent=1) + "\n")
     say(f"trained {len(history)} epochs in {time.time() - begin:.0f} s")
     return history
-
-
-def publish(folder: str, out: str) -> None:
-    """Copy a checkpoint; state.json, which makes it one, last."""
-    from fusion import checkpoint, storage
-
-    for name in checkpoint.FILES:
-        storage.write_bytes(storage.join(out, name), storage.read_bytes(storage.join(folder, name)))
 
 
 def loop(config: dict[str, Any]) -> None:

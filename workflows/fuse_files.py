@@ -8,6 +8,7 @@ Without --checkpoint or --method the AE-Netv2 that comes with the package fuses.
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fusion.errors import UserError
+from workflows.cluster import say
 
 if TYPE_CHECKING:
     from workflows.fuse import Args
@@ -127,23 +129,32 @@ def video(args: Args, fuse: Fuse) -> None:
     import cv2
     from tqdm import tqdm
 
+    from fusion import storage
+
     extension = _extension(args.out)
-    if extension not in VIDEOS:
-        raise UserError(f"--out {args.out}: a video's name must end in one of {', '.join(VIDEOS)}.")
+    if extension not in VIDEOS or storage.is_uri(args.out):
+        raise UserError(f"--out {args.out}: give a file on this machine whose name ends in one of {', '.join(VIDEOS)}.")
     sources = [Video(path) for path in (args.visible, args.infrared)]
     first, second = sources
     if abs(first.rate - second.rate) > RATES_DIFFER:
         raise UserError(f"{args.visible} has {first.rate:g} frames a second, {args.infrared} {second.rate:g}.")
     if first.count != second.count:
         raise UserError(f"{args.visible} has {first.count} frames, {args.infrared} {second.count}. Cut them alike.")
-    folder, name = os.path.split(os.path.abspath(args.out))
-    os.makedirs(folder, exist_ok=True)
+    path = storage.absolute(args.out)
+    folder, name = os.path.split(path)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {args.out}: {error.strerror}. Choose another place.") from error
     temporary = os.path.join(folder, f".{name}.part{extension}")
     writer = None
     number, busy = 0, 0.0
     try:
         with tqdm(total=first.count or None, unit="frame", desc="fuse", mininterval=1) as bar:
-            for visible, infrared in zip(first.frames(), second.frames(), strict=True):
+            for visible, infrared in itertools.zip_longest(first.frames(), second.frames()):
+                if visible is None or infrared is None:
+                    ended = args.visible if visible is None else args.infrared
+                    raise UserError(f"{ended} ended or broke off after {number} frames, before the other video.")
                 grey = cv2.cvtColor(infrared, cv2.COLOR_RGB2GRAY)
                 grey = fit(visible, grey, args)
                 start = time.perf_counter()
@@ -154,11 +165,10 @@ def video(args: Args, fuse: Fuse) -> None:
                     writer = cv2.VideoWriter(temporary, code, first.rate, fused.shape[1::-1])
                     if not writer.isOpened():
                         raise UserError(f"{args.out} cannot be written as a video. Try a name that ends in .avi.")
-                writer.write(fused[..., ::-1])
+                # a frame without colour, a black one for example, is fused to grey
+                writer.write(cv2.cvtColor(fused, cv2.COLOR_GRAY2BGR) if fused.ndim == 2 else fused[..., ::-1])
                 number += 1
                 bar.update(1)
-    except ValueError as error:
-        raise UserError(f"after {number} frames one of the videos ended or broke off ({error}).") from error
     finally:
         if writer is not None:
             writer.release()
@@ -166,7 +176,9 @@ def video(args: Args, fuse: Fuse) -> None:
             os.remove(temporary)
     if not number:
         raise UserError(f"{args.visible} and {args.infrared} have no frames that can be read.")
-    os.replace(temporary, args.out)
+    os.replace(temporary, path)
+    if number < first.count:
+        say(f"{args.visible} and {args.infrared}: only {number} of {first.count} frames could be read")
     print(f"{args.out}: {number} frames, fused at {number / max(busy, 1e-9):.1f} frames a second")
 
 
@@ -182,7 +194,7 @@ class Video:
         if not self.capture.isOpened():
             raise UserError(f"{path} cannot be read as a video.")
         self.rate = float(self.capture.get(cv2.CAP_PROP_FPS)) or 25.0
-        self.count = int(self.capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.count = max(0, int(self.capture.get(cv2.CAP_PROP_FRAME_COUNT)))  # 0: not known
 
     def frames(self) -> Iterator[np.ndarray]:
         while True:

@@ -87,6 +87,7 @@ def run(args: Args, command: list[str]) -> None:
     from fusion.stages import STAGES
     from workflows.folders import claim
     from workflows.stamps import stamp
+    from workflows.training import publish
 
     manifest = open_corpus(args.corpus)
     steps_of(args, manifest, 1)
@@ -114,8 +115,7 @@ def run(args: Args, command: list[str]) -> None:
     start = time.time()
     result = fit(args, manifest, steps, workers, cpus, use_gpu)
     with result.checkpoint.as_directory() as folder:
-        for name in filter(lambda name: (Path(folder) / name).exists(), checkpoint.ALL_FILES):
-            storage.write_bytes(storage.join(args.out, "checkpoint", name), (Path(folder) / name).read_bytes())
+        publish(folder, storage.join(args.out, "checkpoint"))
         history = checkpoint.read_state(Path(folder))["history"]
     about = {"stamp": stamp(["train", *command]), "settings": settings, "workers": workers, "history": history}
     storage.write_text(done, json.dumps(about, indent=1) + "\n")
@@ -150,10 +150,11 @@ def check_start(args: Args) -> str:
 
 def plan_workers(args: Args) -> tuple[int, float, bool]:
     """How many workers, the CPUs of each, and whether each has a GPU. UserError when the cluster cannot hold them."""
+    from workflows.training import even_workers
+
     cpus, gpus = resources()
     batch = args.recipe.batch_size
-    most = gpus or min(int(cpus), 8)
-    workers = args.workers or max(n for n in range(1, max(most, 1) + 1) if batch % n == 0)
+    workers = args.workers or even_workers(batch)
     if batch % workers:
         raise UserError(
             f"a batch of {batch} cannot be shared by {workers} workers. Change --workers or the batch size."
@@ -169,15 +170,15 @@ def plan_workers(args: Args) -> tuple[int, float, bool]:
 
 
 def fit(args: Args, manifest, steps: int, workers: int, cpus: float, use_gpu: bool):
-    """The Ray Train run. A run of the same name in the same place is restored by Ray itself."""
+    """The Ray Train run on the shards of the corpus."""
     import ray.data
     from ray.data import ExecutionOptions, FileShuffleConfig
-    from ray.train import CheckpointConfig, DataConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train import DataConfig
 
     from fusion import storage
     from fusion.config import to_dict
     from fusion.seeds import derive
+    from workflows import training
 
     fs = storage.resolve(args.corpus)[0]
     paths = [storage.resolve(path)[1] for path in manifest.paths("train")]
@@ -191,39 +192,23 @@ def fit(args: Args, manifest, steps: int, workers: int, cpus: float, use_gpu: bo
         f"{args.recipe.name}: {args.recipe.epochs} epochs of {steps} steps of {args.recipe.batch_size} crops, "
         f"{workers} {'GPU' if use_gpu else 'CPU'} worker{'s' if workers > 1 else ''}"
     )
-    place, inner = storage.resolve(args.out)
-    parent, _, name = inner.rstrip("/").rpartition("/")
     config = {
         "recipe": to_dict(args.recipe),
         "kind": "joint" if isinstance(args.recipe, kinds("joint")[0]) else "fusion",
         "corpus": storage.absolute(manifest.root),
         "start": None if args.start is None else storage.absolute(args.start),
         "steps": steps,
-        "threads": 1 if use_gpu else max(1, int(resources()[0] / workers)),
     }
-    trainer = TorchTrainer(
+    return training.fit(
+        args.out,
         train_loop,
-        train_loop_config=config,
+        config,
+        workers,
+        cpus,
+        max_failures=args.max_failures,
         datasets={"train": data},
         dataset_config=DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
-        scaling_config=ScalingConfig(
-            num_workers=workers,
-            use_gpu=use_gpu,
-            resources_per_worker={"CPU": cpus} | ({"GPU": 1} if use_gpu else {}),
-        ),
-        run_config=RunConfig(
-            name=name,
-            storage_path=parent or "/",
-            storage_filesystem=place if storage.is_uri(args.out) else None,
-            failure_config=FailureConfig(max_failures=args.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-            logging_config=LoggingConfig(log_level="WARNING"),
-        ),
     )
-    try:
-        return trainer.fit()
-    except SystemExit:  # how Ray ends a run that was interrupted
-        raise KeyboardInterrupt from None
 
 
 def train_loop(config: dict[str, Any]) -> None:

@@ -54,14 +54,17 @@ def run(args: Args, command: list[str]) -> None:
     from workflows.folders import claim
     from workflows.stamps import stamp
 
-    blocks = tuple(name.strip() for name in args.blocks.split(",") if name.strip()) or tuple(BLOCKS)
+    named = (name.strip() for name in args.blocks.split(","))
+    blocks = tuple(dict.fromkeys(filter(None, named))) or tuple(BLOCKS)
     unknown = [name for name in blocks if name not in BLOCKS]
-    if unknown or args.seeds < 1 or args.steps < 0:
-        known = f"unknown block {unknown[0]!r}. Known: {', '.join(BLOCKS)}" if unknown else "seeds must be 1 or more"
-        raise UserError(f"{known}.")
+    if unknown:
+        raise UserError(f"unknown block {unknown[0]!r}. Known: {', '.join(BLOCKS)}.")
+    if args.seeds < 1 or args.steps < 0:
+        raise UserError("--seeds must be at least 1, and --steps at least 0 (0: the full recipe).")
     rows, test, number = labelled(args.evolution)
     content = {"evolution": storage.absolute(args.evolution), "number": number}
     claim(args.out, "settings.json", content | {k: getattr(args, k) for k in ("steps", "batch_size", "patch")}, "study")
+    storage.remove(storage.join(args.out, "variants.json"))  # from here to the end the folder is not complete
     connect()
     runs = []
     for block in blocks:
@@ -135,11 +138,17 @@ def one(args: Args, block: str, seed: int, rows: list[dict], test: list[dict], c
     training = storage.join(folder, "training")
     evolve_train.train(training, recipe_of(args, block, seed, pairs), rows, None, command)
     where = storage.absolute(storage.join(training, "checkpoint"))
+    scored = 0
     sums: dict[str, list[float]] = {name: [] for name in METRICS}
     units = [{"checkpoint": where, "refs": test[i : i + 8]} for i in range(0, len(test), 8)]
     for row in in_parallel(units, score_network):
+        scored += 1
         for name, value in row["values"].items():
             sums[name] += [value] if math.isfinite(value) else []
+    for name, values in sums.items():
+        if len(values) < len(test):
+            unread = f", {len(test) - scored} cannot be read" if scored < len(test) else ""
+            say(f"{block}, seed {seed}: {name} is the mean of {len(values)} of {len(test)} held-out pairs{unread}")
     (cost,) = in_parallel([{"checkpoint": where}], measure)
     means = {name: sum(values) / len(values) if values else math.nan for name, values in sums.items()}
     result = {"block": block, "seed": seed, **means, **cost}

@@ -17,7 +17,7 @@ def processors() -> int:
 
 
 class Workers:
-    """`count` threads of this `process` (a fork has none of them). `own` is a space of each thread for what it keeps between tasks."""
+    """`count` threads of this `process`; a fork has none of them. In `own` each thread keeps what it likes."""
 
     def __init__(self, count: int) -> None:
         self.process = os.getpid()
@@ -25,6 +25,7 @@ class Workers:
         started = threading.Barrier(count + 1)
 
         def begin() -> None:
+            torch.get_num_threads()  # at its first call a thread takes the default; later it would undo the next line
             torch.set_num_threads(1)
             started.wait()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -70,12 +71,20 @@ def test_nothing_is_left_over_from_the_image_before():
 
 def test_the_callers_threads_stay_as_they_were():
     before = torch.get_num_threads()
-    network = fast.fold(trained(), threads=3)
-    network(*pair(1, (20, 20)))
-    assert torch.get_num_threads() == before
-    seen: list[int] = []
-    Workers(2).run([lambda: seen.append(torch.get_num_threads())] * 4)
-    assert seen == [1] * 4
+    torch.set_num_threads(2)
+    try:
+        fast.fold(trained(), threads=3)(*pair(1, (20, 20)))
+        assert torch.get_num_threads() == 2
+        seen: list[int] = []
+        Workers(2).run([lambda: seen.append(torch.get_num_threads())] * 4)
+        assert seen == [1] * 4 and torch.get_num_threads() == 2
+        later: list[int] = []
+        thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        assert later == [2]
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_failing_task_is_heard_of():

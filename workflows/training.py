@@ -1,0 +1,82 @@
+"""What every training with Ray Train shares: how many workers, and the run itself, which Ray restores by its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from workflows.cluster import resources
+
+MOST_WORKERS = 8  # without GPUs
+
+
+def even_workers(batch_size: int, most: int | None = None) -> int:
+    """The most workers that share a batch evenly: at most `most`, and one per GPU (without GPUs: per CPU, and 8)."""
+    cpus, gpus = resources()
+    limit = gpus or min(int(cpus), MOST_WORKERS)
+    limit = limit if most is None else min(limit, most)
+    return max(n for n in range(1, max(limit, 1) + 1) if batch_size % n == 0)
+
+
+def largest_node() -> float:
+    """The CPUs of the node that has most: what one worker can have at most."""
+    import ray
+
+    return max((float(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=1.0)
+
+
+def fit(
+    out: str,
+    loop: Callable[[dict[str, Any]], None],
+    config: dict[str, Any],
+    workers: int,
+    cpus: float,
+    *,
+    max_failures: int = 3,
+    **data: Any,
+):
+    """Run `loop` on every worker, with checkpoints in OUT; a run of the same place is restored by Ray itself.
+
+    A worker takes `cpus` CPUs, and a GPU where the cluster has some; `config` reaches `loop` with "threads" added.
+    `data`: datasets and dataset_config of the trainer. Returns Ray's result; its `checkpoint` is the last one.
+    """
+    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from fusion import storage
+
+    total, gpus = resources()
+    threads = 1 if gpus else max(1, int(min(total / workers, largest_node())))
+    place, inner = storage.resolve(out)
+    parent, _, name = inner.rstrip("/").rpartition("/")
+    trainer = TorchTrainer(
+        loop,
+        train_loop_config=config | {"threads": threads},
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=bool(gpus),
+            resources_per_worker={"CPU": cpus} | ({"GPU": 1} if gpus else {}),
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=parent or "/",
+            storage_filesystem=place if storage.is_uri(out) else None,
+            failure_config=FailureConfig(max_failures=max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            logging_config=LoggingConfig(log_level="WARNING"),
+        ),
+        **data,
+    )
+    try:
+        return trainer.fit()
+    except SystemExit:  # how Ray ends a run that was interrupted
+        raise KeyboardInterrupt from None
+
+
+def publish(folder: str, out: str) -> None:
+    """Copy a checkpoint, without its optimiser, to OUT; state.json, which makes it one, last."""
+    from fusion import checkpoint, storage
+
+    for name in checkpoint.ALL_FILES:
+        if storage.exists(storage.join(folder, name)):
+            storage.write_bytes(storage.join(out, name), storage.read_bytes(storage.join(folder, name)))
