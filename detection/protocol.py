@@ -11,7 +11,7 @@ Source of the protocol: Cao et al., Multi-modal Gated Mixture of Local-to-Global
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -86,13 +86,20 @@ class Comparison:
 
 
 def compare(
-    matches: Mapping[str, Matches], resamples: int = 1000, seed: int = 0, pairs: Literal["best", "all"] = "best"
+    matches: Mapping[str, Matches],
+    resamples: int = 1000,
+    seed: int = 0,
+    pairs: Literal["best", "all"] = "best",
+    group: Callable[[str], str] = str,
 ) -> Comparison:
     """Scores of every method over its own images, and differences between the best one and each other, or all pairs.
 
     A method that lacks images is scored over those it has (`Scores.images` says how many), and compared with another
     over the images they share. Methods with the same images get the same draws. The results depend neither on the
     order of images and methods nor on which other methods are there.
+
+    `group` names what an image belongs to by its key: images of one group, such as one scene under several
+    degradations, are drawn together, for they are no independent witnesses.
 
     Raises ValueError: no method, no resamples, class lists that differ. UserError: an image with other boxes in one
     method than in another.
@@ -102,7 +109,7 @@ def compare(
     if len({found.classes for found in matches.values()}) > 1:
         raise ValueError("the methods have different class lists")
     _check_boxes(matches)
-    draws = _Draws(matches, resamples, seed)
+    draws = _Draws(matches, resamples, seed, group)
     own = {method: tuple(sorted(found.keys)) for method, found in matches.items()}
     scores = tuple(_score(method, matches[method], draws.of(method, own[method])) for method in matches)
     best = _best(scores)
@@ -120,13 +127,17 @@ def compare(
 class _Draws:
     """AP50 of the classes and both means, float64 (1 + B, C + 2): row 0 over the images, the others over the draws."""
 
-    def __init__(self, matches: Mapping[str, Matches], resamples: int, seed: int) -> None:
-        self.matches, self.resamples, self.seed = matches, resamples, seed
+    def __init__(
+        self, matches: Mapping[str, Matches], resamples: int, seed: int, group: Callable[[str], str] = str
+    ) -> None:
+        self.matches, self.resamples, self.seed, self.group = matches, resamples, seed, group
         self.done: dict[tuple[str, tuple[str, ...]], np.ndarray] = {}
 
     def of(self, method: str, keys: tuple[str, ...]) -> np.ndarray:
         if (method, keys) not in self.done:
-            table = ap(self.matches[method].select(keys), image_draws(len(keys), self.resamples, self.seed))
+            names, places = np.unique([self.group(key) for key in keys], return_inverse=True)
+            counts = image_draws(len(names), self.resamples, self.seed)[:, places]
+            table = ap(self.matches[method].select(keys), counts)
             means = (mean_of_present(table[:, 0]), mean_of_present(table.mean(axis=1)))
             self.done[method, keys] = np.column_stack([table[:, 0], *means])
         return self.done[method, keys]

@@ -515,6 +515,7 @@ class Yolo:
     image at most): these are the detections that its model.val() scores, but cut off at the image's border, where
     model.val() lets them reach beyond it and so finds a lower IoU.
 
+    size: of the images inside the network; by default that of its training.
     classes: the class list the detections are numbered by. Names are compared by standard_name (with the table `same`);
     what the detector finds of other classes is dropped. Without it the detector's own classes, in its order.
     """
@@ -523,7 +524,7 @@ class Yolo:
         self,
         weights: str | Path,
         device: str = "cpu",
-        size: int = 640,
+        size: int | None = None,
         *,
         classes: Sequence[str] | None = None,
         same: Mapping[str, str] | None = None,
@@ -536,9 +537,10 @@ class Yolo:
     ) -> None:
         """Raises UserError: no such file, a damaged file, not a detector, a size that is no multiple of 32, or classes
         that the detector does not know (not so with allow_missing, unless it knows none of them)."""
+        network, contents = _load(fetch(str(weights), allow_download))
+        size = size or int((contents.get("train_args") or {}).get("imgsz") or 640)
         if size <= 0 or size % STRIDE:
             raise UserError(f"YOLO size {size} must be a multiple of {STRIDE}, for example 320 or 640")
-        network, _ = _load(fetch(str(weights), allow_download))
         with _silence():
             self._network = network.fuse(verbose=False).to(device).eval()
         self._end2end = bool(getattr(network, "end2end", False))

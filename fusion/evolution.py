@@ -68,7 +68,8 @@ def from_csv(text: str, where: str) -> dict[str, Label]:
         rows = list(csv.DictReader(io.StringIO(text)))
         return {row["key"]: Label(row["method"], float(row["score"])) for row in rows}
     except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise UserError(f"{where} is no table of labels ({error}). Delete it; it is made again.") from error
+        fault = f"{where} is no table of labels ({error})"
+        raise UserError(f"{fault}. Restore it, or evolve into another --out.") from error
 
 
 def mean_score(scores: Sequence[float]) -> float:

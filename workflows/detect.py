@@ -19,6 +19,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, make_dataclass, replace
 
+import numpy as np
 import tyro
 
 from fusion.errors import UserError
@@ -70,6 +71,8 @@ class Args:
     """Images shown with their boxes."""
     threshold: float = 0.3
     """Score from which a box is shown in pictures."""
+    workers: int = 0
+    """Training workers of a Faster R-CNN; 0: one per GPU, or one with all CPUs of a node."""
     max_rejected: float = 0.01
     """Fail when more than this share of the pairs cannot be read."""
 
@@ -136,7 +139,7 @@ def run(args: Args, command: list[str]) -> None:
             say(f"--split {args.split}: the detector has seen some of what is scored, so its numbers are too good")
         task = {"rows": rows, "classes": classes, "same": same}
         weights = detectors.train(
-            storage.join(args.out, "training"), args.recipe, task, args.start, ["detect", *command]
+            storage.join(args.out, "training"), args.recipe, task, args.start, ["detect", *command], args.workers
         )
     else:
         weights = detectors.detector_in(args.weights)
@@ -172,7 +175,7 @@ def score(
     options = {"num_cpus": min(1, cpus / workers)} | ({"num_gpus": 1} if gpus else {})
     make = {"weights": storage.absolute(weights), "classes": list(classes), "same": same}
     make |= {"methods": {name: storage.absolute(folder) for name, folder in methods.items()}}
-    make |= {"size": getattr(args.recipe, "size", 0), "threads": max(1, int(cpus / workers))}
+    make |= {"size": size_of(args), "threads": max(1, int(cpus / workers))}
     found: list[dict] = []
     problems: list[dict] = []
     pool = ActorPoolStrategy(size=min(workers, len(units)))
@@ -248,7 +251,7 @@ def load(weights: str, classes: tuple[str, ...], same: dict, size: int, device: 
         from detection.yolo import Yolo
 
         with tempfile.TemporaryDirectory() as folder:
-            return Yolo(local(weights, Path(folder)), device, size or 640, classes=classes, same=same)
+            return Yolo(local(weights, Path(folder)), device, size or None, classes=classes, same=same)
     from detection.faster_rcnn import DETECTORS, detect
 
     loaded = checkpoint.load(checkpoint.fetch(weights), models=DETECTORS)
@@ -267,9 +270,23 @@ def weights_of_yolo(weights: str) -> bool:
     return is_file_of_weights(weights) or storage.exists(storage.join(weights, "yolo.pt"))
 
 
+def size_of(args: Args) -> int:
+    """YOLO's image size where it was asked for; 0: that of its training."""
+    size = getattr(args.recipe, "size", 0)
+    return 0 if size == getattr(recipes()[args.detector], "size", 0) else size
+
+
 def lists(boxes) -> dict:
-    """Truth or Detections as plain lists, for JSON."""
-    return {name: getattr(boxes, name).tolist() for name in ("boxes", "classes", "scores") if hasattr(boxes, name)}
+    """Truth or Detections as plain lists, for JSON; of detections the best of each class, all that AP looks at."""
+    from detection.average_precision import MOST_DETECTIONS
+
+    keep = np.ones(len(boxes.boxes), bool)
+    if hasattr(boxes, "scores"):
+        order = np.argsort(-boxes.scores, kind="stable")
+        for place in np.unique(boxes.classes):
+            keep[order[boxes.classes[order] == place][MOST_DETECTIONS:]] = False
+    names = (name for name in ("boxes", "classes", "scores") if hasattr(boxes, name))
+    return {name: getattr(boxes, name)[keep].tolist() for name in names}
 
 
 def write_pictures(args: Args, found: list[dict], names: list[str], classes: tuple[str, ...], methods: dict) -> None:

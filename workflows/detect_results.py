@@ -57,7 +57,8 @@ def tables(
         start = "" if condition[0] == ALL else "/".join(condition) + "/"
         chosen = {name: one.select([key for key in one.keys if key.startswith(start)]) for name, one in matches.items()}
         chosen = {name: one for name, one in chosen.items() if one.keys}
-        compared[condition] = compare(chosen, resamples, seed)
+        # an image under several degradations is one image: it is drawn, or not, as a whole
+        compared[condition] = compare(chosen, resamples, seed, group=lambda key: key.rpartition("/")[2])
         part = table(compared[condition].scores)
         part.insert(1, "degradation", condition[0])
         part.insert(2, "level", condition[1])

@@ -17,7 +17,7 @@ from typing import Any
 from detection.training import DetectorRecipe
 from detection.yolo import YoloConfig
 from fusion.errors import UserError
-from workflows.cluster import connect, quiet, resources, say
+from workflows.cluster import connect, quiet, say
 
 MEMORY = 2**31  # bytes of decoded images a worker keeps
 MODEL = "detector"
@@ -67,7 +67,7 @@ class Examples:
         return row["key"], image, truth(pair.boxes, pair.classes, self.classes, height, width, self.same)
 
 
-def train(out: str, recipe: Recipe, task: dict, start: str | None, command: list[str]) -> str:
+def train(out: str, recipe: Recipe, task: dict, start: str | None, command: list[str], workers: int = 0) -> str:
     """Train, or go on; returns where the finished detector is. `task`: rows of `Examples`, their classes, `same`.
 
     UserError: `start` is no detector of these classes, or there are fewer images than a batch has.
@@ -93,11 +93,11 @@ def train(out: str, recipe: Recipe, task: dict, start: str | None, command: list
         start = detector_in(start)
         check_start(recipe, start, task["classes"])
     connect()
-    workers, each = plan(recipe)
+    workers = 1 if isinstance(recipe, YoloConfig) else training.batch_norm_workers(recipe.batch_size, workers)
     config = {"recipe": to_dict(recipe), "yolo": isinstance(recipe, YoloConfig), "task": task, "start": start}
     say(f"{name_of(recipe)}: {recipe.epochs} epochs of {images} images, {workers} workers")
     begin = time.time()
-    result = training.fit(out, loop, config, workers, each)
+    result = training.fit(out, loop, config, workers, training.cpus_each(workers))
     with result.checkpoint.as_directory() as folder:
         found = Path(folder) / MODEL
         for path in sorted(found.iterdir()):  # state.json, which makes a checkpoint one, comes last
@@ -111,17 +111,6 @@ def train(out: str, recipe: Recipe, task: dict, start: str | None, command: list
 
 def name_of(recipe: Recipe) -> str:
     return recipe.model.rpartition("/")[2] if isinstance(recipe, YoloConfig) else recipe.name
-
-
-def plan(recipe: Recipe) -> tuple[int, float]:
-    """(workers, CPUs of each). YOLO trains in one process, on one node."""
-    from workflows.training import even_workers, largest_node
-
-    cpus, gpus = resources()
-    if isinstance(recipe, YoloConfig):
-        return 1, 1.0 if gpus else max(1.0, largest_node() - 1)
-    workers = even_workers(recipe.batch_size)
-    return workers, min(1.0, cpus / workers) if gpus else 1.0
 
 
 def detector_in(where: str) -> str:
@@ -171,6 +160,7 @@ def faster_rcnn_loop(config: dict[str, Any], examples: Examples) -> None:
     from fusion import checkpoint
     from fusion.config import from_dict
     from workflows.train import sum_over
+    from workflows.training import wrapped
 
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
@@ -181,7 +171,7 @@ def faster_rcnn_loop(config: dict[str, Any], examples: Examples) -> None:
         len(train) // recipe.batch_size,
         ray.train.torch.get_device(),
         rank,
-        wrap=ray.train.torch.prepare_model,
+        wrap=wrapped,
         reduce=sum_over(size),
     )
     history: list[dict] = []

@@ -50,6 +50,8 @@ class Args:
     """Share of the pairs held out where the folders have no test split."""
     seed: int = 0
     """Of drawn splits."""
+    workers: int = 0
+    """Training workers; 0: one per GPU, or one with all CPUs of a node."""
     max_rejected: float = 0.01
     """Fail when more than this share of the pairs cannot be read."""
 
@@ -120,7 +122,9 @@ def run(args: Args, command: list[str]) -> None:
         for ref in refs
         if ref.key in labels
     ]
-    history = evolve_train.train(storage.join(folder, "training"), recipe, rows, start, ["evolve", *command])
+    history = evolve_train.train(
+        storage.join(folder, "training"), recipe, rows, start, ["evolve", *command], args.workers
+    )
     network = storage.join(folder, "training", "checkpoint")
     spec = {"kind": "checkpoint", "where": storage.absolute(network), "identity": load(network)[2]}
     score_method(args, f"network-{number}", spec, refs, ("test",))

@@ -11,7 +11,7 @@ from typing import Any
 
 from fusion.errors import UserError
 from fusion.recipes import Recipe
-from workflows.cluster import connect, in_parallel, quiet, resources, say
+from workflows.cluster import connect, in_parallel, quiet, say
 
 MEMORY = 2**31  # bytes of decoded images a worker keeps
 
@@ -60,7 +60,9 @@ def read(row: dict):
     return Labelled(*text, *images, pair.boxes, pair.classes, label=label)
 
 
-def train(out: str, recipe: Recipe, rows: list[dict], start: str | None, command: list[str]) -> list[dict]:
+def train(
+    out: str, recipe: Recipe, rows: list[dict], start: str | None, command: list[str], workers: int = 0
+) -> list[dict]:
     """Train, or go on; OUT/checkpoint is the network. Returns the history."""
     from fusion import checkpoint, storage
     from fusion.config import fingerprint, to_dict
@@ -77,14 +79,14 @@ def train(out: str, recipe: Recipe, rows: list[dict], start: str | None, command
         return json.loads(storage.read_bytes(done))["history"]
     connect()
     learn = [row for row in rows if row["ref"]["split"] == "train"]
-    workers = training.even_workers(recipe.batch_size, most=len(learn))
+    workers = training.batch_norm_workers(recipe.batch_size, workers)
     steps = len(learn) // workers * recipe.crops.per_image // (recipe.batch_size // workers)
     if not steps:
         raise UserError(f"{len(learn)} labelled pairs are too few for a batch of {recipe.batch_size}. Lower it.")
     say(f"{recipe.name}: {recipe.epochs} epochs of {steps} steps of {recipe.batch_size} patches, {workers} workers")
     config = {"recipe": to_dict(recipe), "rows": rows, "start": start and storage.absolute(start), "steps": steps}
     begin = time.time()
-    result = training.fit(out, loop, config, workers, min(1.0, resources()[0] / workers))
+    result = training.fit(out, loop, config, workers, training.cpus_each(workers))
     with result.checkpoint.as_directory() as folder:
         training.publish(folder, storage.join(out, "checkpoint"))
         history = checkpoint.read_state(Path(folder))["history"]
@@ -104,6 +106,7 @@ def loop(config: dict[str, Any]) -> None:
     from fusion.crops import training_batches, validation_batches
     from fusion.engine import Engine
     from workflows.train import line, sum_over
+    from workflows.training import wrapped
 
     quiet()
     torch.set_num_threads(config["threads"])
@@ -111,8 +114,7 @@ def loop(config: dict[str, Any]) -> None:
     rank, size = context.get_world_rank(), context.get_world_size()
     recipe = from_dict(Recipe, config["recipe"], "recipe")
     device = ray.train.torch.get_device()
-    wrap = ray.train.torch.prepare_model
-    engine = Engine(recipe, config["steps"], device, rank, wrap=wrap, reduce=sum_over(size))
+    engine = Engine(recipe, config["steps"], device, rank, wrap=wrapped, reduce=sum_over(size))
     history: list[dict] = []
     saved = ray.train.get_checkpoint()
     if saved is not None:

@@ -220,6 +220,7 @@ def train_loop(config: dict[str, Any]) -> None:
     from fusion.config import from_dict
     from fusion.corpus import open_corpus
     from fusion.crops import training_batches, validation_batches
+    from workflows.training import wrapped
 
     quiet()  # the lines below say the same, shorter
     torch.set_num_threads(config["threads"])
@@ -228,8 +229,7 @@ def train_loop(config: dict[str, Any]) -> None:
     recipe_kind, engine_kind, _ = kinds(config["kind"])
     recipe = from_dict(recipe_kind, config["recipe"], "recipe")
     device = ray.train.torch.get_device()
-    wrap = ray.train.torch.prepare_model
-    engine = engine_kind(recipe, config["steps"], device, rank, wrap=wrap, reduce=sum_over(size))
+    engine = engine_kind(recipe, config["steps"], device, rank, wrap=wrapped, reduce=sum_over(size))
     if rank == 0:
         for note in engine.notes:
             print(note, flush=True)

@@ -3,11 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from fusion.errors import UserError
 from workflows.cluster import resources
 
+if TYPE_CHECKING:
+    from torch import nn
+
 MOST_WORKERS = 8  # without GPUs
+
+
+def batch_norm_workers(batch_size: int, wanted: int = 0) -> int:
+    """How many workers train a network with batch norm: `wanted`, or as many as change nothing of its statistics.
+
+    Those are of the whole batch on GPUs (`wrapped`), but of each worker's share on CPUs, so that one worker with all
+    threads is the default there.
+    """
+    if wanted and batch_size % wanted:
+        raise UserError(f"a batch of {batch_size} cannot be shared by {wanted} workers. Change --workers.")
+    return wanted or (even_workers(batch_size) if resources()[1] else 1)
+
+
+def wrapped(network: nn.Module) -> nn.Module:
+    """The network for Ray Train; its batch norm is over the batch of all workers where they have GPUs."""
+    import ray.train
+    import torch
+
+    if ray.train.get_context().get_world_size() > 1 and ray.train.torch.get_device().type == "cuda":
+        network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    return ray.train.torch.prepare_model(network)
 
 
 def even_workers(batch_size: int, most: int | None = None) -> int:
@@ -16,6 +41,12 @@ def even_workers(batch_size: int, most: int | None = None) -> int:
     limit = gpus or min(int(cpus), MOST_WORKERS)
     limit = limit if most is None else min(limit, most)
     return max(n for n in range(1, max(limit, 1) + 1) if batch_size % n == 0)
+
+
+def cpus_each(workers: int) -> float:
+    """The CPUs of each worker: one with a GPU, else its share of the cluster, on one node."""
+    cpus, gpus = resources()
+    return min(1.0, cpus / workers) if gpus else max(0.5, min(cpus / workers, largest_node() - 0.5))
 
 
 def largest_node() -> float:

@@ -244,3 +244,18 @@ def test_marks(three):
 def test_mean_of_present():
     values = np.array([[0.5, np.nan, 1.0], [np.nan] * 3, [0.0, 0.0, 0.3]])
     np.testing.assert_allclose(mean_of_present(values), [0.75, np.nan, 0.1])
+
+
+def test_images_of_one_group_are_drawn_together():
+    """A set of images and the same set three times, grouped: the same values, and the same intervals."""
+    scenes = truths(20)
+    found = detector(scenes, 0.6)
+    once = match(scenes, found, CLASSES, [f"i{n:02}" for n in range(20)])
+    keys = [f"{level}/i{n:02}" for level in "123" for n in range(20)]
+    thrice = match(scenes * 3, found * 3, CLASSES, keys)
+    one = compare({"m": once}, 200).scores[0].map50
+    grouped = compare({"m": thrice}, 200, group=lambda key: key.rpartition("/")[2]).scores[0].map50
+    alone = compare({"m": thrice}, 200).scores[0].map50
+    assert grouped.value == pytest.approx(one.value, abs=0.02)  # ties of scores fall elsewhere
+    assert (grouped.high - grouped.low) / (one.high - one.low) == pytest.approx(1, abs=0.15)
+    assert (alone.high - alone.low) / (one.high - one.low) < 0.8
