@@ -38,7 +38,8 @@ class Args:
     start: Annotated[str | None, tyro.conf.arg(name="from")] = None
     """The stage-1 run or checkpoint that stage 2 starts from."""
     workers: int = 0
-    """Training workers; 0: as many as share the batch evenly, at most one per GPU (without GPUs: per CPU, and 8)."""
+    """Training workers; 0: as many as share the batch evenly, at most one per GPU (without GPUs: per CPU, and 8; one
+    for networks with batch norm)."""
     cpus_per_worker: float = 0
     """CPUs that Ray sets aside for a worker; 0: one, or less where reading data would have none left."""
     max_failures: int = 3
@@ -150,11 +151,12 @@ def check_start(args: Args) -> str:
 
 def plan_workers(args: Args) -> tuple[int, float, bool]:
     """How many workers, the CPUs of each, and whether each has a GPU. UserError when the cluster cannot hold them."""
-    from workflows.training import even_workers
+    from workflows.training import batch_norm_workers, even_workers
 
     cpus, gpus = resources()
     batch = args.recipe.batch_size
-    workers = args.workers or even_workers(batch)
+    normalises = isinstance(args.recipe, kinds("joint")[0]) or args.recipe.model_name == "aenet"
+    workers = args.workers or (batch_norm_workers if normalises else even_workers)(batch)
     if batch % workers:
         raise UserError(
             f"a batch of {batch} cannot be shared by {workers} workers. Change --workers or the batch size."
