@@ -39,7 +39,7 @@ def rows(count: int = 6):
 
 
 def state(weights: Path) -> dict[str, torch.Tensor]:
-    return yolo._load(weights)[0].state_dict()
+    return yolo.load_network(weights)[0].state_dict()
 
 
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -94,7 +94,7 @@ def small(tmp_path_factory):
 def lively(small):
     """Two epochs leave a network that finds the same in all images: here are the statistics of its normalisation layers
     as in longer trainings, its scores spread, and its boxes a few cells wide."""
-    network, _ = yolo._load(small["trained"].weights)
+    network, _ = yolo.load_network(small["trained"].weights)
     fit = yolo.Yolo(small["trained"].weights, size=SIDE)._fit
     pixels = np.stack([fit(scene(index)[0])[0] for index in range(6)])
     batch = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
@@ -251,6 +251,7 @@ def test_offline_in_a_fresh_process(tmp_path):
     code = f"""
 import os, sys, cv2, numpy, socket, torch
 import detection.yolo as yolo
+from fusion.errors import UserError
 assert "ultralytics" not in sys.modules, "importing the module does nothing"
 def refuse(*args): raise AssertionError("network")
 socket.socket.connect = socket.getaddrinfo = refuse
@@ -270,7 +271,7 @@ assert not any(SETTINGS[k] for k in ("sync", "raytune", "mlflow", "wandb"))
 assert SETTINGS["runs_dir"].startswith({str(tmp_path)!r})
 try:
     yolo.offline({str(tmp_path / "other")!r})
-except yolo.UserError as error:
+except UserError as error:
     print(error)
 """
     environment = {**os.environ, "WORLD_SIZE": "2", "RANK": "1", "HOME": str(tmp_path / "home")}
