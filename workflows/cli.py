@@ -18,6 +18,7 @@ JOBS = {
     "train": "train a recipe on a corpus",
     "evolve": "AE-Netv2: label pairs with a library of methods, train on the best, grow the library",
     "variants": "AE-Netv2: compare its blocks, quality over time and size",
+    "commonness": "AE-Netv2: one network for several fusion tasks against one for each",
     "fuse": "fuse pairs, rows of a corpus, two images or two videos, with a network or a classical method",
     "export": "a fusing network as an ONNX file",
     "score": "score folders of fused images",
@@ -27,7 +28,7 @@ JOBS = {
 
 
 def usage() -> str:
-    lines = [f"  {name:8} {text}" for name, text in JOBS.items()]
+    lines = [f"  {name:10} {text}" for name, text in JOBS.items()]
     return "\n".join(
         [
             "duskfuse: fuses degraded infrared and visible pairs; builds corpora, trains, scores, reports, on Ray",

@@ -1,0 +1,118 @@
+"""duskfuse commonness: one AE-Netv2 for several fusion tasks against one for each, as its paper studies.
+
+    duskfuse commonness --out DIR
+    duskfuse commonness --tasks scenes:200,multifocus:200,/data/medical --out DIR
+
+Every task is evolved on its own (OUT/tasks/TASK: labels and a network), then one network learns all labels together
+(OUT/mixed). All networks fuse the held-out pairs of all tasks: OUT/table.csv has the mean of E2, a row a task, a column
+a network. "kept" is what the mixed network keeps of the task's own: what is common to the tasks.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+
+from fusion.errors import UserError
+from fusion.recipes import Recipe, aenet
+from workflows import evolve
+from workflows.cluster import connect, in_parallel, say
+
+DRAWN = "scenes:80:320x240,multifocus:80:320x240,multiexposure:80:320x240"
+
+
+@dataclass(frozen=True)
+class Args:
+    out: str
+    """Folder or s3://bucket/path of the networks and the table."""
+    tasks: str = DRAWN
+    """Pairs of each task, separated by commas: NAME=DIR, or what names itself, such as multifocus:80."""
+    recipe: Recipe = field(default_factory=aenet)
+    """The training of every network."""
+    library: str = evolve.CLASSICAL
+    """Methods that label the pairs."""
+    test_share: float = 0.2
+    """Share of the pairs held out where the folders have no test split."""
+    seed: int = 0
+    """Of drawn splits."""
+
+
+def main(arguments: list[str]) -> None:
+    import tyro
+
+    from workflows.cli import parse
+
+    run(parse(Args, "commonness", arguments, config=(tyro.conf.AvoidSubcommands,)), arguments)
+
+
+def run(args: Args, command: list[str]) -> None:
+    import pandas as pd
+
+    from fusion import storage
+    from workflows import evolve_train
+    from workflows.stamps import stamp
+    from workflows.variants import labelled
+
+    tasks = named_tasks(args.tasks)
+    connect()
+    rows, held_out, networks = [], {}, {}
+    for name, pairs in tasks.items():
+        folder = storage.join(args.out, "tasks", name)
+        given = {"recipe": args.recipe, "library": args.library, "test_share": args.test_share, "seed": args.seed}
+        evolve.run(evolve.Args(pairs=pairs, out=folder, **given), ["commonness", *command])
+        mine, held_out[name], _ = labelled(folder)
+        rows += mine
+        networks[name] = storage.join(folder, "checkpoint")
+    evolve_train.train(storage.join(args.out, "mixed"), args.recipe, rows, None, ["commonness", *command])
+    networks["mixed"] = storage.join(args.out, "mixed", "checkpoint")
+    table = []
+    for task, refs in held_out.items():
+        row = {"task": task, "pairs": len(refs)}
+        row |= {network: mean_e2(refs, where) for network, where in networks.items()}
+        table.append(row | {"kept": row["mixed"] / row[task]})
+    frame = pd.DataFrame(table)
+    storage.write_text(storage.join(args.out, "table.csv"), frame.to_csv(index=False))
+    about = {"stamp": stamp(["commonness", *command]), "tasks": tasks}
+    storage.write_text(storage.join(args.out, "commonness.json"), json.dumps(about, indent=1) + "\n")
+    say(f"{'E2 of':16}" + "".join(f"{name[:14]:>15}" for name in networks) + f"{'kept':>8}")
+    for row in table:
+        say(f"{row['task']:16}" + "".join(f"{row[name]:15.4f}" for name in networks) + f"{row['kept']:8.3f}")
+    print(f"{args.out}: {len(tasks)} tasks, each with a network of its own, and one for all")
+
+
+def named_tasks(text: str) -> dict[str, str]:
+    """name -> pairs. UserError: fewer than two, or a name used twice."""
+    from fusion.generated import is_generated
+
+    tasks: dict[str, str] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        name, equals, where = part.partition("=")
+        if not equals:
+            name, where = (part.partition(":")[0] if is_generated(part) else part.rstrip("/").rpartition("/")[2]), part
+        if name in (*tasks, "", "mixed", "task", "pairs", "kept") or "/" in name:
+            raise UserError(f"--tasks: the name {name!r} is used twice, empty or reserved. Give NAME=DIR.")
+        tasks[name] = where
+    if len(tasks) < 2:
+        raise UserError("--tasks needs two tasks at least, such as scenes:80,multifocus:80.")
+    return tasks
+
+
+def mean_e2(refs: list[dict], checkpoint: str) -> float:
+    """Over the held-out pairs of a task that have one."""
+    from fusion import storage
+    from fusion.evolution import mean_score
+    from workflows.variants import score_network
+
+    where = storage.absolute(checkpoint)
+    units = [{"checkpoint": where, "refs": refs[i : i + 8]} for i in range(0, len(refs), 8)]
+    values = [row["values"]["e2"] for row in in_parallel(units, score_network)]
+    return mean_score(values) if values else math.nan
+
+
+if __name__ == "__main__":
+    import sys
+
+    from workflows.cli import main as cli
+
+    sys.exit(cli(["commonness", *sys.argv[1:]]))
