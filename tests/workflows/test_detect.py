@@ -209,5 +209,5 @@ def test_pictures_have_boxes(faster):
     out, _ = faster
     for path in (out / "pictures").iterdir():
         sheet = decode(path.read_bytes()).pixels
-        assert sheet.shape[1] > 3 * 400
+        assert sheet.shape[1] > 2 * 400  # two or three methods
         assert (sheet == (255, 40, 60)).all(-1).any()  # something was missed after two epochs
