@@ -28,7 +28,7 @@ def test_the_files_are_small_and_have_a_card():
     sizes = {path.name: path.stat().st_size for path in weights.folder().iterdir()}
     assert sizes["model.safetensors"] < 40_000 and sum(sizes.values()) < 60_000
     card = (weights.folder() / "MODEL_CARD.md").read_text()
-    for part in ("RoadScene", "held-out", "Limits", "seed", "HMSD-GF"):
+    for part in ("RoadScene", "Held-out", "Limits", "seed", "HMSD-GF"):
         assert part in card, part
 
 
