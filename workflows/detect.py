@@ -69,7 +69,7 @@ class Args:
     """Bootstrap draws."""
     pictures: int = 6
     """Images shown with their boxes."""
-    threshold: float = 0.3
+    threshold: float = 0.5
     """Score from which a box is shown in pictures."""
     workers: int = 0
     """Training workers of a Faster R-CNN; 0: one per GPU, or one with all CPUs of a node."""
@@ -294,7 +294,7 @@ def write_pictures(args: Args, found: list[dict], names: list[str], classes: tup
     from fusion import storage
     from fusion.images import encode_png
     from fusion.report.sheets import side_by_side
-    from workflows.detect_results import choose, name_of_image, picture
+    from workflows.detect_results import WIDTH, choose, name_of_image, picture
 
     rows = {(name_of_image(row), row["method"]): row for row in found}
     wanted = set(choose(found, args.pictures))
@@ -315,7 +315,7 @@ def write_pictures(args: Args, found: list[dict], names: list[str], classes: tup
                 cells.append((method, picture(image, rows[name, method], classes, args.threshold)))
         lines = [cells[i : i + 3] for i in range(0, len(cells), 3)]
         path = storage.join(folder, f"{name.replace('/', '-')}.png")
-        storage.write_bytes(path, encode_png(side_by_side(lines, 480)))
+        storage.write_bytes(path, encode_png(side_by_side(lines, WIDTH)))
         wanted.remove(name)
         if not wanted:  # a corpus would be read to its end
             return

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from detection.protocol import Comparison
 
 ALL = "all"
+SEEN = 8  # boxes in a picture
+WIDTH = 640  # pixels of a picture, at least
 Condition = tuple[str, str]  # degradation, level
 
 
@@ -100,22 +104,33 @@ def boxes_table(found: list[dict], classes: Sequence[str]) -> pd.DataFrame:
 
 
 def choose(found: list[dict], count: int) -> list[str]:
-    """Images to show: those with most labelled boxes, one of a key first, then in other conditions."""
-    boxes = {name_of_image(row): (-len(row["true"]["boxes"]), row["image"]) for row in found}
+    """Images to show: those with most labelled boxes of which one can still see each, one of a key first."""
+    boxes = {}
+    for row in found:
+        number = len(row["true"]["boxes"])
+        boxes[name_of_image(row)] = (number > SEEN, number if number > SEEN else -number, row["image"])
     ranked = sorted(boxes, key=lambda name: (boxes[name], name))
     first, again, keys = [], [], set()
     for name in ranked:
-        (again if boxes[name][1] in keys else first).append(name)
-        keys.add(boxes[name][1])
+        (again if boxes[name][2] in keys else first).append(name)
+        keys.add(boxes[name][2])
     return sorted((first + again)[:count])
 
 
 def picture(image: np.ndarray, row: dict, classes: Sequence[str], threshold: float) -> np.ndarray:
-    """An image (uint8, H W 3 or H W) with what was found in it."""
+    """An image (uint8, H W 3 or H W) with what was found in it; small ones are enlarged, for letters need room."""
+    import cv2
+
     from detection.drawing import draw
 
     colour = image if image.ndim == 3 else np.repeat(image[..., None], 3, 2)
-    return draw(colour, true_of(row), found_of(row), classes, threshold)
+    times = max(1, math.ceil(WIDTH / image.shape[1]))
+    true, found = true_of(row), found_of(row)
+    if times > 1:
+        colour = cv2.resize(colour, None, fx=times, fy=times, interpolation=cv2.INTER_CUBIC)
+        true = replace(true, boxes=true.boxes * times, height=true.height * times, width=true.width * times)
+        found = replace(found, boxes=found.boxes * times)
+    return draw(colour, true, found, classes, threshold)
 
 
 def show(table: pd.DataFrame, classes: Sequence[str]) -> None:

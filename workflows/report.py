@@ -48,7 +48,7 @@ def run(args: Args, command: list[str]) -> None:
     if args.scores is None and not args.detect:
         raise UserError("give --scores, --detect or both: what the report is of.")
     runs = {name: read_run(name) for name in args.run}
-    sections = [detection_section(folder) for folder in args.detect]
+    sections = [detection_section(folder, number) for number, folder in enumerate(args.detect, 1)]
     made = stamp(["report", *command])
     if args.scores is None:
         about, table = None, pd.DataFrame(columns=["method", "image", "degradation", "level", "metric", "value"])

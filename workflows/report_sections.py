@@ -11,7 +11,7 @@ from fusion.errors import UserError
 SHEETS = 3  # pairs whose experts are shown
 
 
-def detection_section(folder: str):
+def detection_section(folder: str, number: int = 1):
     """What `duskfuse detect` wrote: tables, AP over the level, pictures. UserError: it is not finished."""
     import pandas as pd
 
@@ -36,8 +36,8 @@ def detection_section(folder: str):
         data = storage.read_bytes(storage.join(folder, "pictures", name))
         sheets.append(Sheet(name.removesuffix(".png"), data_uri(as_jpeg(data), "jpeg")))
     return Section(
-        "detection",
-        "Detection",
+        f"detection-{number}",
+        "Detection" if number == 1 else f"Detection ({number})",
         f"Average precision of {about['detector']}"
         + (f", trained on {about['train_on'].replace('+', ' and ')} images and" if about["train_on"] else ",")
         + " run unchanged on every method's images. AP50: IoU of at least 0.5. Behind each number: its 95 % "

@@ -99,7 +99,7 @@ def render(
     columns, rows = strips(gallery)
     return _template().render(
         title=title,
-        sentence=_sentence(scores, names, dialect),
+        sentence="" if scores.empty and sections else _sentence(scores, names, dialect),
         dialect=dialect,
         few=plots.FEW,
         overall=paper_table(summary, metrics=table) if methods else None,

@@ -80,7 +80,7 @@ def test_unknown_job(command):
         (["train", "tgecnet-restore-tiny", "--corpus", "{tmp}", "--out", "{tmp}/r"], ["manifest.json", "not finished"]),
         (["train", "tgecnet-restore-tiny", "--corpus", "c", "--out", "r", "--recipe.model.top-k", "9"], ["top_k", "9"]),
         (["train", "tgecnet-restore-tiny", "--corpus", "c", "--out", "r", "--recipe.crops.size", "30"], ["crops.size"]),
-        (["fuse", "--pairs", "scenes:2", "--out", "{tmp}/f"], ["--checkpoint", "--method"]),
+        (["fuse", "--checkpoint", "{tmp}", "--method", "lp", "--pairs", "scenes:2", "--out", "{tmp}/f"], ["not both"]),
         (["fuse", "--method", "avrage", "--pairs", "scenes:2", "--out", "{tmp}/f"], ["avrage", "average"]),
         (["fuse", "--checkpoint", "{tmp}/nowhere", "--pairs", "scenes:2", "--out", "{tmp}/f"], ["nowhere"]),
         (["fuse", "--checkpoint", "{tmp}", "--pairs", "scenes:2", "--out", "{tmp}/f"], ["checkpoint"]),
@@ -156,10 +156,11 @@ def test_an_output_below_a_file_is_one_line(command, tmp_path):
 def test_default_workers_always_share_the_batch(monkeypatch):
     """Any number of GPUs or CPUs starts any recipe without options."""
     from fusion.recipes import RECIPES
-    from workflows import train
+    from workflows import train, training
 
     for cpus, gpus in [(1, 0), (2, 0), (7, 0), (64, 0), (8, 1), (16, 3), (48, 6), (64, 8)]:
-        monkeypatch.setattr(train, "resources", lambda cpus=cpus, gpus=gpus: (float(cpus), gpus))
+        for module in (train, training):
+            monkeypatch.setattr(module, "resources", lambda cpus=cpus, gpus=gpus: (float(cpus), gpus))
         for make in RECIPES.values():
             workers, each, use_gpu = train.plan_workers(train.Args(recipe=make(), corpus="c", out="o"))
             assert make().batch_size % workers == 0 and use_gpu == bool(gpus)
