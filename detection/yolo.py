@@ -79,7 +79,7 @@ class Yolo:
         if self._end2end:
             network.set_head_attr(max_det=limit, agnostic_nms=False)
         known = [standard_name(network.names[place], same) for place in sorted(network.names)]
-        self._device, self._size, self._batch = torch.device(device), size, batch
+        self._device, self.size, self._batch = torch.device(device), size, batch
         self._confidence, self._overlap, self._limit = confidence, overlap, limit
         self.names = tuple(known) if classes is None else tuple(classes)
         places = {standard_name(name, same): place for place, name in enumerate(self.names)}
@@ -136,14 +136,14 @@ class Yolo:
         if image.ndim == 2:
             image = np.repeat(image[:, :, None], 3, axis=2)
         height, width = image.shape[:2]
-        scale = self._size / max(height, width)
-        wide, high = (min(math.ceil(side * scale), self._size) for side in (width, height))
+        scale = self.size / max(height, width)
+        wide, high = (min(math.ceil(side * scale), self.size) for side in (width, height))
         if scale != 1:
             image = cv2.resize(image, (wide, high), interpolation=cv2.INTER_LINEAR)
         # Half a stride of border more than needed, as ultralytics has in its validation.
         ratio = height / width
         shares = (min(ratio, 1.0), min(1 / ratio, 1.0))
-        rows, columns = (math.ceil(share * self._size / STRIDE + 0.5) * STRIDE for share in shares)
+        rows, columns = (math.ceil(share * self.size / STRIDE + 0.5) * STRIDE for share in shares)
         left, top = round((columns - wide) / 2 - 0.1), round((rows - high) / 2 - 0.1)
         full = np.full((rows, columns, 3), GREY, np.uint8)
         full[top : top + high, left : left + wide] = image

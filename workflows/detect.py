@@ -46,7 +46,7 @@ class Args:
     """One of: yolo, yolo-small, faster-rcnn, faster-rcnn-small."""
     weights: str | None = None
     """A trained detector (--out of another run, its training/detector, or a YOLO .pt file) instead of training one.
-    YOLO looks at images at --recipe.size, which should be the one it was trained with."""
+    YOLO looks at images at the size it was trained with, unless --recipe.size is another."""
     train_on: str = "visible+infrared"
     """Images to train on: visible, infrared, names of --fused, several joined by +."""
     start: str | None = None
@@ -143,9 +143,9 @@ def run(args: Args, command: list[str]) -> None:
         )
     else:
         weights = detectors.detector_in(args.weights)
-        load(weights, classes, same, getattr(args.recipe, "size", 0), "cpu")  # a bad one is told here, once
+        found = load(weights, classes, same, size_of(args), "cpu")  # a bad one is told here, once
         if weights_of_yolo(weights):
-            say(f"YOLO looks at images at {getattr(args.recipe, 'size', 640)} pixels (--recipe.size)")
+            say(f"YOLO looks at images at {found.size} pixels")
     storage.remove(storage.join(args.out, "detect.json"))  # from here to the end the folder is not complete
     found, more = score(args, refs, methods, weights, classes, same)
     write(args, command, weights, classes, methods, found, problems + more)
