@@ -26,6 +26,7 @@ from torchvision.ops.poolers import LevelMapper, MultiScaleRoIAlign
 
 from detection.boxes import Detections, Truth
 from fusion import checkpoint
+from fusion.colour import as_rgb
 from fusion.errors import UserError
 from fusion.models import Model
 
@@ -200,7 +201,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def to_tensor(image: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
     """uint8 H W 3 (RGB) or H W -> (3, H, W) in [0, 1]; grey is repeated."""
-    image = image if image.ndim == 3 else np.repeat(image[..., None], 3, 2)
+    image = as_rgb(image)
     copy = np.array(image, order="C")  # torch takes neither flipped nor read-only images
     return torch.from_numpy(copy).to(device).permute(2, 0, 1).float() / 255
 

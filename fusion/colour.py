@@ -48,3 +48,13 @@ def attach_colour(fused: np.ndarray, visible: np.ndarray) -> np.ndarray:
         return quantise(fused)
     change = fused - luma(visible)
     return quantise(visible.astype(np.float32) / 255 + change[..., None])
+
+
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """H W repeated to H W 3; H W 3 as it is."""
+    return image if image.ndim == 3 else np.repeat(image[..., None], 3, 2)
+
+
+def as_grey(image: np.ndarray) -> np.ndarray:
+    """uint8 H W 3 to its luma, as `grey` does; H W as it is."""
+    return image if image.ndim == 2 else grey(image)

@@ -122,8 +122,9 @@ def picture(image: np.ndarray, row: dict, classes: Sequence[str], threshold: flo
     import cv2
 
     from detection.drawing import draw
+    from fusion.colour import as_rgb
 
-    colour = image if image.ndim == 3 else np.repeat(image[..., None], 3, 2)
+    colour = as_rgb(image)
     times = max(1, math.ceil(WIDTH / image.shape[1]))
     true, found = true_of(row), found_of(row)
     if times > 1:

@@ -294,18 +294,15 @@ def score_unit(row: dict) -> list[dict]:
 def maker(spec: dict):
     """item -> fused uint8 luma (H, W)."""
     from fusion import inference
-    from fusion.colour import grey
+    from fusion.colour import as_grey
     from fusion.library import LIBRARY
     from workflows.fuse import load
     from workflows.score import read_fused
 
-    def to_grey(image):
-        return image if image.ndim == 2 else grey(image)
-
     if spec["kind"] == "folder":
 
         def read(item):
-            image = to_grey(read_fused(spec["where"], item))
+            image = as_grey(read_fused(spec["where"], item))
             if image.shape != item.infrared.shape:
                 raise UserError(f"size differs: fused {image.shape[1]}x{image.shape[0]}")
             return image
@@ -323,7 +320,7 @@ def maker(spec: dict):
             from detection.joint import attend
 
             attention = attend(twin, item.visible, item.infrared)
-        return inference.fuse(method, to_grey(item.visible), item.infrared, attention)
+        return inference.fuse(method, as_grey(item.visible), item.infrared, attention)
 
     return fuse
 

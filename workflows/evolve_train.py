@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -105,7 +104,7 @@ def loop(config: dict[str, Any]) -> None:
     from fusion.config import from_dict
     from fusion.crops import training_batches, validation_batches
     from fusion.engine import Engine
-    from workflows.train import line, sum_over
+    from workflows.train import end_epoch, sum_over
     from workflows.training import wrapped
 
     quiet()
@@ -134,16 +133,7 @@ def loop(config: dict[str, Any]) -> None:
         last = engine.epoch == recipe.epochs
         if last or engine.epoch % 5 == 0:
             numbers |= {f"val/{name}": value for name, value in engine.validate(held_out).items()}
-        numbers |= {"epoch": engine.epoch, "seconds": time.perf_counter() - begin}
-        numbers["wait_share"] = numbers["train/wait_s"] / max(numbers["train/wait_s"] + numbers["train/step_s"], 1e-9)
-        history.append(numbers)
-        with tempfile.TemporaryDirectory() as folder:
-            kept = None
-            if rank == 0:
-                engine.save(Path(folder), {"history": history})
-                kept = ray.train.Checkpoint.from_directory(folder)
-                print(line(recipe, numbers), flush=True)
-            ray.train.report(numbers, checkpoint=kept)
+        end_epoch(engine, numbers, begin, history, rank)
 
 
 def forgetting(out: str, number: int, refs) -> dict[str, float] | None:

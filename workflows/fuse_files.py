@@ -97,7 +97,7 @@ def image(args: Args, fuse: Fuse) -> None:
     import cv2
 
     from fusion import storage
-    from fusion.colour import grey
+    from fusion.colour import as_grey
     from fusion.images import BadImage, decode, encode_png
 
     extension = _extension(args.out)
@@ -111,7 +111,7 @@ def image(args: Args, fuse: Fuse) -> None:
             raise UserError(f"there is no file {path}.") from error
         except (OSError, BadImage) as error:
             raise UserError(f"{path} cannot be read ({error}).") from error
-    visible, infrared = pair[0], pair[1] if pair[1].ndim == 2 else grey(pair[1])
+    visible, infrared = pair[0], as_grey(pair[1])
     infrared = fit(visible, infrared, args)
     start = time.perf_counter()
     fused = fuse(visible, infrared)

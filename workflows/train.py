@@ -258,16 +258,26 @@ def train_loop(config: dict[str, Any]) -> None:
         tick = progress(recipe, epoch, config["steps"]) if rank == 0 else None
         numbers = {f"train/{k}": v for k, v in engine.train_epoch(batches, tick).items()}
         numbers |= {f"val/{name}": value for name, value in engine.validate(held_out).items()}
-        numbers |= {"epoch": engine.epoch, "seconds": time.perf_counter() - begin}
-        numbers["wait_share"] = numbers["train/wait_s"] / max(numbers["train/wait_s"] + numbers["train/step_s"], 1e-9)
-        history.append(numbers)
-        with tempfile.TemporaryDirectory() as folder:
-            kept = None
-            if rank == 0:
-                engine.save(Path(folder), {"history": history})
-                kept = ray.train.Checkpoint.from_directory(folder)
-                print(line(recipe, numbers), flush=True)
-            ray.train.report(numbers, checkpoint=kept)
+        end_epoch(engine, numbers, begin, history, rank)
+
+
+def end_epoch(engine, numbers: dict[str, float], begin: float, history: list[dict[str, float]], rank: int) -> None:
+    """Complete the numbers of an epoch that began at `begin`, add them to the history, and report to Ray.
+
+    The first worker saves a checkpoint and prints the line of the epoch.
+    """
+    import ray.train
+
+    numbers |= {"epoch": engine.epoch, "seconds": time.perf_counter() - begin}
+    numbers["wait_share"] = numbers["train/wait_s"] / max(numbers["train/wait_s"] + numbers["train/step_s"], 1e-9)
+    history.append(numbers)
+    with tempfile.TemporaryDirectory() as folder:
+        kept = None
+        if rank == 0:
+            engine.save(Path(folder), {"history": history})
+            kept = ray.train.Checkpoint.from_directory(folder)
+            print(line(engine.recipe, numbers), flush=True)
+        ray.train.report(numbers, checkpoint=kept)
 
 
 def rows_of(shard) -> Iterator:
