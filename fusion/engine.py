@@ -154,9 +154,11 @@ class Engine:
     def validate(self, batches: Iterable[Batch]) -> Numbers:
         """Mean metrics over all images of all workers, each against the clean pair: those of the stage.
 
-        Restoring: PSNR and SSIM, and the PSNR of the degraded input ("psnr_in"). Fusing: Q_abf, VIF, EN.
+        Restoring: PSNR and SSIM, and the PSNR of the degraded input ("psnr_in"). Fusing: Q_abf, VIF, EN. And those
+        that the recipe adds.
         """
         stage = STAGES[self.stage]
+        names = tuple(dict.fromkeys((*stage.metrics, *self.recipe.validation.metrics)))
         self.model.eval()
         sums: Numbers = {}
         for batch in batches:
@@ -164,7 +166,7 @@ class Engine:
             with self._autocast():
                 image = stage.call(self.model, batch).image
             truth = [_eight_bit(batch[name]) for name in stage.truth]
-            results = metrics.score(_eight_bit(image), *truth, stage.metrics)
+            results = metrics.score(_eight_bit(image), *truth, names)
             if stage.before:
                 results["psnr_in"] = metrics.score(_eight_bit(batch[stage.before]), *truth, ("psnr",))["psnr"]
             for name, values in results.items():

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from fusion.crops import CropConfig
 from fusion.errors import UserError
 from fusion.losses import AENetLoss, FuseLoss, MoEFusionLoss, RestoreLoss
+from fusion.metrics import METRICS
 from fusion.models.aenet import AENetConfig
 from fusion.models.moefusion import MoEFusionConfig
 from fusion.models.tgecnet import TGECNetConfig
@@ -36,12 +37,19 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """Each epoch, on centre crops of rows of the `val` split, evenly chosen."""
+    """Each epoch, on centre crops of rows of the `val` split, evenly chosen.
+
+    `metrics`: names of `fusion.metrics` to add to those of the stage.
+    """
 
     rows: int = 96
     size: int = 256
+    metrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        unknown = [name for name in self.metrics if name not in METRICS]
+        if unknown:
+            raise UserError(f"validation.metrics: unknown metric {unknown[0]!r}. Known: {', '.join(METRICS)}.")
         if self.rows < 0 or self.size < 8:
             raise UserError(f"validation: rows must be at least 0 and size at least 8, not {self.rows} and {self.size}")
 

@@ -2,6 +2,7 @@
 
     duskfuse train tgecnet-restore --corpus DIR --out DIR
     duskfuse train tgecnet-fuse --corpus DIR --from STAGE_1_RUN --out DIR
+    duskfuse train best.json --corpus DIR --out DIR          a recipe in a file, as `duskfuse tune` leaves the best
 
 The loop itself is `fusion.engine`; here are its workers, its data, its checkpoints. The same command goes on where a
 killed run stopped. OUT/checkpoint is the finished model, OUT/run.json says how it was made.
@@ -10,6 +11,8 @@ killed run stopped. OUT/checkpoint is the finished model, OUT/run.json says how 
 from __future__ import annotations
 
 import json
+import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,6 +27,7 @@ from fusion.recipes import Recipe
 from workflows.cluster import connect, quiet, resources, say
 
 TICK_SECONDS = 10
+UNSHOWN = ("images", "steps", "wait_s", "step_s")  # numbers of an epoch that are no losses
 READING_CPUS = 0.25
 
 
@@ -44,6 +48,13 @@ class Args:
     """CPUs that Ray sets aside for a worker; 0: one, or less where reading data would have none left."""
     max_failures: int = 3
     """How often a run goes on by itself after a worker or node was lost."""
+    detector: str | None = None
+    """A detector that `duskfuse detect` trained: validation adds its mean average precision on fused images."""
+    mlflow: str | None = None
+    """Also send the numbers of every epoch to MLflow: the URI of a tracking server. (TensorBoard needs no option: its
+    files are in OUT/tensorboard.)"""
+    wandb: str | None = None
+    """Also send the numbers of every epoch to Weights & Biases: the name of a project."""
 
 
 def kinds(name: str) -> tuple[type, type, dict]:
@@ -62,33 +73,62 @@ def main(arguments: list[str]) -> None:
 
     first = arguments[0] if arguments else ""
     if first in ("-h", "--help"):
-        print("usage: duskfuse train RECIPE --corpus DIR --out DIR [options]\n\nrecipes:")
-        for name, make in (kinds("fusion")[2] | kinds("joint")[2]).items():
-            print(f"  {name:25} {(make.__doc__ or '').strip().splitlines()[0]}")
-        print("\nduskfuse train RECIPE --help lists all options with the recipe's values.")
+        show_recipes("train")
         return
-    kind = next((kind for kind in ("fusion", "joint") if first in kinds(kind)[2]), None)
-    if kind is None:
-        known = ", ".join(kinds("fusion")[2] | kinds("joint")[2])
-        raise UserError(f"unknown recipe {first!r}. Known: {known}.")
+    recipe = find_recipe(first)
     # the same options, with the recipe's own class, so that each of its fields can be set
-    options = make_dataclass(Args.__name__, [("recipe", kinds(kind)[0])], bases=(Args,), frozen=True)
-    default = options(recipe=kinds(kind)[2][first](), corpus=tyro.MISSING, out=tyro.MISSING)
+    options = make_dataclass(Args.__name__, [("recipe", type(recipe))], bases=(Args,), frozen=True)
+    default = options(recipe=recipe, corpus=tyro.MISSING, out=tyro.MISSING)
     run(
         parse(options, f"train {first}", arguments[1:], default=default, config=(tyro.conf.AvoidSubcommands,)),
         arguments,
     )
 
 
-def run(args: Args, command: list[str]) -> None:
-    """Train, or go on training, and put the finished model in OUT/checkpoint."""
+def show_recipes(job: str) -> None:
+    print(f"usage: duskfuse {job} RECIPE --corpus DIR --out DIR [options]\n\nrecipes:")
+    for name, make in (kinds("fusion")[2] | kinds("joint")[2]).items():
+        print(f"  {name:25} {(make.__doc__ or '').strip().splitlines()[0]}")
+    print(f"\nor a recipe's file (.json, .yaml). duskfuse {job} RECIPE --help lists all options with its values.")
+
+
+def find_recipe(name: str) -> Recipe:
+    """A recipe by its name or out of a file (JSON or YAML, local or s3://). UserError: there is none."""
+    for kind in ("fusion", "joint"):
+        if name in kinds(kind)[2]:
+            return kinds(kind)[2][name]()
+    if not name.endswith((".json", ".yaml", ".yml")):
+        known = ", ".join(kinds("fusion")[2] | kinds("joint")[2])
+        raise UserError(f"unknown recipe {name!r}. Known: {known}, or a recipe's file (.json or .yaml).")
+    import yaml
+
+    from fusion import storage
+    from fusion.config import from_dict
+
+    try:
+        settings = yaml.safe_load(storage.read_bytes(name))
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise UserError(f"no recipe at {name}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{name} is not a recipe: {' '.join(str(error).split())[:200]}") from error
+    kind = "joint" if isinstance(settings, dict) and "detectors" in settings else "fusion"
+    return from_dict(kinds(kind)[0], settings, name)
+
+
+def run(args: Args, command: list[str], quiet: bool = False, **options: Any) -> None:
+    """Train, or go on training, and put the finished model in OUT/checkpoint.
+
+    `quiet`: no lines about epochs. `options` go to `training.fit`.
+    """
     from fusion import checkpoint, storage
     from fusion.config import to_dict
     from fusion.corpus import open_corpus
     from fusion.stages import STAGES
+    from workflows import train_detect
     from workflows.folders import claim
     from workflows.stamps import stamp
     from workflows.training import publish
+    from workflows.watch import watchers
 
     manifest = open_corpus(args.corpus)
     steps_of(args, manifest, 1)
@@ -104,6 +144,9 @@ def run(args: Args, command: list[str]) -> None:
         settings["from"] = check_start(args)
     elif args.start is not None:
         raise UserError(f"{args.recipe.name} starts afresh; --from is for stage 2 of TG-ECNet.")
+    if args.detector is not None:
+        train_detect.check(args.detector, args.recipe)
+    watching = watchers(args.out, settings, args.recipe.epochs, mlflow=args.mlflow, wandb=args.wandb)
     claim(args.out, "settings.json", settings, "run")
     done = storage.join(args.out, "run.json")
     if storage.exists(done):
@@ -113,8 +156,9 @@ def run(args: Args, command: list[str]) -> None:
     connect()
     workers, cpus, use_gpu = plan_workers(args)
     steps = steps_of(args, manifest, workers)
+    options["callbacks"] = [*watching, *options.get("callbacks", ())]
     start = time.time()
-    result = fit(args, manifest, steps, workers, cpus, use_gpu)
+    result = fit(args, manifest, steps, workers, cpus, use_gpu, quiet, **options)
     with result.checkpoint.as_directory() as folder:
         publish(folder, storage.join(args.out, "checkpoint"))
         history = checkpoint.read_state(Path(folder))["history"]
@@ -171,7 +215,7 @@ def plan_workers(args: Args) -> tuple[int, float, bool]:
     return workers, each, bool(gpus)
 
 
-def fit(args: Args, manifest, steps: int, workers: int, cpus: float, use_gpu: bool):
+def fit(args: Args, manifest, steps: int, workers: int, cpus: float, use_gpu: bool, quiet: bool, **options: Any):
     """The Ray Train run on the shards of the corpus."""
     import ray.data
     from ray.data import ExecutionOptions, FileShuffleConfig
@@ -200,6 +244,8 @@ def fit(args: Args, manifest, steps: int, workers: int, cpus: float, use_gpu: bo
         "corpus": storage.absolute(manifest.root),
         "start": None if args.start is None else storage.absolute(args.start),
         "steps": steps,
+        "detector": None if args.detector is None else storage.absolute(args.detector),
+        "quiet": quiet,
     }
     return training.fit(
         args.out,
@@ -210,6 +256,7 @@ def fit(args: Args, manifest, steps: int, workers: int, cpus: float, use_gpu: bo
         max_failures=args.max_failures,
         datasets={"train": data},
         dataset_config=DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
+        **options,
     )
 
 
@@ -222,10 +269,13 @@ def train_loop(config: dict[str, Any]) -> None:
     from fusion.config import from_dict
     from fusion.corpus import open_corpus
     from fusion.crops import training_batches, validation_batches
+    from workflows.train_detect import Detected
     from workflows.training import wrapped
 
     quiet()  # the lines below say the same, shorter
     torch.set_num_threads(config["threads"])
+    if config["quiet"]:
+        sys.stdout = open(os.devnull, "w")  # of this worker's own process
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
     recipe_kind, engine_kind, _ = kinds(config["kind"])
@@ -246,8 +296,10 @@ def train_loop(config: dict[str, Any]) -> None:
     elif config["start"] is not None:
         engine.start_from(checkpoint.fetch(config["start"]))
 
-    held_out = validation_samples(open_corpus(config["corpus"]), recipe.validation.rows, rank, size)
-    held_out = list(validation_batches(held_out, engine.stage, recipe.validation.size))
+    samples = list(validation_samples(open_corpus(config["corpus"]), recipe.validation.rows, rank, size))
+    held_out = list(validation_batches(samples, engine.stage, recipe.validation.size))
+    detected = None if config["detector"] is None else Detected(config["detector"], samples, engine, size)
+    del samples
     shard = ray.train.get_dataset_shard("train")
     while engine.epoch < recipe.epochs:
         epoch = engine.epoch
@@ -258,6 +310,8 @@ def train_loop(config: dict[str, Any]) -> None:
         tick = progress(recipe, epoch, config["steps"]) if rank == 0 else None
         numbers = {f"train/{k}": v for k, v in engine.train_epoch(batches, tick).items()}
         numbers |= {f"val/{name}": value for name, value in engine.validate(held_out).items()}
+        if detected is not None:
+            numbers |= {f"val/{name}": value for name, value in detected().items()}
         end_epoch(engine, numbers, begin, history, rank)
 
 
@@ -269,7 +323,9 @@ def end_epoch(engine, numbers: dict[str, float], begin: float, history: list[dic
     import ray.train
 
     numbers |= {"epoch": engine.epoch, "seconds": time.perf_counter() - begin}
-    numbers["wait_share"] = numbers["train/wait_s"] / max(numbers["train/wait_s"] + numbers["train/step_s"], 1e-9)
+    spent = max(numbers["train/wait_s"] + numbers["train/step_s"], 1e-9)  # by all workers together
+    numbers["wait_share"] = numbers["train/wait_s"] / spent
+    numbers["images_per_second"] = numbers["train/images"] * ray.train.get_context().get_world_size() / spent
     history.append(numbers)
     with tempfile.TemporaryDirectory() as folder:
         kept = None
@@ -305,13 +361,12 @@ def validation_samples(manifest, rows: int, rank: int, size: int) -> Iterator:
 
 def sum_over(size: int):
     """Sums of named numbers over all workers; names may be missing on some."""
-    import torch.distributed as dist
+    from workflows.training import everywhere
 
     def add(numbers: dict[str, float]) -> dict[str, float]:
         if size == 1:
             return numbers
-        parts: list[dict[str, float]] = [{}] * size
-        dist.all_gather_object(parts, numbers)
+        parts = everywhere(numbers, size)
         names = dict.fromkeys(name for part in parts for name in part)
         return {name: sum(part.get(name, 0.0) for part in parts) for name in names}
 
@@ -333,18 +388,20 @@ def progress(recipe: Recipe, epoch: int, steps: int):
 
 
 def line(recipe: Recipe, numbers: dict[str, float]) -> str:
-    """One line per epoch: loss, validation, speed, share of the time spent waiting for data."""
-    values = "  ".join(f"{k} {v:.4f}" for k, v in numbers.items() if k.startswith("val/") or k == "train/loss")
-    busy = numbers["train/wait_s"] + numbers["train/step_s"]
-    return (
-        f"{recipe.name}  epoch {numbers['epoch']}/{recipe.epochs} done in {numbers['seconds']:.0f} s  {values}  "
-        f"{numbers['train/images'] / max(busy, 1e-9):.1f} crops/s a worker  data wait {numbers['wait_share']:.0%}"
+    """One line per epoch: losses, validation, speed of all workers, share of the time spent waiting for data."""
+    losses, validation = (
+        {name.partition("/")[2]: f"{value:.4g}" for name, value in numbers.items() if name.startswith(f"{split}/")}
+        for split in ("train", "val")
     )
+    terms = ", ".join(f"{name} {value}" for name, value in losses.items() if name not in ("loss", *UNSHOWN))
+    shown = [f"{recipe.name}  epoch {numbers['epoch']}/{recipe.epochs} done in {numbers['seconds']:.0f} s"]
+    shown += [f"loss {losses['loss']}" + (f" ({terms})" if terms else "")]
+    shown += ["val " + ", ".join(f"{name} {value}" for name, value in validation.items())] if validation else []
+    shown += [f"{numbers['images_per_second']:.1f} images/s", f"data wait {numbers['wait_share']:.0%}"]
+    return "  ".join(shown)
 
 
 if __name__ == "__main__":
-    import sys
-
     from workflows.cli import main as cli
 
     sys.exit(cli(["train", *sys.argv[1:]]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fusion.errors import UserError
@@ -64,11 +64,14 @@ def fit(
     cpus: float,
     *,
     max_failures: int = 3,
+    threads: int = 0,
+    callbacks: Sequence[Any] = (),
     **data: Any,
 ):
     """Run `loop` on every worker, with checkpoints in OUT; a run of the same place is restored by Ray itself.
 
-    A worker takes `cpus` CPUs, and a GPU where the cluster has some; `config` reaches `loop` with "threads" added.
+    A worker takes `cpus` CPUs, and a GPU where the cluster has some; `config` reaches `loop` with "threads" added:
+    those given, or all of the cluster, shared evenly (one with a GPU). `callbacks` are Ray Train's UserCallbacks.
     `data`: datasets and dataset_config of the trainer. Returns Ray's result; its `checkpoint` is the last one.
     """
     from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
@@ -77,7 +80,7 @@ def fit(
     from fusion import storage
 
     total, gpus = resources()
-    threads = 1 if gpus else max(1, int(min(total / workers, largest_node())))
+    threads = threads or (1 if gpus else max(1, int(min(total / workers, largest_node()))))
     place, inner = storage.resolve(out)
     parent, _, name = inner.rstrip("/").rpartition("/")
     trainer = TorchTrainer(
@@ -95,6 +98,7 @@ def fit(
             failure_config=FailureConfig(max_failures=max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             logging_config=LoggingConfig(log_level="WARNING"),
+            callbacks=list(callbacks),
         ),
         **data,
     )
@@ -111,3 +115,14 @@ def publish(folder: str, out: str) -> None:
     for name in checkpoint.ALL_FILES:
         if storage.exists(storage.join(folder, name)):
             storage.write_bytes(storage.join(out, name), storage.read_bytes(storage.join(folder, name)))
+
+
+def everywhere(value: Any, size: int) -> list[Any]:
+    """The value of every worker, in order."""
+    if size == 1:
+        return [value]
+    import torch.distributed as dist
+
+    parts: list[Any] = [None] * size
+    dist.all_gather_object(parts, value)
+    return parts
