@@ -3,16 +3,13 @@
     duskfuse demo                        built-in scenes, some minutes on two cores
     duskfuse demo --pairs DIR            the same on any folder of pairs
 
-It runs the jobs exactly as the command line would, and prints each command before running it. The same command goes
-on where it stopped.
+It is the pipeline `tgecnet-tiny`: each command is printed before it runs, the same command goes on where it stopped,
+and OUT/report.html is the report.
 """
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
-
-from workflows.cluster import say
 
 
 @dataclass(frozen=True)
@@ -35,43 +32,13 @@ def main(arguments: list[str]) -> None:
     run(parse(Args, "demo", arguments))
 
 
-def steps(args: Args) -> list[list[str]]:
-    """The commands of the demo, in order."""
-    from fusion.storage import join
-
-    def at(*parts: str) -> str:
-        return join(args.out, *parts)
-
-    corpus, restore, fuse = at("corpus"), at("restore"), at("fuse")
-    longer = ["--recipe.epochs", str(args.epochs)] if args.epochs else []
-    methods = {name: at("fused", name.lower()) for name in ("TG-ECNet", "Average", "Maximum")}
-    share = ["--test-share", f"{args.test_share:g}"]
-    return [
-        ["corpus", "--pairs", args.pairs, "--preset", args.preset, "--out", corpus, *share],
-        ["train", "tgecnet-restore-tiny", "--corpus", corpus, "--out", restore, *longer],
-        ["train", "tgecnet-fuse-tiny", "--corpus", corpus, "--from", restore, "--out", fuse, *longer],
-        ["fuse", "--checkpoint", fuse, "--corpus", corpus, "--out", methods["TG-ECNet"]],
-        ["fuse", "--method", "average", "--corpus", corpus, "--out", methods["Average"]],
-        ["fuse", "--method", "maximum", "--corpus", corpus, "--out", methods["Maximum"]],
-        [
-            *("score", "--corpus", corpus, "--out", at("scores")),
-            *(word for name, folder in methods.items() for word in ("--fused", f"{name}={folder}")),
-        ],
-        ["report", "--scores", at("scores"), "--run", restore, "--run", fuse, "--out", at("report.html")],
-    ]
-
-
 def run(args: Args) -> None:
-    """Run the steps in this process, on one Ray."""
-    import importlib
+    from workflows import pipeline
 
-    from workflows.cluster import connect
-
-    connect()
-    commands = steps(args)
-    for number, (job, *options) in enumerate(commands, 1):
-        say(f"\n[{number}/{len(commands)}] {shlex.join(['duskfuse', job, *options])}")
-        importlib.import_module(f"workflows.{job}").main(options)
+    change = [f"corpus.preset={args.preset}", f"corpus.test-share={args.test_share:g}"]
+    if args.epochs:
+        change += [f"{stage}.recipe.epochs={args.epochs}" for stage in ("restore", "fuse")]
+    pipeline.run(pipeline.Args("tgecnet-tiny", pairs=args.pairs, out=args.out, change=tuple(change)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,138 @@
+"""duskfuse pipeline: corpus to report by one file; what is done is not done again.
+
+    duskfuse pipeline tgecnet --pairs DIR --out DIR            a built-in one
+    duskfuse pipeline mine.yaml --set restore.recipe.epochs=40
+    duskfuse pipeline mine.yaml --dry-run                      what is done, what is not, and why
+    duskfuse pipeline tgecnet --print > mine.yaml              to start from
+
+Every stage runs as its command would on the command line, which is printed first, all on one Ray. All of the file is
+checked before anything runs. The same command goes on where it stopped; after a change of settings or files it does
+again what depends on them, in new folders. OUT/latest.json says which folder is whose, OUT/report.html is the latest
+report. See docs/pipeline.md.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from fusion.errors import UserError
+from workflows.cluster import say, user_error_in
+
+if TYPE_CHECKING:
+    from workflows.pipeline_plan import State, Step
+
+FILE = "pipeline.yaml"
+
+
+@dataclass(frozen=True)
+class Args:
+    pipeline: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PIPELINE")]
+    """A file, or a built-in one: tgecnet, tgecnet-tiny, moefusion-tiny, aenet."""
+    pairs: str = ""
+    """What $pairs stands for: a folder of pairs, s3://bucket/path, or scenes:COUNT."""
+    out: str = ""
+    """Folder or s3://bucket/path of everything, instead of the one in the file."""
+    change: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = ()
+    """STAGE.OPTION=VALUE instead of what the file says; null takes an option away."""
+    without: tuple[str, ...] = ()
+    """A stage to leave out, with all that refers to it, such as detect where pairs have no boxes."""
+    until: str = ""
+    """Stop after this stage."""
+    dry_run: bool = False
+    """Say what is done, what is not and why; do nothing."""
+    print: bool = False
+    """Print the file and do nothing."""
+
+
+def main(arguments: list[str]) -> None:
+    from workflows.cli import parse
+
+    run(parse(Args, "pipeline", arguments, config=(tyro.conf.UseAppendAction,)))
+
+
+def run(args: Args) -> None:
+    """Check everything, then run the stages that are not done, in order."""
+    from fusion import storage
+    from workflows import pipeline_file
+    from workflows.folders import Lease, own_folder
+    from workflows.pipeline_inputs import Inputs
+    from workflows.pipeline_plan import State, plan
+
+    changes = {"pairs": args.pairs, "out": args.out, "change": args.change, "without": args.without}
+    if args.print and not any(changes.values()):
+        print(pipeline_file.source(args.pipeline), end="")
+        return
+    pipeline = pipeline_file.read(args.pipeline, **changes)
+    if args.print:
+        print(pipeline.text(), end="")
+        return
+    inputs = Inputs(pipeline.out)
+    steps = plan(pipeline, inputs)
+    names = [step.stage.name for step in steps]
+    if args.until and args.until not in names:
+        raise UserError(f"--until {args.until}: no such stage. {args.pipeline} has {', '.join(names)}.")
+    steps = steps[: names.index(args.until) + 1] if args.until else steps
+    state = State(pipeline.out)
+    if args.dry_run:
+        show(steps, state)
+        return
+    own_folder(pipeline.out, FILE, "pipeline")
+    path = storage.join(pipeline.out, FILE)
+    if not storage.exists(path):  # before the lease, so that a folder with nothing but a lease is never left behind
+        storage.write_text(path, pipeline.text())
+    start = time.monotonic()
+    with Lease(pipeline.out) as lease:
+        storage.write_text(path, pipeline.text())
+        inputs.save()
+        made = 0
+        for number, step in enumerate(steps, 1):
+            lease.check()
+            made += one(step, state, f"[{number}/{len(steps)}]")
+    copies = "".join(f"; {copy}" for copy in map(state.copy_of, steps) if copy)
+    print(f"{pipeline.out}: {len(steps)} stages done, {made} of them now, in {time.monotonic() - start:.0f} s{copies}")
+
+
+def one(step: Step, state: State, number: str) -> bool:
+    """Run a stage unless it is done. UserError: the job's own, naming the stage."""
+    from workflows.stamps import stamp
+
+    why = state.why(step)
+    if why:
+        say(f"\n{number} {step.stage.name}: {why}\n{shlex.join(['duskfuse', *step.command])}")
+        start = time.monotonic()
+        try:
+            importlib.import_module(f"workflows.{step.command[0]}").main(list(step.command[1:]))
+        except Exception as error:
+            known = user_error_in(error)
+            if known is None:
+                say(f"stage {step.stage.name} failed; the same command goes on")
+                raise
+            raise UserError(f"stage {step.stage.name}: {known} The same command goes on.") from error
+        state.done(step, stamp(list(step.command)), time.monotonic() - start)
+    else:
+        say(f"{number} {step.stage.name}: done, {step.folder}")
+    state.point(step)
+    return bool(why)
+
+
+def show(steps: list[Step], state: State) -> None:
+    """The plan, a line a stage."""
+    reasons = [state.why(step) for step in steps]
+    width = max(len(step.stage.name) for step in steps)
+    for step, why in zip(steps, reasons, strict=True):
+        print(f"{step.stage.name:{width}}  {'to do' if why else 'done '}  {step.folder}{f'  ({why})' if why else ''}")
+    print(f"{sum(map(bool, reasons))} of {len(steps)} stages to do")
+
+
+if __name__ == "__main__":
+    import sys
+
+    from workflows.cli import main as cli
+
+    sys.exit(cli(["pipeline", *sys.argv[1:]]))
