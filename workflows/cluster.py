@@ -6,7 +6,9 @@ import itertools
 import json
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,29 +26,45 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # it prints every li
 CHATTY = ("ray.data", "ray.data._internal.execution.streaming_executor", "ray.train")
 
 
-def connect() -> None:
-    """Join the cluster of RAY_ADDRESS (set by `ray job submit`), or start Ray on this machine. Idempotent."""
+def connect(crowd: int = 1) -> int:
+    """Join the cluster of RAY_ADDRESS (set by `ray job submit`), or start Ray on this machine. Idempotent.
+
+    Ray on this machine counts every CPU `crowd` times, for jobs whose processes mostly wait. Returns how often CPUs
+    are counted: 1 in a cluster that was there.
+    """
     import ray
     import ray.data
 
-    if not ray.is_initialized():
-        address = os.environ.get("RAY_ADDRESS")
+    from workflows import joining
+
+    if ray.is_initialized():
+        crowd = 1
+    else:
+        address = os.environ.get("RAY_ADDRESS", "")
+        joins = address not in ("", "local")
         options = {"logging_level": logging.WARNING, "runtime_env": {"worker_process_setup_hook": quiet}}
-        say(f"connecting to Ray at {address}" if address else "starting Ray on this machine")
+        say(f"connecting to Ray at {address}" if joins else "starting Ray on this machine")
+        crowd = 1 if joins else crowd
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
-            if address:
+            if joins:
+                joining.check_head(address)
                 ray.init(address=address, **options)
             else:
                 # Ray Train and Tune ask the dashboard which actors live; it listens on this machine only.
-                ray.init(address="local", include_dashboard=True, **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            first = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"cannot reach Ray ({first}). Check RAY_ADDRESS and RAY_AUTH_MODE, or unset both."
-            ) from error
+                cpus = {"num_cpus": crowd * (os.cpu_count() or 1)} if crowd > 1 else {}
+                ray.init(address="local", include_dashboard=True, **cpus, **options)
+        except Exception as error:
+            if (told := joining.in_words(address, error)) is None:
+                raise
+            raise told from error
+        if on_sigterm is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # ray.init has set its own
+        joining.wait_for_gpus(say)
     context = ray.data.DataContext.get_current()
     context.print_on_execution_start = False
     quiet()
+    return crowd
 
 
 def quiet() -> None:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import platform
 import shlex
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from fusion.secrets import masked
+
 PACKAGES = ("duskfuse", "ray", "torch", "numpy", "opencv-python", "pyarrow", "pillow")
+
+REVISION = "DUSKFUSE_REVISION"
+"""Environment variable: what `passport` says where the sources come from, for where there is no repository."""
+
+SOURCES = ("workflows", "fusion", "detection")
+KINDS = (".py", ".json", ".html", ".safetensors")
 
 
 def stamp(command: list[str]) -> dict[str, object]:
-    """No times, no host names: equal work has equal stamps. `command` is what follows `duskfuse`."""
-    return {"command": shlex.join(["duskfuse", *command]), "revision": revision(), "versions": versions()}
+    """No times, no host names: equal work has equal stamps. `command`: what follows `duskfuse`; secrets are masked."""
+    words = [masked(word) for word in ("duskfuse", *command)]
+    return {"command": shlex.join(words), "revision": revision(), "versions": versions()}
 
 
 def versions() -> dict[str, str]:
@@ -27,16 +38,38 @@ def versions() -> dict[str, str]:
 
 
 def revision() -> str:
-    """The git commit of this source, with "+changes" when files differ from it; "unknown" outside a repository."""
-    folder = Path(__file__).resolve().parent
+    """The git commit of this source, with "+changes" when files differ from it.
+
+    Outside a repository (an installed package, what `ray job submit` uploaded) it is the commit that DUSKFUSE_REVISION
+    names, if the files are those it was named for, else "sources-" and their fingerprint.
+    """
+    here = Path(__file__).resolve()
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
+        command = ["git", "-C", str(here.parent), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:
-        commit = git("rev-parse", "HEAD")
-        changed = git("status", "--porcelain", "--untracked-files=no") if commit else ""
+        if git("ls-files", here.name):  # the repository of this file, not one that an environment happens to lie in
+            changed = git("status", "--porcelain", "--untracked-files=no")
+            return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return (commit + ("+changes" if changed else "")) or "unknown"
+        pass
+    commit, _, of = os.environ.get(REVISION, "").rpartition("@")
+    now = sources()
+    return commit if commit and of == now else f"sources-{now}"
+
+
+def sources() -> str:
+    """A fingerprint of the packages' own files, by name and content: the same wherever they were copied to."""
+    root = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for path in sorted(path for name in SOURCES for path in (root / name).rglob("*") if path.suffix in KINDS):
+        digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def passport() -> str:
+    """What DUSKFUSE_REVISION is set to, so that a copy of these sources without its repository knows its commit."""
+    return f"{revision()}@{sources()}"
