@@ -83,7 +83,10 @@ def to_row(sample: Sample) -> dict[str, Any]:
 
 
 def from_row(row: dict[str, Any]) -> Sample:
-    """The inverse of `to_row`; images are read-only views of the row's bytes, nothing is copied."""
+    """The inverse of `to_row`; images are read-only views of the row's bytes, nothing is copied.
+
+    UserError for names that lead out of a folder: files are called after them.
+    """
     shape = (int(row["height"]), int(row["width"]))
 
     def pixels(name: str) -> np.ndarray:
@@ -92,6 +95,11 @@ def from_row(row: dict[str, Any]) -> Sample:
 
     boxes = [np.asarray(box, np.float32) for box in (row["boxes"] if row["boxes"] is not None else [])]
     text = {name: row[name] for name in ("key", "split", "source", "degradation", "level", "parameters")}
+    for name in ("key", "split", "degradation", "level"):
+        if text[name] in ("", ".", "..") or any(sign in text[name] for sign in "/\0"):
+            raise UserError(
+                f"a row of the corpus has the {name} {text[name]!r}, which is no name. Do not use this corpus."
+            )
     return Sample(
         **text,
         **{name: pixels(name) for name in IMAGES},
@@ -234,14 +242,14 @@ def open_corpus(root: str) -> Manifest:
     try:
         data = json.loads(storage.read_bytes(path))
         schema = data["schema"]
-        names = [shard["name"] for shard in data["shards"]]
-    except (ValueError, KeyError, TypeError) as error:
+        outside = any("/" in shard["name"] or shard["name"].startswith(".") for shard in data["shards"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} is damaged ({error!r}). Run the same `duskfuse corpus` again to rewrite it."
         ) from error
     if schema != SCHEMA_VERSION:
         raise UserError(f"{path} has schema {schema}, this version reads {SCHEMA_VERSION}. Build the corpus again.")
-    if any("/" in name or name.startswith(".") for name in names):
+    if outside:
         raise UserError(f"{path} names a shard outside its folder. The manifest is damaged; build the corpus again.")
     return Manifest(str(root), data)
 

@@ -1,8 +1,13 @@
 """The one exception whose text is meant for the user."""
 
+from fusion.secrets import masked
+
 
 class UserError(Exception):
     """Something the user can put right: one line that says what is wrong, where, and what to do.
 
-    The command line prints it without a traceback and exits with code 2.
+    The command line prints it without a traceback and exits with code 2. Passwords and keys in it are masked.
     """
+
+    def __init__(self, *texts: object) -> None:
+        super().__init__(*(masked(text) if isinstance(text, str) else text for text in texts))

@@ -4,8 +4,9 @@ Why not pyarrow for all: its writes are multipart uploads even for a few bytes (
 leaves what it had written as a finished object, and a part that fails leaves the upload open for ever. Here an object
 is one PUT, or a multipart upload that is aborted when it cannot be completed; reading is one request, not two.
 
-Credentials, region and endpoint come from where the AWS tools take them (AWS_ENDPOINT_URL names another store), or
-from the URI: s3://bucket/path?endpoint_override=HOST:PORT&scheme=http&region=NAME.
+Credentials, region and endpoint come from where the AWS tools take them (AWS_ENDPOINT_URL names another store); region
+and endpoint may be in the URI, too: s3://bucket/path?endpoint_override=HOST:PORT&scheme=http&region=NAME. Keys may not:
+addresses are kept in manifests, settings and stamps, and shown by Ray's dashboard.
 
 What may pass (5xx, throttling, lost connections, READ_TIMEOUT without an answer) is tried again after growing pauses,
 until PATIENCE is over, or UNREACHABLE where nothing listens at all. So no request takes longer than PATIENCE and one
@@ -40,15 +41,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Address:
-    """A parsed s3:// URI. `key` has no slash at its end; `user`: key and secret, `options`: what else the URI says."""
+    """A parsed s3:// URI. `key` has no slash at its end; `options`: what else the URI says."""
 
     bucket: str
     key: str
-    user: tuple[str, str] | None
     options: tuple[tuple[str, str], ...]
 
     def __str__(self) -> str:
-        return f"s3://{self.bucket}/{quote(self.key)}"  # without the secret
+        return f"s3://{self.bucket}/{quote(self.key)}"
 
     @property
     def endpoint(self) -> str | None:
@@ -67,18 +67,20 @@ class Address:
 
 
 def parse(uri: str) -> Address:
-    """Raises UserError: no bucket, an option that does not exist."""
+    """Raises UserError: no bucket, a key in the address, an option that does not exist."""
     try:
         parts = urlsplit(uri)
     except ValueError as error:
         raise UserError(f"{uri} is no address ({error}). Use s3://bucket/path.") from error
     user, _, bucket = parts.netloc.rpartition("@")
-    name, _, secret = user.partition(":")
+    if user or (":" in bucket and "@" in uri):  # a secret with a slash in it ends the name of the bucket
+        raise UserError(
+            f"s3://***@{bucket if user else '...'}: keys do not belong into an address, which is kept and shown. Set "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
+        )
     path = parts.path + (f"#{parts.fragment}" if parts.fragment else "")  # S3 knows no fragments
     options = tuple(parse_qsl(parts.query, keep_blank_values=True))
-    address = Address(
-        bucket, unquote(path)[1:].rstrip("/"), (unquote(name), unquote(secret)) if user else None, options
-    )
+    address = Address(bucket, unquote(path)[1:].rstrip("/"), options)
     if not bucket:
         raise UserError(f"{address}: there is no bucket in it. Use s3://bucket/path.")
     for option, _ in options:
@@ -172,7 +174,7 @@ def _call(doing: str, address: Address, work: Callable[[Any], Result], patience:
     start, pause, said = time.monotonic(), 0.25, False
     while True:
         try:
-            return work(_client(address.user, address.options, environment()))
+            return work(_client(address.options, environment()))
         except (BotoCoreError, ClientError, ValueError) as error:  # ValueError: no URL
             verdict = judge(error, address.bucket, address.store)
             if verdict is None:
@@ -194,17 +196,15 @@ def environment() -> tuple[object, ...]:
 
 
 @functools.lru_cache(maxsize=16)
-def _client(user: tuple[str, str] | None, options: tuple[tuple[str, str], ...], _) -> Any:
+def _client(options: tuple[tuple[str, str], ...], _) -> Any:
     import boto3.session
     from botocore.config import Config
 
     given = dict(options)
     return boto3.session.Session().client(
         "s3",
-        endpoint_url=Address("", "", None, options).endpoint,
+        endpoint_url=Address("", "", options).endpoint,
         region_name=given.get("region"),
-        aws_access_key_id=user[0] if user else None,
-        aws_secret_access_key=user[1] if user else None,
         verify=given.get("tls_ca_file_path"),
         config=Config(
             connect_timeout=CONNECT_TIMEOUT,

@@ -30,17 +30,15 @@ def file_system(address: Address) -> pafs.S3FileSystem:
         options["scheme"], _, options["endpoint_override"] = address.endpoint.rstrip("/").partition("://")
     elif "region" not in options:
         options["region"] = _region(address.bucket)
-    return _file_system(address.user, tuple(options.items()), environment())
+    return _file_system(tuple(options.items()), environment())
 
 
 @functools.lru_cache(maxsize=16)
-def _file_system(user: tuple[str, str] | None, options: tuple[tuple[str, str], ...], _) -> pafs.S3FileSystem:
+def _file_system(options: tuple[tuple[str, str], ...], _) -> pafs.S3FileSystem:
     import pyarrow.fs as pafs
 
     settings: dict[str, Any] = {name: text.lower() in ("1", "true") for name, text in options if name in SWITCHES}
     settings |= {name: text for name, text in options if name in OPTIONS}
-    if user:
-        settings |= {"access_key": user[0], "secret_key": user[1]}
     retry = pafs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS)
     return pafs.S3FileSystem(connect_timeout=CONNECT_TIMEOUT, request_timeout=TIMEOUT, retry_strategy=retry, **settings)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ from fusion.s3_errors import StoreError
 
 if TYPE_CHECKING:  # imported when first needed: what only computes does without it
     import pyarrow.fs as pafs
+
+PASSWORD = re.compile("://[^/@]*:[^/@]*@")
 
 __all__ = [
     "StoreError",
@@ -52,6 +55,8 @@ def resolve(path: str | Path) -> tuple[pafs.FileSystem, str]:
     text = str(path)
     if not is_uri(text):
         return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(text))
+    if not s3.is_s3(text) and PASSWORD.search(text):
+        raise UserError(f"{text}: passwords do not belong into an address, which is kept and shown.")
     if s3.is_s3(text):
         address = s3.parse(text)
         return s3_arrow.file_system(address), f"{address.bucket}/{address.key}".rstrip("/")

@@ -1,0 +1,35 @@
+"""Passwords, keys and tokens in text that people read or that is kept: masked."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+MASK = "***"
+# scheme://user:password@host, where a port (host:5000/a@b) is no password, and https://token@host
+_IN_URI = re.compile(
+    r"""(?<=://)[^\s'"/@:?#]*:(?!\d+/)(?:[^\s'"@]*@)+|(?:(?<=https://)|(?<=http://)|(?<=s3://))[^\s'"/@:?#]+@"""
+)
+_NAMED = re.compile(
+    r"""((?:^|[\s'"?&;,{(])[\w.-]*(?:secret|token|password|passwd|credential|signature|api[_-]?key|access[_-]?key)"""
+    r"""[\w.-]*(?:\s*=\s*|["']\s*:\s*)["']?|\bBearer\s+)([^&\s'",;})]+)""",
+    re.IGNORECASE,
+)
+
+
+def masked(text: object) -> str:
+    """The text without what only its owner may read.
+
+    Masked are user and password of a URI (`s3://KEY:SECRET@bucket`, `https://user:word@host`) and values that a name
+    calls secret (`?X-Amz-Signature=...`, `WANDB_API_KEY=...`).
+    """
+    return _NAMED.sub(rf"\g<1>{MASK}", _IN_URI.sub(f"{MASK}@", str(text)))
+
+
+def masked_in(value: Any) -> Any:
+    """JSON-like data with every text in it masked."""
+    if isinstance(value, dict):
+        return {name: masked_in(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [masked_in(item) for item in value]
+    return masked(value) if isinstance(value, str) else value
