@@ -90,7 +90,7 @@ def named_tasks(text: str) -> dict[str, str]:
         name, equals, where = part.partition("=")
         if not equals:
             name, where = (part.partition(":")[0] if is_generated(part) else part.rstrip("/").rpartition("/")[2]), part
-        if name in (*tasks, "", "mixed", "task", "pairs", "kept") or "/" in name:
+        if name in (*tasks, "", "mixed", "task", "pairs", "kept") or "/" in name or name[0] == ".":
             raise UserError(f"--tasks: the name {name!r} is used twice, empty or reserved. Give NAME=DIR.")
         tasks[name] = where
     if len(tasks) < 2:

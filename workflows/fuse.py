@@ -2,7 +2,7 @@
 
     duskfuse fuse --checkpoint RUN --pairs DIR --out DIR             OUT/KEY.png
     duskfuse fuse --checkpoint RUN --corpus DIR --out DIR            OUT/DEGRADATION/LEVEL/KEY.png
-    duskfuse fuse --method average --pairs DIR --out DIR
+    duskfuse fuse --method average --pairs DIR --out DIR             --colour channels: as published colour results
     duskfuse fuse --visible a.jpg --infrared b.jpg --out c.png       one pair of images, or of videos, at once
 
 Without --checkpoint and --method the AE-Netv2 that comes with the package fuses.
@@ -16,44 +16,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 
 from fusion.errors import UserError
 from workflows.cluster import connect, in_parallel, resources
+from workflows.fuse_options import Args, check
 
 STAMP = "duskfuse"  # PNG text chunks
 GATES = "duskfuse-gates"
 GATES_FILE = "gates.csv"
 PNG_END = b"IEND\xaeB`\x82"  # the last chunk of a whole file
 SMALL = 5_000_000  # parameters
-
-
-@dataclass(frozen=True)
-class Args:
-    out: str
-    """Folder or s3://bucket/path of the fused images; a file with --visible and --infrared."""
-    checkpoint: str | None = None
-    """A finished training run, or a checkpoint folder; without it the AE-Netv2 of the package."""
-    method: str | None = None
-    """A classical method instead, such as average, adf, gff, lp (see docs/library.md)."""
-    visible: str | None = None
-    """One image or video, and with --infrared the other one: fused at once into the file --out, without Ray."""
-    infrared: str | None = None
-    """See --visible."""
-    resize: bool = False
-    """Scale the infrared file to the size of the visible one where they differ."""
-    pairs: str | None = None
-    """Fuse these pairs: a folder, s3://bucket/path, or scenes:COUNT."""
-    corpus: str | None = None
-    """Fuse the degraded rows of this corpus."""
-    split: str = "test"
-    """Rows of the corpus to fuse: train, val, test, all."""
-    workers: int = 0
-    """Copies of the model; 0: one per GPU, or per CPU for small networks and per 4 CPUs for large ones."""
-    max_rejected: float = 0.01
-    """Fail when more than this share of the images cannot be fused."""
 
 
 def main(arguments: list[str]) -> None:
@@ -66,22 +41,18 @@ def run(args: Args, command: list[str]) -> None:
     from tqdm import tqdm
 
     from fusion import storage, weights
-    from fusion.library import LIBRARY
     from workflows.folders import check_seen, claim
     from workflows.sources import open_source
     from workflows.stamps import stamp
 
-    if args.checkpoint is not None and args.method is not None:
-        raise UserError("give either --checkpoint or --method, not both.")
-    if args.method is not None and args.method not in LIBRARY:
-        raise UserError(f"unknown method {args.method!r}. Known: {', '.join(LIBRARY)}.")
-    if args.visible or args.infrared:
+    check(args)
+    if args.files:
         from workflows import fuse_files
 
         return fuse_files.run(args)
-    source = open_source(args.pairs, args.corpus, args.split)
+    source = open_source(args.pairs, args.corpus, args.split or "test")
     where, parameters = None, 0
-    model = {"method": args.method}
+    model = {"method": args.method} | ({} if args.colour == "luma" else {"colour": args.colour})
     if args.method is None:
         where = str(weights.folder()) if args.checkpoint is None else storage.absolute(args.checkpoint)
         loaded, twin, identity = load(where)  # a bad one is told here, once, not by every worker
@@ -97,7 +68,8 @@ def run(args: Args, command: list[str]) -> None:
     results: list[dict] = []
     rejected = list(source.rejected)
     with tqdm(total=source.images, unit="image", desc="fuse", mininterval=1) as bar:
-        make = {"checkpoint": where, "method": args.method, "out": storage.absolute(args.out), "threads": threads}
+        make = {"checkpoint": where, "method": args.method, "colour": args.colour}
+        make |= {"out": storage.absolute(args.out), "threads": threads}
         pool = ActorPoolStrategy(size=min(workers, len(source.units)))
         for result in in_parallel(source.units, Fuser, make=make, compute=pool, **options):
             bar.update(1)
@@ -145,18 +117,16 @@ def place(wanted: int, parameters: int) -> tuple[int, int, dict]:
 class Fuser:
     """A Ray actor that holds one copy of the model and fuses one unit of work at a time."""
 
-    def __init__(self, checkpoint: str | None, method: str | None, out: str, threads: int) -> None:
+    def __init__(self, checkpoint: str | None, method: str | None, colour: str, out: str, threads: int) -> None:
         import torch
-
-        from fusion.library import LIBRARY
 
         torch.set_num_threads(threads)
         self.out = out
         self.restores = False
-        self.twin = None
+        self.model = self.twin = None
         if checkpoint is None:
-            self.model = LIBRARY[method].fuse
-            self.identity = self.name = method
+            self.classical = classical(method, colour)
+            self.identity = self.name = method if colour == "luma" else f"{method}, every channel"
             return
         loaded, twin, self.identity = load(checkpoint)
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -198,7 +168,9 @@ class Fuser:
         start = time.perf_counter()
         pair = (item.degraded_visible, item.degraded_infrared)
         gates: dict[str, list[float]] = {}
-        if self.restores:
+        if self.model is None:
+            images = [self.classical(*pair)]
+        elif self.restores:
             images = inference.restore(self.model, *pair)
         else:
             image, gates = inference.fuse_with_gates(self.model, *pair, self.attention(pair))
@@ -215,6 +187,19 @@ class Fuser:
         from detection.joint import attend
 
         return attend(self.twin, *pair)
+
+
+def classical(method: str, colour: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """(visible, infrared) -> fused, all uint8, by a method of the library; a grey pair has luma only."""
+    from fusion import inference
+    from fusion.library import LIBRARY, fuse_colour
+
+    def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
+        if colour == "channels" and visible.ndim == 3:
+            return fuse_colour(LIBRARY[method], visible, infrared)
+        return inference.fuse(LIBRARY[method].fuse, visible, infrared)
+
+    return fuse
 
 
 def load(where: str):

@@ -21,7 +21,7 @@ from fusion.errors import UserError
 from workflows.cluster import say
 
 if TYPE_CHECKING:
-    from workflows.fuse import Args
+    from workflows.fuse_options import Args
 
 VIDEOS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".avi": "MJPG", ".mkv": "mp4v"}
 READ = (*VIDEOS, ".webm", ".mpg", ".mpeg", ".wmv")
@@ -31,11 +31,7 @@ Fuse = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def run(args: Args) -> None:
-    """Fuse --visible and --infrared into --out."""
-    if not (args.visible and args.infrared):
-        raise UserError("give both --visible and --infrared, two images or two videos.")
-    if args.pairs or args.corpus:
-        raise UserError("give either --visible and --infrared, or --pairs, or --corpus.")
+    """Fuse --visible and --infrared into --out; the options have been checked."""
     kinds = {_extension(path) in READ for path in (args.visible, args.infrared)}
     if len(kinds) > 1:
         raise UserError(f"{args.visible} and {args.infrared}: one is a video, the other is not.")
@@ -52,12 +48,11 @@ def maker(args: Args) -> Fuse:
     import torch
 
     from fusion import fast, inference, weights
-    from fusion.library import LIBRARY
     from fusion.models.aenet import AENet
-    from workflows.fuse import load
+    from workflows.fuse import classical, load
 
     if args.method is not None:
-        return lambda visible, infrared: inference.fuse(LIBRARY[args.method].fuse, visible, infrared)
+        return classical(args.method, args.colour)
     loaded, twin = (weights.load(), None) if args.checkpoint is None else load(args.checkpoint)[:2]
     if loaded.model.config.stage == "restore":
         raise UserError(f"{args.checkpoint} restores and does not fuse. Give a checkpoint of stage 2, or use --pairs.")

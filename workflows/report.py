@@ -1,6 +1,7 @@
 """duskfuse report: scores, plots, pictures and training curves in one self-contained HTML page.
 
-duskfuse report --scores DIR --out report.html [--run RUN ...] [--detect DIR ...]
+duskfuse report --scores DIR --out report.html [--run RUN ...] [--detect DIR ...] [--evolution DIR ...]
+                [--search DIR ...]
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ class Args:
     """What `duskfuse score` wrote."""
     detect: tuple[str, ...] = ()
     """What `duskfuse detect` wrote."""
+    evolution: tuple[str, ...] = ()
+    """What `duskfuse evolve` wrote."""
+    search: tuple[str, ...] = ()
+    """What `duskfuse tune` wrote."""
     out: str = "report.html"
     """The page: a file or s3://bucket/path/report.html."""
     run: tuple[str, ...] = ()
@@ -42,13 +47,16 @@ def run(args: Args, command: list[str]) -> None:
 
     from fusion import storage
     from fusion.report.html import render
-    from workflows.report_sections import detection_section, experts_section
+    from workflows.report_search import search_section
+    from workflows.report_sections import curves, detection_section, evolution_section, experts_section
     from workflows.stamps import stamp
 
-    if args.scores is None and not args.detect:
-        raise UserError("give --scores, --detect or both: what the report is of.")
+    if args.scores is None and not (args.detect or args.evolution or args.search):
+        raise UserError("give --scores, --detect, --evolution or --search, one or more: what the report is of.")
     runs = {name: read_run(name) for name in args.run}
     sections = [detection_section(folder, number) for number, folder in enumerate(args.detect, 1)]
+    sections += [evolution_section(folder, number) for number, folder in enumerate(args.evolution, 1)]
+    sections += [search_section(folder, number) for number, folder in enumerate(args.search, 1)]
     made = stamp(["report", *command])
     if args.scores is None:
         about, table = None, pd.DataFrame(columns=["method", "image", "degradation", "level", "metric", "value"])
@@ -65,8 +73,8 @@ def run(args: Args, command: list[str]) -> None:
         scores=table,
         gallery=rows,
         provenance=facts | origin(runs, made),
-        commands=commands(about, runs, args.detect, command),
-        training=curves(runs),
+        commands=commands(about, runs, args, command),
+        training=curves((run["settings"]["recipe"]["name"], run["history"]) for run in runs.values()),
         notes=told,
         dialect=about["dialect"] if about else "standard",
         sections=sections,
@@ -181,21 +189,6 @@ def numbers(table, method: str, item) -> dict[str, float]:
     return {METRICS[name].label: float(mine[name]) for name in CAPTIONS if name in mine}
 
 
-def curves(runs: dict[str, dict]):
-    """Training histories as (run, epoch, name, value); None without runs."""
-    import pandas as pd
-
-    hidden = ("train/images", "train/steps", "train/wait_s", "train/step_s", "epoch")
-    rows = [
-        (about["settings"]["recipe"]["name"], entry["epoch"], name, value)
-        for about in runs.values()
-        for entry in about["history"]
-        for name, value in entry.items()
-        if name not in hidden
-    ]
-    return pd.DataFrame(rows, columns=["run", "epoch", "name", "value"]) if rows else None
-
-
 def provenance(about: dict) -> dict[str, str]:
     """What was scored, against what."""
     facts = {"scored against": f"the {about['sources']} pair, {about['scored']}", "dialect": about["dialect"]}
@@ -218,8 +211,8 @@ def origin(runs: dict[str, dict], made: dict) -> dict[str, str]:
     return facts
 
 
-def commands(about: dict | None, runs: dict[str, dict], detect: tuple[str, ...], command: list[str]) -> list[str]:
-    """The commands behind the page, in order: corpus, training, fusing, scoring, detection, this report."""
+def commands(about: dict | None, runs: dict[str, dict], args: Args, command: list[str]) -> list[str]:
+    """The commands behind the page, in order: corpus, training, fusing, scoring, detection, evolution, this report."""
     import shlex
 
     from fusion import storage
@@ -235,7 +228,12 @@ def commands(about: dict | None, runs: dict[str, dict], detect: tuple[str, ...],
         made = of(about["source"].get("corpus"), "manifest.json") + made
         made += [line for folder in about["methods"].values() for line in of(folder, "fused.json")]
         made.append(about["stamp"]["command"])
-    made += [line for folder in detect for line in of(folder, "detect.json")]
+    made += [line for folder in args.detect for line in of(folder, "detect.json")]
+    for folder in args.evolution:
+        number = 1  # every evolution had a command of its own
+        while lines := of(storage.join(folder, "evolutions", str(number), "training"), "run.json"):
+            made += lines
+            number += 1
     return [*made, shlex.join(["duskfuse", "report", *command])]
 
 

@@ -1,10 +1,11 @@
-"""Sections of the report beside the fusion metrics: detection, and what experts do."""
+"""Sections of the report beside the fusion metrics: detection, AE-Netv2's evolution, and what experts do."""
 
 from __future__ import annotations
 
 import io
 import json
 import math
+from collections.abc import Iterable
 
 from fusion.errors import UserError
 
@@ -92,6 +93,78 @@ def verdicts(folder: str) -> list[str]:
             f"(95 % interval {100 * row['low']:+.1f} to {100 * row['high']:+.1f}, {row['images']} images): {sure}"
         )
     return lines
+
+
+def evolution_section(folder: str, number: int = 1):
+    """What `duskfuse evolve` wrote: labels won, scores before and after. UserError: it is not finished."""
+    from fusion import storage
+    from fusion.report import evolution as made
+    from fusion.report.html import Section, plot
+    from fusion.report.plots import training_curves
+    from workflows.evolve import read_labels
+
+    about = read_json(storage.join(folder, "evolve.json"), f"{folder} holds no finished `duskfuse evolve`.")
+    facts = about["evolutions"]
+    labels = [read_labels(folder, one["evolution"]) for one in facts]
+    names = [*facts[-1]["library"], *(f"network-{one['evolution']}" for one in facts)]
+    found = {name: method_scores(folder, name) for name in names}
+    evolved = made.Evolved(facts, labels, {name: scores for name, scores in found.items() if scores})
+    plots = [
+        plot("Labels won", made.wins_chart(evolved)),
+        plot("E2 of methods and networks", made.scores_chart(evolved)),
+    ]
+    if (log := curves(evolution_histories(folder, facts))) is not None:
+        plots.append(plot("Training of the evolutions", training_curves(log)))
+    return Section(
+        f"evolution-{number}",
+        "Evolution" if number == 1 else f"Evolution ({number})",
+        f"A library of {len(evolved.methods)} methods fused every pair; by the index E2 the best result became the "
+        f"label of each of {facts[-1]['labels']} pairs, and AE-Netv2 learnt them. All are compared on "
+        f"{facts[-1]['held out']['pairs']} held-out pairs. E2 rewards sharpness, and noise, above all else.",
+        (("", made.evolutions_table(evolved)), ("", made.methods_table(evolved))),
+        tuple(plots),
+        (),
+        tuple(made.sentences(evolved)),
+    )
+
+
+def method_scores(folder: str, name: str) -> dict[str, tuple[float, str]]:
+    """key -> (E2, "" or why there is none) of a method of an evolution; {} where its folder is gone."""
+    from fusion import storage
+
+    path = storage.join(folder, "library", name, "scores.json")
+    if not storage.exists(path):
+        return {}
+    scores = read_json(path, f"{path} cannot be read.")
+    return {key: (float(score), why) for key, (score, why) in scores.items()}
+
+
+def evolution_histories(folder: str, facts: list[dict]) -> list[tuple[str, list[dict]]]:
+    """(name, history) of every evolution's training that is there."""
+    from fusion import storage
+
+    histories = []
+    for one in facts:
+        path = storage.join(folder, "evolutions", str(one["evolution"]), "training", "run.json")
+        if storage.exists(path):
+            run = read_json(path, f"{path} cannot be read.")
+            histories.append((f"evolution {one['evolution']}", run["history"]))
+    return histories
+
+
+def curves(histories: Iterable[tuple[str, list[dict]]]):
+    """Training histories, (name, entries) each, as rows of run, epoch, name, value; None without any."""
+    import pandas as pd
+
+    hidden = ("train/images", "train/steps", "train/wait_s", "train/step_s", "epoch")
+    rows = [
+        (run, entry["epoch"], name, value)
+        for run, history in histories
+        for entry in history
+        for name, value in entry.items()
+        if name not in hidden
+    ]
+    return pd.DataFrame(rows, columns=["run", "epoch", "name", "value"]) if rows else None
 
 
 def experts_section(methods: dict[str, str], runs: dict[str, dict], items: list):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusion.errors import UserError
 from workflows.cluster import say
-from workflows.tune_trial import FAILED, FINISHED, key_of, records
+from workflows.tune_trial import FAILED, FINISHED, key_of, name_of, records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +25,7 @@ def write(args: Args, command: list[str], objectives: Mapping[str, bool], plan: 
     from workflows.stamps import stamp
 
     found = records(args.out)
-    trials, curves = tables(found, plan.names)
+    trials, curves = tables(found, plan)
     keys = [key_of(name) for name in objectives]
     broken = [about["error"] for about in found.values() if about["state"] == FAILED]
     if len(broken) == len(found):
@@ -53,16 +53,17 @@ def write(args: Args, command: list[str], objectives: Mapping[str, bool], plan: 
     print(f"{args.out}: the best is {best['label']}; its recipe is {storage.join(args.out, 'best.json')}")
 
 
-def tables(found: Mapping[str, dict], names: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(a row a trial, with the numbers of its last epoch; a row an epoch of a trial)."""
+def tables(found: Mapping[str, dict], plan: Plan) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(a row a trial, with the numbers of its last epoch; a row an epoch of a trial), in the order of the plan."""
     import pandas as pd
 
     from fusion.search import label
 
+    places = {name_of(values, seed): place for place, (values, seed) in enumerate(plan.trials)}
     trials, curves = [], []
-    for name, about in sorted(found.items(), key=lambda item: item[1]["seed"]):
+    for name, about in sorted(found.items(), key=lambda item: places.get(item[0], len(places))):
         values, history = about["values"], about["history"]
-        row = {"trial": name, "label": label(values)} | {field: values[field] for field in names}
+        row = {"trial": name, "label": label(values)} | {field: values[field] for field in plan.names}
         row |= {"seed": about["seed"], "state": about["state"], "epochs": len(history)}
         trials.append(row | (history[-1] | {"epochs": len(history)} if history else {}))
         curves += [{"trial": name, "label": row["label"], "seed": row["seed"]} | numbers for numbers in history]

@@ -189,7 +189,8 @@ class Row:
 @dataclass(frozen=True)
 class PaperTable:
     """Methods x metrics under one condition. `images` is the largest number of images a mean is over; `uneven`
-    says that some method stands over fewer of them than another in the same column."""
+    says that some method stands over fewer of them than another in the same column. `head` and `counted` stand over
+    the first two columns of print."""
 
     degradation: str
     level: str
@@ -197,6 +198,8 @@ class PaperTable:
     rows: tuple[Row, ...]
     images: int
     uneven: bool
+    head: str = "Method"
+    counted: str = "Images"
 
 
 def paper_table(

@@ -12,6 +12,7 @@ from fusion.errors import UserError
 from fusion.inference import fuse_with_gates
 from fusion.library import LIBRARY
 from fusion.models.moefusion import MoEFusion, MoEFusionConfig
+from fusion.report import variants
 from fusion.report.experts import expert_sheet, gate_choices, heat
 from fusion.report.sheets import side_by_side
 from fusion.report.variants import bubbles
@@ -108,3 +109,26 @@ def test_bubbles():
     assert bubbles(study()).decode() == svg
     with pytest.raises(UserError, match="e2_sd"):
         bubbles(study().drop(columns="e2_sd"))
+
+
+def test_labels_of_bubbles_hide_nothing(monkeypatch):
+    """Ten networks close together: no label lies on another one, on a bubble or outside of the axes."""
+    rng = np.random.default_rng(1)
+    rows = [
+        {"block": f"block_{i}", "e2": 1 + rng.normal(0, 0.01), "e2_sd": 0.004, "ms": 300 + rng.normal(0, 30)}
+        for i in range(10)
+    ]
+    table = pd.DataFrame(rows).assign(size_mb=rng.uniform(0.02, 0.9, 10))
+    monkeypatch.setattr(variants, "_save", lambda figure, format: figure)
+    figure = variants.bubbles(table)
+    (axis,) = figure.axes
+    boxes = [text.get_window_extent() for text in axis.texts]
+    assert [text.get_text().split()[0] for text in axis.texts] == [row["block"] for row in rows]
+    inside, (dots,) = axis.get_window_extent(), axis.collections[-1:]
+    points = axis.transData.transform(dots.get_offsets())
+    for i, box in enumerate(boxes):
+        assert box.count_overlaps(boxes[:i]) == 0
+        assert inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1
+        for (x, y), area in zip(points, dots.get_sizes(), strict=True):
+            away = np.hypot(max(box.x0 - x, 0, x - box.x1), max(box.y0 - y, 0, y - box.y1))
+            assert away > np.sqrt(area / np.pi)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -85,6 +86,11 @@ def test_unknown_job(command):
         (["fuse", "--checkpoint", "{tmp}/nowhere", "--pairs", "scenes:2", "--out", "{tmp}/f"], ["nowhere"]),
         (["fuse", "--checkpoint", "{tmp}", "--pairs", "scenes:2", "--out", "{tmp}/f"], ["checkpoint"]),
         (["fuse", "--method", "average", "--out", "{tmp}/f"], ["--pairs", "--corpus"]),
+        (["fuse", "--pairs", "scenes:2", "--out", "{tmp}/f", "--resize"], ["--resize does nothing", "Leave it"]),
+        (["fuse", "--pairs", "scenes:2", "--out", "{tmp}/f", "--split", "test"], ["--split does nothing", "--corpus"]),
+        (["fuse", "--corpus", "{tmp}", "--out", "{tmp}/f", "--resize"], ["--resize does nothing"]),
+        (["fuse", "--pairs", "scenes:2", "--out", "{tmp}/f", "--colour", "channels"], ["--colour", "--method"]),
+        (["fuse", "--method", "gff", "--pairs", "scenes:2", "--out", "{tmp}/f", "--colour", "blue"], ["--colour"]),
         (["fuse", "--method", "average", "--corpus", "{tmp}", "--out", "{tmp}/f"], ["manifest.json"]),
         (["score", "--pairs", "scenes:2", "--out", "{tmp}/s", "--fused", "A={tmp}/nowhere"], ["nowhere"]),
         (
@@ -133,6 +139,37 @@ def test_an_output_that_holds_something_else_is_left_alone(command, tmp_path):
     assert code == 2
     one_line(err, "not empty")
     assert [path.name for path in (tmp_path / "c").iterdir()] == ["thesis.tex"]
+
+
+def test_another_colour_is_another_piece_of_work(command, tmp_path):
+    """A folder of luma results, whose claim says nothing of colour, takes none of every channel."""
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "model.json").write_text(json.dumps({"method": "average"}))
+    words = ["fuse", "--method", "average", "--pairs", "scenes:2:96x64", "--out", tmp_path / "f"]
+    code, _, err = command(*words, "--colour", "channels")
+    assert code == 2
+    one_line(err, "another model's images", "colour", "channels")
+
+
+def test_a_method_fuses_every_channel(tmp_path):
+    """As the actor of `duskfuse fuse` does it; the stamp in the PNG tells the two ways apart."""
+    from fusion.images import decode
+    from fusion.library import LIBRARY, fuse_colour
+    from fusion.pairs import find_pairs, read_pair
+    from workflows.fuse import Fuser
+
+    write_pair(tmp_path / "p", "a")
+    (ref,) = find_pairs(str(tmp_path / "p")).refs
+    pair = read_pair(ref)
+    made = {}
+    for colour in ("channels", "luma", "channels"):
+        (result,) = Fuser(None, "average", colour, str(tmp_path / "f"), 1)({"refs": [asdict(ref)]})
+        assert result["made"]  # what the other way left is not taken for done
+        made[colour] = decode((tmp_path / "f" / "a.png").read_bytes()).pixels
+    assert (made["channels"] == fuse_colour(LIBRARY["average"], pair.visible, pair.infrared)).all()
+    assert (made["luma"] != made["channels"]).any()
+    (again,) = Fuser(None, "average", "channels", str(tmp_path / "f"), 1)({"refs": [asdict(ref)]})
+    assert not again["made"] and again["model"]["name"] == "average, every channel"
 
 
 def test_a_truncated_fused_image_is_not_taken_for_done(tmp_path):

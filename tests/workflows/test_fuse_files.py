@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from fusion import checkpoint, inference, scenes
+from fusion.colour import grey
 from fusion.images import decode, encode_png
-from fusion.library import LIBRARY
+from fusion.library import LIBRARY, fuse_colour
 from fusion.models.aenet import AENet, AENetConfig
 from tests.workflows.test_cli import one_line
 
@@ -62,6 +63,36 @@ def test_sizes_that_differ(command, pair, tmp_path):
     code, _, err = command(*words(tmp_path, method="average"), "--resize")
     assert code == 0, err
     assert decode((tmp_path / "out.png").read_bytes()).pixels.shape == (96, 128, 3)
+
+
+@pytest.mark.parametrize("method", ["tif", "gff"])
+def test_every_channel(command, pair, tmp_path, method):
+    """gff shares its choice among the channels, tif takes each for itself."""
+    code, _, err = command(*words(tmp_path, method=method, colour="channels"))
+    assert code == 0, err
+    fused = decode((tmp_path / "out.png").read_bytes()).pixels
+    assert (fused == fuse_colour(LIBRARY[method], pair.visible, pair.infrared)).all()
+    (tmp_path / "visible.png").write_bytes(encode_png(grey(pair.visible)))
+    code, _, err = command(*words(tmp_path, method=method, colour="channels"))
+    assert code == 0, err
+    assert decode((tmp_path / "out.png").read_bytes()).pixels.ndim == 2  # a grey image has one channel
+
+
+@pytest.mark.parametrize(
+    ("more", "parts"),
+    [
+        (["--workers", 2], ["--workers does nothing with --visible and --infrared", "Leave it out"]),
+        (["--split", "all"], ["--split does nothing"]),
+        (["--split", "test", "--max-rejected", 0.5], ["--split and --max-rejected do nothing", "Leave them out"]),
+        (["--colour", "channels"], ["--colour", "--method"]),
+    ],
+    ids=lambda value: str(value[0]),
+)
+def test_options_that_would_do_nothing(command, pair, tmp_path, more, parts):
+    code, _, err = command(*words(tmp_path), *more)
+    assert code == 2
+    one_line(err, *parts)
+    assert not (tmp_path / "out.png").exists()
 
 
 def write_video(path, frames, rate=12.0):
