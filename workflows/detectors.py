@@ -77,6 +77,7 @@ def train(out: str, recipe: Recipe, task: dict, start: str | None, command: list
     from workflows import training
     from workflows.folders import claim
     from workflows.stamps import stamp
+    from workflows.watch import watchers
 
     images = sum(row["split"] == "train" for row in task["rows"])
     if isinstance(recipe, DetectorRecipe) and images < recipe.batch_size:
@@ -93,11 +94,13 @@ def train(out: str, recipe: Recipe, task: dict, start: str | None, command: list
         start = detector_in(start)
         check_start(recipe, start, task["classes"])
     connect()
-    workers = 1 if isinstance(recipe, YoloConfig) else training.batch_norm_workers(recipe.batch_size, workers)
+    batch = 1 if isinstance(recipe, YoloConfig) else recipe.batch_size  # YOLO's is not shared
+    workers = training.batch_norm_workers(batch, 0 if isinstance(recipe, YoloConfig) else workers)
     config = {"recipe": to_dict(recipe), "yolo": isinstance(recipe, YoloConfig), "task": task, "start": start}
     say(f"{name_of(recipe)}: {recipe.epochs} epochs of {images} images, {workers} workers")
     begin = time.time()
-    result = training.fit(out, loop, config, workers, training.cpus_each(workers))
+    watching = watchers(out, settings, recipe.epochs)
+    result = training.fit(out, loop, config, workers, training.cpus_each, batch=batch, callbacks=watching)
     with result.checkpoint.as_directory() as folder:
         found = Path(folder) / MODEL
         for path in sorted(found.iterdir()):  # state.json, which makes a checkpoint one, comes last
@@ -143,22 +146,23 @@ def check_start(recipe: Recipe, start: str, classes: Sequence[str]) -> None:
         )
 
 
-def loop(config: dict[str, Any]) -> None:
-    """A worker of Ray Train."""
+def loop(config: dict[str, Any]) -> str | None:
+    """A worker of Ray Train. Returns why it ended early, if it did."""
     import torch
 
     quiet()
     torch.set_num_threads(config["threads"])
     examples = Examples(config["task"]["rows"], config["task"]["classes"], config["task"]["same"])
-    (yolo_loop if config["yolo"] else faster_rcnn_loop)(config, examples)
+    return (yolo_loop if config["yolo"] else faster_rcnn_loop)(config, examples)
 
 
-def faster_rcnn_loop(config: dict[str, Any], examples: Examples) -> None:
+def faster_rcnn_loop(config: dict[str, Any], examples: Examples) -> str | None:
     import ray.train
 
     from detection.training import DetectorEngine, batches
     from fusion import checkpoint
     from fusion.config import from_dict
+    from workflows.elastic import leave
     from workflows.train import sum_over
     from workflows.training import wrapped
 
@@ -200,6 +204,9 @@ def faster_rcnn_loop(config: dict[str, Any], examples: Examples) -> None:
                 kept = ray.train.Checkpoint.from_directory(folder)
                 tell(recipe, numbers, recipe.epochs)
             ray.train.report(numbers, checkpoint=kept)
+        if engine.epoch < recipe.epochs and (why := leave(config)):
+            return why
+    return None
 
 
 def yolo_loop(config: dict[str, Any], examples: Examples) -> None:

@@ -66,18 +66,25 @@ def main(arguments: list[str]) -> None:
 
 
 def run(args: Args, command: list[str]) -> None:
-    from fusion import evolution, storage
     from fusion.pairs import find_pairs
-    from workflows import evolve_train
-    from workflows.folders import claim
-    from workflows.fuse import load
-    from workflows.splits import split_pairs
+    from workflows.folders import Lease, claim
 
     if args.recipe.model_name != "aenet":
         raise UserError(f"evolution trains AE-Netv2; the recipe {args.recipe.name} is of {args.recipe.model_name}.")
     methods = library(args)
     found = find_pairs(args.pairs)
     claim(args.out, "settings.json", settings(args), "evolution")
+    with Lease(args.out) as lease:
+        claim(args.out, "settings.json", settings(args), "evolution")  # another one may have claimed it just now
+        evolve(args, command, methods, found, lease)
+
+
+def evolve(args: Args, command: list[str], methods: dict[str, dict], found, lease) -> None:
+    """Score what is new, label, train, and write down what came of it."""
+    from fusion import evolution, storage
+    from workflows import evolve_train
+    from workflows.splits import split_pairs
+
     connect()
     refs = split_pairs(found.refs, args, args.out)
     learn = sum(ref.split == "train" for ref in refs)
@@ -86,7 +93,10 @@ def run(args: Args, command: list[str]) -> None:
             f"{learn} pairs to train on are too few for a batch of {args.recipe.batch_size}. "
             "Lower --recipe.batch-size, or --test-share and --val-share."
         )
-    scores = {name: score_method(args, name, spec, refs) for name, spec in methods.items()}
+    scores = {}
+    for name, spec in methods.items():
+        scores[name] = score_method(args, name, spec, refs)
+        lease.check()
     rejected = {key for by_key in scores.values() for key, (_, reason) in by_key.items() if reason.startswith("pair: ")}
     rejected |= {item.key for item in found.rejected}
     if len(rejected) > args.max_rejected * (len(refs) + len(found.rejected)):
@@ -125,9 +135,7 @@ def run(args: Args, command: list[str]) -> None:
     history = evolve_train.train(
         storage.join(folder, "training"), recipe, rows, start, ["evolve", *command], args.workers
     )
-    network = storage.join(folder, "training", "checkpoint")
-    spec = {"kind": "checkpoint", "where": storage.absolute(network), "identity": load(network)[2]}
-    score_method(args, f"network-{number}", spec, refs, ("test",))
+    score_method(args, f"network-{number}", network_spec(args.out, number), refs, ("test",))
     means, counts = held_out_means(args, [*before, *fresh], refs, number)
     facts = {
         "evolution": number,
@@ -143,6 +151,7 @@ def run(args: Args, command: list[str]) -> None:
         "forgetting": evolve_train.forgetting(args.out, number, refs),
         "epochs": len(history),
     }
+    lease.check()
     storage.write_text(storage.join(folder, "evolution.json"), json.dumps(facts, indent=1) + "\n")
     finish(args.out, number, ["evolve", *command])
     print(f"{args.out}: evolution {number}, the network is in {storage.join(args.out, 'checkpoint')}")
@@ -352,12 +361,18 @@ def read_labels(out: str, number: int) -> dict:
 
 def held_out_means(args: Args, methods: list[str], refs, number: int) -> tuple[dict[str, float], dict[str, int]]:
     """Mean E2 on the held-out pairs, and of how many: every method, and the network after each evolution."""
+    from fusion import storage
     from fusion.evolution import mean_score
 
     test = {ref.key for ref in refs if ref.split == "test"}
     means, counts = {}, {}
-    for name in [*methods, *(f"network-{n}" for n in range(1, number + 1))]:
-        scored = score_method(args, name, spec_of(args.out, name), refs)
+    every = {name: score_method(args, name, spec_of(args.out, name), refs) for name in methods}
+    for n in range(1, number + 1):
+        name = f"network-{n}"  # one whose folder was deleted is scored again
+        there = storage.exists(storage.join(args.out, "library", name, "method.json"))
+        spec = spec_of(args.out, name) if there else network_spec(args.out, n)
+        every[name] = score_method(args, name, spec, refs, ("test",))
+    for name, scored in every.items():
         found = [score for key, (score, _) in scored.items() if key in test]
         means[name], counts[name] = mean_score(found), sum(map(math.isfinite, found))
     return means, counts
@@ -367,6 +382,15 @@ def spec_of(out: str, name: str) -> dict:
     from fusion import storage
 
     return json.loads(storage.read_bytes(storage.join(out, "library", name, "method.json")))
+
+
+def network_spec(out: str, number: int) -> dict:
+    """The network of an evolution as a method."""
+    from fusion import storage
+    from workflows.fuse import load
+
+    where = storage.absolute(storage.join(out, "evolutions", str(number), "training", "checkpoint"))
+    return {"kind": "checkpoint", "where": where, "identity": load(where)[2]}
 
 
 def show(evolutions: list[dict]) -> None:

@@ -68,6 +68,7 @@ def train(
     from workflows import training
     from workflows.folders import claim
     from workflows.stamps import stamp
+    from workflows.watch import watchers
 
     settings = {"recipe": to_dict(recipe), "labels": fingerprint(rows), "from": None}
     if start is not None:
@@ -79,13 +80,15 @@ def train(
     connect()
     learn = [row for row in rows if row["ref"]["split"] == "train"]
     workers = training.batch_norm_workers(recipe.batch_size, workers)
-    steps = len(learn) // workers * recipe.crops.per_image // (recipe.batch_size // workers)
+    steps = training.steps(len(learn), recipe, workers)
     if not steps:
         raise UserError(f"{len(learn)} labelled pairs are too few for a batch of {recipe.batch_size}. Lower it.")
     say(f"{recipe.name}: {recipe.epochs} epochs of {steps} steps of {recipe.batch_size} patches, {workers} workers")
-    config = {"recipe": to_dict(recipe), "rows": rows, "start": start and storage.absolute(start), "steps": steps}
+    config = {"recipe": to_dict(recipe), "rows": rows, "start": start and storage.absolute(start)}
     begin = time.time()
-    result = training.fit(out, loop, config, workers, training.cpus_each(workers))
+    watching = watchers(out, settings, recipe.epochs)
+    cpus = training.cpus_each
+    result = training.fit(out, loop, config, workers, cpus, batch=recipe.batch_size, callbacks=watching)
     with result.checkpoint.as_directory() as folder:
         training.publish(folder, storage.join(out, "checkpoint"))
         history = checkpoint.read_state(Path(folder))["history"]
@@ -95,8 +98,8 @@ def train(
     return history
 
 
-def loop(config: dict[str, Any]) -> None:
-    """A worker: its share of the pairs, one patch or more of each an epoch."""
+def loop(config: dict[str, Any]) -> str | None:
+    """A worker: its share of the pairs, one patch or more of each an epoch. Returns why it ended early, if it did."""
     import ray.train
     import torch
 
@@ -104,8 +107,9 @@ def loop(config: dict[str, Any]) -> None:
     from fusion.config import from_dict
     from fusion.crops import training_batches, validation_batches
     from fusion.engine import Engine
+    from workflows.elastic import leave
     from workflows.train import end_epoch, sum_over
-    from workflows.training import wrapped
+    from workflows.training import steps, wrapped
 
     quiet()
     torch.set_num_threads(config["threads"])
@@ -113,7 +117,8 @@ def loop(config: dict[str, Any]) -> None:
     rank, size = context.get_world_rank(), context.get_world_size()
     recipe = from_dict(Recipe, config["recipe"], "recipe")
     device = ray.train.torch.get_device()
-    engine = Engine(recipe, config["steps"], device, rank, wrap=wrapped, reduce=sum_over(size))
+    learn = [row for row in config["rows"] if row["ref"]["split"] == "train"]
+    engine = Engine(recipe, steps(len(learn), recipe, size), device, rank, wrap=wrapped, reduce=sum_over(size))
     history: list[dict] = []
     saved = ray.train.get_checkpoint()
     if saved is not None:
@@ -122,7 +127,6 @@ def loop(config: dict[str, Any]) -> None:
             history = checkpoint.read_state(Path(folder))["history"]
     elif config["start"] is not None:
         checkpoint.load_weights(engine.model, checkpoint.fetch(config["start"]))
-    learn = [row for row in config["rows"] if row["ref"]["split"] == "train"]
     mine = LabelledPairs(learn[rank : len(learn) // size * size : size])  # as many for every worker
     held = [row for row in config["rows"] if row["ref"]["split"] == "val"][: recipe.validation.rows][rank::size]
     held_out = list(validation_batches(LabelledPairs(held), engine.stage, recipe.validation.size))
@@ -134,6 +138,9 @@ def loop(config: dict[str, Any]) -> None:
         if last or engine.epoch % 5 == 0:
             numbers |= {f"val/{name}": value for name, value in engine.validate(held_out).items()}
         end_epoch(engine, numbers, begin, history, rank)
+        if not last and (why := leave(config)):
+            return why
+    return None
 
 
 def forgetting(out: str, number: int, refs) -> dict[str, float] | None:

@@ -48,6 +48,8 @@ class Args:
     """CPUs that Ray sets aside for a worker; 0: one, or less where reading data would have none left."""
     max_failures: int = 3
     """How often a run goes on by itself after a worker or node was lost."""
+    wait_for_nodes: float = 300
+    """Seconds to wait for a lost node before fewer workers go on by the same batch."""
     detector: str | None = None
     """A detector that `duskfuse detect` trained: validation adds its mean average precision on fused images."""
     mlflow: str | None = None
@@ -154,11 +156,11 @@ def run(args: Args, command: list[str], quiet: bool = False, **options: Any) -> 
         return
 
     connect()
-    workers, cpus, use_gpu = plan_workers(args)
-    steps = steps_of(args, manifest, workers)
+    workers, _, use_gpu = plan_workers(args)
+    steps_of(args, manifest, workers)
     options["callbacks"] = [*watching, *options.get("callbacks", ())]
     start = time.time()
-    result = fit(args, manifest, steps, workers, cpus, use_gpu, quiet, **options)
+    result = fit(args, manifest, workers, use_gpu, quiet, **options)
     with result.checkpoint.as_directory() as folder:
         publish(folder, storage.join(args.out, "checkpoint"))
         history = checkpoint.read_state(Path(folder))["history"]
@@ -170,8 +172,10 @@ def run(args: Args, command: list[str], quiet: bool = False, **options: Any) -> 
 
 def steps_of(args: Args, manifest, workers: int) -> int:
     """Steps of an epoch; every worker gets as many rows. UserError when the corpus is too small for one."""
+    from workflows.training import steps as count
+
     rows = manifest.rows("train")
-    steps = rows // workers * args.recipe.crops.per_image // (args.recipe.batch_size // workers)
+    steps = count(rows, args.recipe, workers)
     if not steps:
         raise UserError(
             f"{args.corpus} has {rows} training samples: too few for a batch of {args.recipe.batch_size} "
@@ -207,7 +211,7 @@ def plan_workers(args: Args) -> tuple[int, float, bool]:
         )
     if gpus and workers > gpus:
         raise UserError(f"{workers} workers were asked for, the cluster has {gpus} GPUs. Lower --workers.")
-    each = args.cpus_per_worker or min(1.0, 0.5 * cpus / workers)
+    each = cpus_of(args, workers)
     if workers * each + READING_CPUS > cpus:
         raise UserError(
             f"{workers} workers of {each:g} CPUs leave none of the cluster's {cpus:g} for reading data. Lower one."
@@ -215,7 +219,12 @@ def plan_workers(args: Args) -> tuple[int, float, bool]:
     return workers, each, bool(gpus)
 
 
-def fit(args: Args, manifest, steps: int, workers: int, cpus: float, use_gpu: bool, quiet: bool, **options: Any):
+def cpus_of(args: Args, workers: int) -> float:
+    """The CPUs of each of so many workers."""
+    return args.cpus_per_worker or min(1.0, 0.5 * resources()[0] / workers)
+
+
+def fit(args: Args, manifest, workers: int, use_gpu: bool, quiet: bool, **options: Any):
     """The Ray Train run on the shards of the corpus."""
     import ray.data
     from ray.data import ExecutionOptions, FileShuffleConfig
@@ -235,7 +244,8 @@ def fit(args: Args, manifest, steps: int, workers: int, cpus: float, use_gpu: bo
         num_cpus=READING_CPUS,  # it waits for storage more than it computes, and must not starve on a small machine
     )
     say(
-        f"{args.recipe.name}: {args.recipe.epochs} epochs of {steps} steps of {args.recipe.batch_size} crops, "
+        f"{args.recipe.name}: {args.recipe.epochs} epochs of {steps_of(args, manifest, workers)} steps of "
+        f"{args.recipe.batch_size} crops, "
         f"{workers} {'GPU' if use_gpu else 'CPU'} worker{'s' if workers > 1 else ''}"
     )
     config = {
@@ -243,7 +253,7 @@ def fit(args: Args, manifest, steps: int, workers: int, cpus: float, use_gpu: bo
         "kind": "joint" if isinstance(args.recipe, kinds("joint")[0]) else "fusion",
         "corpus": storage.absolute(manifest.root),
         "start": None if args.start is None else storage.absolute(args.start),
-        "steps": steps,
+        "rows": manifest.rows("train"),
         "detector": None if args.detector is None else storage.absolute(args.detector),
         "quiet": quiet,
     }
@@ -252,7 +262,10 @@ def fit(args: Args, manifest, steps: int, workers: int, cpus: float, use_gpu: bo
         train_loop,
         config,
         workers,
-        cpus,
+        lambda number: cpus_of(args, number),
+        batch=args.recipe.batch_size,
+        patience=args.wait_for_nodes,
+        spare=READING_CPUS,
         max_failures=args.max_failures,
         datasets={"train": data},
         dataset_config=DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
@@ -260,8 +273,11 @@ def fit(args: Args, manifest, steps: int, workers: int, cpus: float, use_gpu: bo
     )
 
 
-def train_loop(config: dict[str, Any]) -> None:
-    """One worker: epochs from where the last checkpoint stopped, each ending in a report to Ray."""
+def train_loop(config: dict[str, Any]) -> str | None:
+    """One worker: epochs from where the last checkpoint stopped, each ending in a report to Ray.
+
+    Returns why it ended before the last one, if it did.
+    """
     import ray.train
     import torch
 
@@ -269,10 +285,13 @@ def train_loop(config: dict[str, Any]) -> None:
     from fusion.config import from_dict
     from fusion.corpus import open_corpus
     from fusion.crops import training_batches, validation_batches
+    from workflows.elastic import crowded, leave
     from workflows.train_detect import Detected
-    from workflows.training import wrapped
+    from workflows.training import steps, wrapped
 
     quiet()  # the lines below say the same, shorter
+    if why := crowded(config):
+        return why
     torch.set_num_threads(config["threads"])
     if config["quiet"]:
         sys.stdout = open(os.devnull, "w")  # of this worker's own process
@@ -281,7 +300,8 @@ def train_loop(config: dict[str, Any]) -> None:
     recipe_kind, engine_kind, _ = kinds(config["kind"])
     recipe = from_dict(recipe_kind, config["recipe"], "recipe")
     device = ray.train.torch.get_device()
-    engine = engine_kind(recipe, config["steps"], device, rank, wrap=wrapped, reduce=sum_over(size))
+    batches_an_epoch = steps(config["rows"], recipe, size)
+    engine = engine_kind(recipe, batches_an_epoch, device, rank, wrap=wrapped, reduce=sum_over(size))
     if rank == 0:
         for note in engine.notes:
             print(note, flush=True)
@@ -307,12 +327,17 @@ def train_loop(config: dict[str, Any]) -> None:
         batches = training_batches(
             rows_of(shard), engine.stage, recipe.crops, recipe.batch_size // size, recipe.seed, epoch
         )
-        tick = progress(recipe, epoch, config["steps"]) if rank == 0 else None
+        tick = progress(recipe, epoch, batches_an_epoch) if rank == 0 else None
         numbers = {f"train/{k}": v for k, v in engine.train_epoch(batches, tick).items()}
+        if rank == 0 and (missing := batches_an_epoch * size - numbers["train/steps"]) > 0:
+            print(f"{recipe.name}  epoch {epoch + 1}: {missing:.0f} steps less than there are rows for", flush=True)
         numbers |= {f"val/{name}": value for name, value in engine.validate(held_out).items()}
         if detected is not None:
             numbers |= {f"val/{name}": value for name, value in detected().items()}
         end_epoch(engine, numbers, begin, history, rank)
+        if engine.epoch < recipe.epochs and (why := leave(config)):
+            return why
+    return None
 
 
 def end_epoch(engine, numbers: dict[str, float], begin: float, history: list[dict[str, float]], rank: int) -> None:
@@ -322,10 +347,11 @@ def end_epoch(engine, numbers: dict[str, float], begin: float, history: list[dic
     """
     import ray.train
 
-    numbers |= {"epoch": engine.epoch, "seconds": time.perf_counter() - begin}
+    size = ray.train.get_context().get_world_size()
+    numbers |= {"epoch": engine.epoch, "seconds": time.perf_counter() - begin, "workers": size}
     spent = max(numbers["train/wait_s"] + numbers["train/step_s"], 1e-9)  # by all workers together
     numbers["wait_share"] = numbers["train/wait_s"] / spent
-    numbers["images_per_second"] = numbers["train/images"] * ray.train.get_context().get_world_size() / spent
+    numbers["images_per_second"] = numbers["train/images"] * size / spent
     history.append(numbers)
     with tempfile.TemporaryDirectory() as folder:
         kept = None

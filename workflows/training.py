@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from fusion.errors import UserError
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 MOST_WORKERS = 8  # without GPUs
+PATIENCE = 300.0  # seconds that a lost node is waited for
 
 
 def batch_norm_workers(batch_size: int, wanted: int = 0) -> int:
@@ -56,13 +58,21 @@ def largest_node() -> float:
     return max((float(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=1.0)
 
 
+def steps(rows: int, recipe: Any, workers: int) -> int:
+    """Steps of an epoch; every worker gets as many rows."""
+    return rows // workers * recipe.crops.per_image // (recipe.batch_size // workers)
+
+
 def fit(
     out: str,
-    loop: Callable[[dict[str, Any]], None],
+    loop: Callable[[dict[str, Any]], str | None],
     config: dict[str, Any],
     workers: int,
-    cpus: float,
+    cpus: Callable[[int], float],
     *,
+    batch: int,
+    patience: float = PATIENCE,
+    spare: float = 0.0,
     max_failures: int = 3,
     threads: int = 0,
     callbacks: Sequence[Any] = (),
@@ -70,35 +80,57 @@ def fit(
 ):
     """Run `loop` on every worker, with checkpoints in OUT; a run of the same place is restored by Ray itself.
 
-    A worker takes `cpus` CPUs, and a GPU where the cluster has some; `config` reaches `loop` with "threads" added:
-    those given, or all of the cluster, shared evenly (one with a GPU). `callbacks` are Ray Train's UserCallbacks.
-    `data`: datasets and dataset_config of the trainer. Returns Ray's result; its `checkpoint` is the last one.
+    A worker of n takes `cpus(n)` CPUs, and a GPU where the cluster has some; `spare` CPUs are left to others. When
+    nodes are lost, the same is done with fewer workers that share the `batch` evenly (`elastic`), `patience` seconds
+    later. A lost worker is replaced `max_failures` times; what no second try mends ends the run (`train_faults`).
+
+    `config` reaches `loop` with "threads" added: those given, or all of the cluster, shared evenly (one with a GPU);
+    and with what `elastic.leave` reads, whose answer `loop` returns. `callbacks` are Ray Train's UserCallbacks, `data`
+    datasets and dataset_config of the trainer. Returns Ray's result; its `checkpoint` is the last one.
     """
+    from workflows.elastic import Share, go_on
+    from workflows.train_faults import repair
+
+    repair(out)
+    gpu = bool(resources()[1])
+    config = config | {"wanted": workers, "batch": batch}
+
+    def attempt(number: int, share: Share):
+        few = max(1, int(min(resources()[0] / number, largest_node())))
+        ready = config | {"threads": threads or (1 if gpu else few), "share": asdict(share)}
+        ready |= {"workers": number}
+        return _fit(out, loop, ready, number, share, max_failures, callbacks, data)
+
+    return go_on(attempt, workers, batch, lambda number: Share(cpus(number), gpu, spare), patience)
+
+
+def _fit(out, loop, config, workers, share, max_failures, callbacks, data):
+    """One run of Ray Train."""
     from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
 
     from fusion import storage
+    from workflows.train_faults import Guard, translated
 
-    total, gpus = resources()
-    threads = threads or (1 if gpus else max(1, int(min(total / workers, largest_node()))))
     place, inner = storage.resolve(out)
     parent, _, name = inner.rstrip("/").rpartition("/")
     trainer = TorchTrainer(
         loop,
-        train_loop_config=config | {"threads": threads},
+        train_loop_config=config,
         scaling_config=ScalingConfig(
             num_workers=workers,
-            use_gpu=bool(gpus),
-            resources_per_worker={"CPU": cpus} | ({"GPU": 1} if gpus else {}),
+            use_gpu=share.gpu,
+            resources_per_worker={"CPU": share.cpus} | ({"GPU": 1} if share.gpu else {}),
         ),
         run_config=RunConfig(
             name=name,
             storage_path=parent or "/",
             storage_filesystem=place if storage.is_uri(out) else None,
-            failure_config=FailureConfig(max_failures=max_failures),
+            failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=0),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             logging_config=LoggingConfig(log_level="WARNING"),
-            callbacks=list(callbacks),
+            callbacks=[*callbacks, Guard(out)],
         ),
         **data,
     )
@@ -106,6 +138,11 @@ def fit(
         return trainer.fit()
     except SystemExit:  # how Ray ends a run that was interrupted
         raise KeyboardInterrupt from None
+    except TrainingFailedError as error:
+        known = translated(error, out)
+        if known is error:
+            raise
+        raise known from error
 
 
 def publish(folder: str, out: str) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 
@@ -71,6 +72,7 @@ def test_a_method_joins(first, place, words, command):
         image = inference.fuse(LIBRARY["lp"].fuse, grey(pair.visible), pair.infrared)
         (fused / f"{key}.png").write_bytes(encode_png(image[:-1] if key == keys[1] else image))
     before = {path: path.stat().st_mtime_ns for name in ("average", "tif") for path in (scored / name).iterdir()}
+    shutil.rmtree(scored / "network-1")  # a network whose results are gone is scored again
     code, _, err = command(*words, "--library", "average,tif", "--fused", f"sharp={fused}")
     assert code == 0, err
     assert {
@@ -82,6 +84,8 @@ def test_a_method_joins(first, place, words, command):
     assert two["failures"]["sharp"] == 5  # the one missing, the one of another size, and the three held-out pairs
     assert two["forgetting"]["pairs"] == 1 and two["epochs"] == 1
     assert two["label score"] > one["label score"]
+    assert two["held out"]["network-1"] == one["held out"]["network-1"]
+    assert len(json.loads((scored / "network-1" / "scores.json").read_text())) == 3  # on held-out pairs only
     new, old = labels(place, 2), labels(place, 1)
     assert [new[key] == old[key] for key in keys] == [True, True] + [False] * (len(keys) - 2)
     run = json.loads((place / "out/evolutions/2/training/run.json").read_text())
