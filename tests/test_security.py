@@ -233,7 +233,7 @@ def test_the_model_of_a_checkpoint_is_one_of_the_table(tmp_path, name):
 
 def test_yaml_makes_no_objects(tmp_path, mark):
     from fusion.labels import BadLabels, read_names
-    from workflows.train import find_recipe
+    from workflows.named_recipes import find_recipe
 
     text = f"!!python/object/apply:builtins.open ['{mark}', 'w']\n"
     (tmp_path / "recipe.yaml").write_text(text)

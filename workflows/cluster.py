@@ -32,6 +32,9 @@ def connect(crowd: int = 1) -> int:
     Ray on this machine counts every CPU `crowd` times, for jobs whose processes mostly wait. Returns how often CPUs
     are counted: 1 in a cluster that was there.
     """
+    if os.environ.get("RAY_ADDRESS", "") in ("", "local"):
+        # Ray on this machine asks nobody for a password: so it stays on loopback. Ray reads this on import.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     import ray
     import ray.data
 

@@ -26,6 +26,7 @@ from fusion.errors import UserError
 from workflows.cluster import connect, in_parallel, resources, say
 from workflows.detect_labels import SOURCES, class_list, look_at, training_rows
 from workflows.detectors import Recipe, name_of
+from workflows.options import Repeated
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Args:
     """Score the degraded rows of this corpus instead of the pairs' test split."""
     split: str = "test"
     """What is scored of the pairs or the corpus: train, val, test, all."""
-    fused: tuple[str, ...] = ()
+    fused: Repeated = ()
     """Folders of fused images, each NAME=DIR; visible and infrared are always scored."""
     detector: str = "yolo"
     """One of: yolo, yolo-small, faster-rcnn, faster-rcnn-small."""
@@ -94,8 +95,7 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"unknown detector {name!r}. Known: {', '.join(known)}.")
     options = make_dataclass(Args.__name__, [("recipe", type(known[name]))], bases=(Args,), frozen=True)
     default = options(recipe=known[name], out=tyro.MISSING)
-    flat = (tyro.conf.AvoidSubcommands, tyro.conf.UseAppendAction)
-    run(parse(options, "detect", arguments, default=default, config=flat), arguments)
+    run(parse(options, "detect", arguments, default=default, config=(tyro.conf.AvoidSubcommands,)), arguments)
 
 
 def detector_named(arguments: list[str]) -> str:

@@ -163,7 +163,7 @@ def faster_rcnn_loop(config: dict[str, Any], examples: Examples) -> str | None:
     from fusion import checkpoint
     from fusion.config import from_dict
     from workflows.elastic import leave
-    from workflows.train import sum_over
+    from workflows.train_loop import sum_over
     from workflows.training import wrapped
 
     context = ray.train.get_context()

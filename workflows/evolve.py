@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from fusion.errors import UserError
 from fusion.recipes import Recipe, aenet
 from workflows.cluster import connect, in_parallel, say
+from workflows.options import Repeated
 
 CLASSICAL = "adf,mgff,vsm_wls,tif,gff,hmsd_gf,ifevip,lp"
 
@@ -34,10 +35,12 @@ class Args:
     """The network's first training; later evolutions go on at a tenth of its rate."""
     library: str = CLASSICAL
     """Methods of the library, separated by commas."""
-    checkpoint: tuple[str, ...] = ()
+    checkpoint: Repeated = ()
     """Trained networks as methods, each NAME=RUN."""
-    fused: tuple[str, ...] = ()
+    fused: Repeated = ()
     """Folders of fused images as methods, each NAME=DIR."""
+    max_sharpness: float = 2.0
+    """A result with more than this times the Brenner sharpness of both images together gives no label; 0: any may."""
     more_epochs: int = 20
     """Epochs of an evolution after the first one."""
     splits: str = ""
@@ -61,8 +64,7 @@ def main(arguments: list[str]) -> None:
 
     from workflows.cli import parse
 
-    flat = (tyro.conf.AvoidSubcommands, tyro.conf.UseAppendAction)
-    run(parse(Args, "evolve", arguments, config=flat), arguments)
+    run(parse(Args, "evolve", arguments, config=(tyro.conf.AvoidSubcommands,)), arguments)
 
 
 def run(args: Args, command: list[str]) -> None:
@@ -71,6 +73,8 @@ def run(args: Args, command: list[str]) -> None:
 
     if args.recipe.model_name != "aenet":
         raise UserError(f"evolution trains AE-Netv2; the recipe {args.recipe.name} is of {args.recipe.model_name}.")
+    if not 0 <= args.max_sharpness < math.inf:
+        raise UserError(f"--max-sharpness {args.max_sharpness:g}: give a number of at least 0.")
     methods = library(args)
     found = find_pairs(args.pairs)
     claim(args.out, "settings.json", settings(args), "evolution")
@@ -191,7 +195,7 @@ def settings(args: Args) -> dict:
     from fusion.generated import is_generated
 
     pairs = args.pairs if is_generated(args.pairs) else storage.absolute(args.pairs)
-    kept = ("splits", "sequences", "val_share", "test_share", "seed")
+    kept = ("splits", "sequences", "val_share", "test_share", "seed", "max_sharpness")
     return {"pairs": pairs, "recipe": to_dict(args.recipe)} | {name: getattr(args, name) for name in kept}
 
 
@@ -243,7 +247,7 @@ def score_method(
     if storage.exists(path):
         return {key: (float(score), reason) for key, (score, reason) in json.loads(storage.read_bytes(path)).items()}
     chosen = [asdict(ref) for ref in refs if ref.split in splits]
-    task = {"spec": spec, "folder": storage.absolute(folder)}
+    task = {"spec": spec, "folder": storage.absolute(folder), "max_sharpness": args.max_sharpness}
     rows = [task | {"refs": chosen[i : i + PAIRS_A_TASK]} for i in range(0, len(chosen), PAIRS_A_TASK)]
     scores: dict[str, tuple[float, str]] = {}
     with tqdm(total=len(chosen), unit="pair", desc=name, mininterval=1) as bar:
@@ -271,7 +275,7 @@ def score_unit(row: dict) -> list[dict]:
     """A method's results of a few pairs, in a Ray task. What fails on one pair is recorded; the others go on."""
     import torch
 
-    from fusion import storage
+    from fusion import evolution, storage
     from fusion.images import encode_png
     from fusion.metrics import score
     from workflows.sources import items
@@ -287,10 +291,14 @@ def score_unit(row: dict) -> list[dict]:
             fused = make(item)
             tensors = (torch.tensor(image if image.ndim == 3 else image[..., None]).permute(2, 0, 1)[None]
                        for image in (fused, item.visible, item.infrared))  # fmt: skip
+            evolution.check_sharpness(*tensors, row["max_sharpness"])
             value = float(score(*tensors, names=("e2",))["e2"][0])
             storage.write_bytes(storage.join(row["folder"], f"{item.key}.png"), encode_png(fused))
         except storage.StoreError:
             raise
+        except evolution.Invented as error:
+            results.append({"key": item.key, "score": "nan", "reason": str(error)})
+            continue
         except Exception as error:  # whatever a method does, the other methods and pairs go on
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             results.append({"key": item.key, "score": "nan", "reason": reason})

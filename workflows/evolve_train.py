@@ -108,7 +108,7 @@ def loop(config: dict[str, Any]) -> str | None:
     from fusion.crops import training_batches, validation_batches
     from fusion.engine import Engine
     from workflows.elastic import leave
-    from workflows.train import end_epoch, sum_over
+    from workflows.train_loop import end_epoch, sum_over
     from workflows.training import steps, wrapped
 
     quiet()

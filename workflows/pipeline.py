@@ -23,6 +23,7 @@ import tyro
 
 from fusion.errors import UserError
 from workflows.cluster import say, user_error_in
+from workflows.options import Repeated
 
 if TYPE_CHECKING:
     from workflows.pipeline_plan import State, Step
@@ -38,9 +39,9 @@ class Args:
     """What $pairs stands for: a folder of pairs, s3://bucket/path, or scenes:COUNT."""
     out: str = ""
     """Folder or s3://bucket/path of everything, instead of the one in the file."""
-    change: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = ()
+    change: Annotated[Repeated, tyro.conf.arg(name="set")] = ()
     """STAGE.OPTION=VALUE instead of what the file says; null takes an option away."""
-    without: tuple[str, ...] = ()
+    without: Repeated = ()
     """A stage to leave out, with all that refers to it, such as detect where pairs have no boxes."""
     until: str = ""
     """Stop after this stage."""
@@ -53,7 +54,7 @@ class Args:
 def main(arguments: list[str]) -> None:
     from workflows.cli import parse
 
-    run(parse(Args, "pipeline", arguments, config=(tyro.conf.UseAppendAction,)))
+    run(parse(Args, "pipeline", arguments))
 
 
 def run(args: Args) -> None:

@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 
 from fusion.errors import UserError
+from workflows.options import Repeated
 
 CAPTIONS = ("qabf", "vif", "psnr")  # numbers under a fused picture
 
@@ -19,15 +20,15 @@ CAPTIONS = ("qabf", "vif", "psnr")  # numbers under a fused picture
 class Args:
     scores: str | None = None
     """What `duskfuse score` wrote."""
-    detect: tuple[str, ...] = ()
+    detect: Repeated = ()
     """What `duskfuse detect` wrote."""
-    evolution: tuple[str, ...] = ()
+    evolution: Repeated = ()
     """What `duskfuse evolve` wrote."""
-    search: tuple[str, ...] = ()
+    search: Repeated = ()
     """What `duskfuse tune` wrote."""
     out: str = "report.html"
     """The page: a file or s3://bucket/path/report.html."""
-    run: tuple[str, ...] = ()
+    run: Repeated = ()
     """Training runs whose curves are shown; of a MoE-Fusion also what its experts see."""
     pictures: int = 12
     """Rows of the gallery."""
@@ -35,11 +36,10 @@ class Args:
 
 
 def main(arguments: list[str]) -> None:
-    import tyro
 
     from workflows.cli import parse
 
-    run(parse(Args, "report", arguments, config=(tyro.conf.UseAppendAction,)), arguments)
+    run(parse(Args, "report", arguments), arguments)
 
 
 def run(args: Args, command: list[str]) -> None:

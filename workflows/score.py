@@ -18,11 +18,12 @@ from dataclasses import dataclass
 
 from fusion.errors import UserError
 from workflows.cluster import connect, in_parallel, say
+from workflows.options import Repeated
 
 
 @dataclass(frozen=True)
 class Args:
-    fused: tuple[str, ...]
+    fused: Repeated
     """Folders of fused images, each NAME=DIR (or DIR, named after the folder)."""
     out: str
     """Folder or s3://bucket/path for the tables."""
@@ -30,8 +31,8 @@ class Args:
     """The pairs that were fused."""
     corpus: str | None = None
     """The corpus whose degraded rows were fused."""
-    split: str = "test"
-    """Rows of the corpus: train, val, test, all."""
+    split: str | None = None
+    """Rows of the corpus: train, val, test, all; by default test."""
     metrics: str = ""
     """Names such as en,sf,qabf, or all; by default the ten that papers print, as far as the dialect has them."""
     dialect: str = "standard"
@@ -43,11 +44,10 @@ class Args:
 
 
 def main(arguments: list[str]) -> None:
-    import tyro
 
     from workflows.cli import parse
 
-    run(parse(Args, "score", arguments, config=(tyro.conf.UseAppendAction,)), arguments)
+    run(parse(Args, "score", arguments), arguments)
 
 
 def run(args: Args, command: list[str]) -> None:
@@ -70,8 +70,10 @@ def run(args: Args, command: list[str]) -> None:
     niqe_model = niqe.name_of_model(niqe.load_pristine(args.niqe_model) if args.niqe_model else None)
     if args.sources == "degraded" and args.corpus is None:
         raise UserError("--sources degraded needs --corpus: pairs have no degraded version.")
+    if args.split is not None and args.corpus is None:
+        raise UserError("--split chooses rows of a --corpus; of pairs all are scored.")
     methods = named_folders(args.fused)
-    source = open_source(args.pairs, args.corpus, args.split)
+    source = open_source(args.pairs, args.corpus, args.split or "test")
     own_folder(args.out, "per_image.csv", "scores")
     storage.remove(storage.join(args.out, "score.json"))  # from here to the end the folder is not complete
     connect()

@@ -22,6 +22,15 @@ from workflows.elastic import NoRoom
 LIST, COPY = "checkpoint_manager_snapshot.json", "checkpoints.json"
 
 
+def one_worker(config: dict[str, Any]) -> str | None:
+    """The loop of a training, in a worker. A UserError leaves it without the traceback that Ray would print."""
+    try:
+        return config["loop"](config)
+    except UserError:
+        logging.getLogger("ray.train").setLevel(logging.CRITICAL)
+        raise
+
+
 class Guard(UserCallback):
     """In Ray Train's controller: ends the run by raising what it should not go on after.
 

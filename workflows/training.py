@@ -111,13 +111,13 @@ def _fit(out, loop, config, workers, share, max_failures, callbacks, data):
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     from fusion import storage
-    from workflows.train_faults import Guard, translated
+    from workflows.train_faults import Guard, one_worker, translated
 
     place, inner = storage.resolve(out)
     parent, _, name = inner.rstrip("/").rpartition("/")
     trainer = TorchTrainer(
-        loop,
-        train_loop_config=config,
+        one_worker,
+        train_loop_config=config | {"loop": loop},
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=share.gpu,

@@ -20,6 +20,7 @@ import tyro
 from fusion.errors import UserError
 from fusion.recipes import Recipe
 from workflows.cluster import connect, resources, say
+from workflows.options import Repeated
 
 SEARCHES = ("grid", "random", "optuna")
 READING_CPUS = 1.0  # of each trial
@@ -37,7 +38,7 @@ class Args:
     """Folder or s3://bucket/path of the search. Every node must reach it."""
     preset: str = ""
     """experts or alpha, the paper's grids; or nka, N, K, alpha and balance together."""
-    space: tuple[str, ...] = ()
+    space: Repeated = ()
     """A field and its values, as often as needed: loss.gradient=1,5,10 or model.experts=2..16 or optim.lr=1e-4..0.1:log
     or model.top-k=1..model.experts."""
     search: str = ""
@@ -71,7 +72,7 @@ class Args:
 
 def main(arguments: list[str]) -> None:
     from workflows.cli import parse
-    from workflows.train import find_recipe, show_recipes
+    from workflows.named_recipes import find_recipe, show_recipes
 
     first = arguments[0] if arguments else ""
     if first in ("-h", "--help"):
@@ -80,8 +81,9 @@ def main(arguments: list[str]) -> None:
     recipe = find_recipe(first)
     options = make_dataclass(Args.__name__, [("recipe", type(recipe))], bases=(Args,), frozen=True)
     default = options(recipe=recipe, corpus=tyro.MISSING, out=tyro.MISSING)
-    flat = (tyro.conf.AvoidSubcommands, tyro.conf.UseAppendAction)
-    run(parse(options, f"tune {first}", arguments[1:], default=default, config=flat), arguments)
+    run(
+        parse(options, f"tune {first}", arguments[1:], default=default, config=(tyro.conf.AvoidSubcommands,)), arguments
+    )
 
 
 def run(args: Args, command: list[str]) -> None:

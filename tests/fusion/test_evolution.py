@@ -9,7 +9,7 @@ import torch
 from fusion import scenes
 from fusion.crops import crops, validation_batches
 from fusion.errors import UserError
-from fusion.evolution import Label, Labelled, evolve, from_csv, mean_score, to_csv, wins
+from fusion.evolution import Invented, Label, Labelled, check_sharpness, evolve, from_csv, mean_score, to_csv, wins
 from fusion.losses import aenet_terms, ssim
 from fusion.metrics import score
 from fusion.recipes import RECIPES
@@ -32,6 +32,32 @@ def test_a_newcomer_replaces_only_what_it_beats():
 def test_what_is_no_number_never_wins(bad):
     assert evolve({}, {"a": {"1": bad}}) == {}
     assert evolve({"1": Label("b", -3.0)}, {"a": {"1": bad}}) == {"1": Label("b", -3.0)}
+
+
+def images(*planes: np.ndarray) -> list[torch.Tensor]:
+    return [torch.tensor(np.clip(plane, 0, 255).astype(np.uint8))[None, None] for plane in planes]
+
+
+def test_no_honest_sum_of_two_images_is_refused_as_too_sharp():
+    scene = scenes.render(2, 0, 96, 112)
+    first, second = scene.visible.mean(-1) / 2, scene.infrared / 2.0
+    for one, other in ((1, 1), (1, 0), (0, 1), (0.5, 0.5), (1, -1)):
+        check_sharpness(*images(one * first + other * second + (other < 0) * 127, first, second), 2.0)
+    check_sharpness(*images(first + first, first, first), 2.0)  # the most that a sum gives
+    flat = np.full((96, 112), 9.0)
+    check_sharpness(*images(flat, flat, flat), 2.0)
+
+
+def test_a_result_sharper_than_both_images_together_is_no_label():
+    scene = scenes.render(2, 0, 96, 112)
+    first, second = scene.visible.mean(-1), scene.infrared.astype(float)
+    wrecked = 127 + 8 * (first - first.mean()) - 7 * (second - second.mean())
+    with pytest.raises(Invented, match=r"^\d+\.?\d* times as sharp as both images together, over --max-sharpness 2$"):
+        check_sharpness(*images(wrecked, first, second), 2.0)
+    check_sharpness(*images(wrecked, first, second), 0)
+    flat = np.full((96, 112), 9.0)
+    with pytest.raises(Invented, match="infinitely many times"):
+        check_sharpness(*images(wrecked, flat, flat), 2.0)
 
 
 def test_labels_survive_csv_to_the_last_digit():

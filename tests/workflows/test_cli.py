@@ -98,6 +98,10 @@ def test_unknown_job(command):
             ["qq", "qabf"],
         ),
         (["score", "--pairs", "scenes:2", "--out", "{tmp}/s", "--fused", "{tmp}", "--sources", "x"], ["--sources"]),
+        (
+            ["score", "--pairs", "scenes:2", "--out", "{tmp}/s", "--fused", "{tmp}", "--split", "val"],
+            ["--split", "pairs"],
+        ),
         (["report", "--scores", "{tmp}", "--out", "{tmp}/r.html"], ["duskfuse score"]),
     ],
     ids=lambda value: "-".join(value)[:50] if value and isinstance(value[0], str) else None,

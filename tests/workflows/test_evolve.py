@@ -62,7 +62,7 @@ def test_again_does_nothing(first, place, words, command):
 
 
 def test_a_method_joins(first, place, words, command):
-    """A folder of fused images (LP's) that wins, lacks one pair, and has one image of another size."""
+    """A folder of fused images (LP's) that wins, lacks a pair, and has an image of another size and one of stripes."""
     keys = sorted(labels(place, 1))
     fused = place / "sharp"
     fused.mkdir()
@@ -70,6 +70,8 @@ def test_a_method_joins(first, place, words, command):
     pairs = {ref.key: read_pair(ref) for ref in find_pairs(words[2]).refs if ref.key in keys[1:]}
     for key, pair in pairs.items():
         image = inference.fuse(LIBRARY["lp"].fuse, grey(pair.visible), pair.infrared)
+        if key == keys[2]:
+            image[:, ::4] = image[:, 1::4] = 0
         (fused / f"{key}.png").write_bytes(encode_png(image[:-1] if key == keys[1] else image))
     before = {path: path.stat().st_mtime_ns for name in ("average", "tif") for path in (scored / name).iterdir()}
     shutil.rmtree(scored / "network-1")  # a network whose results are gone is scored again
@@ -80,14 +82,17 @@ def test_a_method_joins(first, place, words, command):
     } == before
     one, two = json.loads((place / "out" / "evolve.json").read_text())["evolutions"]
     assert one == first[0]
-    assert two["joined"] == ["sharp"] and two["replaced"] == two["wins"]["sharp"] == len(keys) - 2
-    assert two["failures"]["sharp"] == 5  # the one missing, the one of another size, and the three held-out pairs
+    assert two["joined"] == ["sharp"] and two["replaced"] == two["wins"]["sharp"] == len(keys) - 3
+    assert two["failures"]["sharp"] == 6  # one missing, one of another size, one of stripes, and three held-out pairs
+    refused = json.loads((scored / "sharp" / "scores.json").read_text())[keys[2]]
+    assert refused[0] == "nan" and "times as sharp as both images together" in refused[1]
+    assert not (scored / "sharp" / f"{keys[2]}.png").exists()
     assert two["forgetting"]["pairs"] == 1 and two["epochs"] == 1
     assert two["label score"] > one["label score"]
     assert two["held out"]["network-1"] == one["held out"]["network-1"]
     assert len(json.loads((scored / "network-1" / "scores.json").read_text())) == 3  # on held-out pairs only
     new, old = labels(place, 2), labels(place, 1)
-    assert [new[key] == old[key] for key in keys] == [True, True] + [False] * (len(keys) - 2)
+    assert [new[key] == old[key] for key in keys] == [True] * 3 + [False] * (len(keys) - 3)
     run = json.loads((place / "out/evolutions/2/training/run.json").read_text())
     assert run["settings"]["from"] is not None and run["settings"]["recipe"]["optim"]["lr"] == pytest.approx(1e-4)
 
@@ -98,6 +103,7 @@ def test_wrong_words(command, place, words, tmp_path):
         (["--library", ""], ["library is empty"]),
         (["--library", "tif", "--fused", f"tif={tmp_path}"], ["tif", "twice"]),
         (["--library", "tif", "--checkpoint", f"m={tmp_path}"], [tmp_path, "checkpoint"]),
+        (["--library", "tif", "--max-sharpness", -1], ["--max-sharpness", "at least 0"]),
         (["--library", "tif", "--recipe.seed", 5], ["recipe.seed", "another"]),
     ):
         code, _, err = command(*words, *more)

@@ -142,7 +142,7 @@ def test_a_driver_that_is_terminated_and_killed(nodes, train, tmp_path):
     job.signal(signal.SIGTERM)
     before = epochs_done(job)
     job.ends(143)
-    assert "the same command goes on where it stopped" in job.last_line
+    assert "the same command goes on where it stopped" in job.verdict
 
     begin = time.monotonic()
     job = train(tmp_path / "run", 12, *ONE)
@@ -170,8 +170,8 @@ def test_a_loss_that_is_not_finite_is_not_tried_again(nodes, train, tmp_path):
     job = train(tmp_path / "run", 4, *words, "--recipe.optim.clip", 0)
     job.ends(2)
     told("a loss that is not finite: one line", time.monotonic() - begin)
-    assert job.last_line.startswith("duskfuse train: the loss is not finite (l1 nan")
-    assert "resumed" not in job.text and job.text.count("4 epochs of ") == 1
+    assert job.verdict.startswith("duskfuse train: the loss is not finite (l1 nan")
+    assert "resumed" not in job.text and "errors.UserError" not in job.text and job.text.count("4 epochs of ") == 1
     assert not (tmp_path / "run" / "run.json").exists()
 
 
@@ -227,7 +227,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(nodes, train, small_disk):
     begin = time.monotonic()
     job.ends(2)
     told("disk full: one line", time.monotonic() - begin)
-    assert job.last_line.startswith(f"duskfuse train: cannot write {run}: ") and "goes on" in job.last_line
+    assert job.verdict.startswith(f"duskfuse train: cannot write {run}: ") and "goes on" in job.verdict
     (small_disk / "other").unlink()
 
     job = train(run, 30, *ONE)

@@ -50,7 +50,7 @@ def searched(words):
 
 
 def test_a_grid_leaves_tables_pictures_and_recipes(searched):
-    from workflows.train import find_recipe
+    from workflows.named_recipes import find_recipe
 
     trials, curves = pd.read_csv(searched / "trials.csv"), pd.read_csv(searched / "curves.csv")
     assert list(trials["state"]) == ["finished"] * 2 and sorted(trials["loss.gradient"]) == [1, 10]

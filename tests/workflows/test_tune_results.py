@@ -9,7 +9,7 @@ import pytest
 from fusion.errors import UserError
 from fusion.recipes import RECIPES
 from workflows import tune_results, tune_trial
-from workflows.train import find_recipe
+from workflows.named_recipes import find_recipe
 from workflows.tune import Args, objectives_of, plan_of
 
 VALUES = {(2, 0): 0.40, (2, 1): 0.44, (4, 0): 0.50, (4, 1): 0.48, (6, 0): 0.45}  # (experts, seed) -> qabf

@@ -16,7 +16,7 @@ from fusion import storage
 from fusion.errors import UserError
 from fusion.recipes import RECIPES
 from workflows import trackers, watch
-from workflows.train import line
+from workflows.train_loop import line
 
 SETTINGS = {"recipe": {"name": "tiny", "epochs": 3}, "corpus": "s3://KEY:SECRET@bucket/corpus"}
 
