@@ -289,8 +289,8 @@ def score_unit(row: dict) -> list[dict]:
             continue
         try:
             fused = make(item)
-            tensors = (torch.tensor(image if image.ndim == 3 else image[..., None]).permute(2, 0, 1)[None]
-                       for image in (fused, item.visible, item.infrared))  # fmt: skip
+            images = (fused, item.visible, item.infrared)
+            tensors = [torch.tensor(im if im.ndim == 3 else im[..., None]).permute(2, 0, 1)[None] for im in images]
             evolution.check_sharpness(*tensors, row["max_sharpness"])
             value = float(score(*tensors, names=("e2",))["e2"][0])
             storage.write_bytes(storage.join(row["folder"], f"{item.key}.png"), encode_png(fused))
