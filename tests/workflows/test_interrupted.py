@@ -1,5 +1,6 @@
 """SIGTERM, as `ray job stop` and a spot notice send it, ends a job as Ctrl-C does; clusters that cannot be joined."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import threading
 import time
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from fusion.errors import UserError
@@ -82,8 +84,18 @@ def test_a_job_in_a_thread_leaves_signals_alone(monkeypatch):
     assert codes == [0] and signal.getsignal(signal.SIGTERM) is before
 
 
+def listening(process: subprocess.Popen) -> set[str]:
+    """The addresses on which a process and what it started listen."""
+    every = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    found = set()
+    for one in every:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found |= {at.laddr.ip for at in one.net_connections("tcp") if at.status == psutil.CONN_LISTEN}
+    return found
+
+
 @pytest.mark.ray
-def test_a_corpus_job_ends_by_sigterm_and_leaves_no_lease(tmp_path):
+def test_a_corpus_job_listens_on_loopback_ends_by_sigterm_and_leaves_no_lease(tmp_path):
     words = ["corpus", "--pairs", "scenes:400:320x240", "--preset", "grid", "--no-sequences", "--out", tmp_path / "c"]
     process = duskfuse(*words)
     try:
@@ -93,11 +105,13 @@ def test_a_corpus_job_ends_by_sigterm_and_leaves_no_lease(tmp_path):
             assert time.monotonic() < limit
             time.sleep(0.1)
         assert (tmp_path / "c" / "lease.json").exists()
+        addresses = listening(process)
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)
     finally:
         end(process)
     assert process.returncode == 143, err
+    assert addresses and addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     assert "the same command goes on" in err.strip().splitlines()[-1] and "Traceback" not in err
     assert not (tmp_path / "c" / "lease.json").exists() and not (tmp_path / "c" / "manifest.json").exists()
 
