@@ -5,7 +5,7 @@
 
 Every method fuses and E2 scores the training and validation pairs; the best result of a pair is its label. Running it
 again with more methods (--library, --checkpoint NAME=RUN, --fused NAME=DIR) scores only those, replaces labels where
-they win, and trains on from the network that is there. Nothing is redone.
+they win, and trains on from the network that is there if any label was. Nothing is redone.
 
 OUT/library/NAME has a method's results and scores, OUT/evolutions/N the labels and the training, OUT/checkpoint the
 latest network; OUT/evolve.json, written last, who won how often, and scores on the held-out pairs before and after.
@@ -88,6 +88,7 @@ def evolve(args: Args, command: list[str], methods: dict[str, dict], found, leas
     from fusion import evolution, storage
     from workflows import evolve_train
     from workflows.splits import split_pairs
+    from workflows.training import publish
 
     connect()
     refs = split_pairs(found.refs, args, args.out)
@@ -136,9 +137,13 @@ def evolve(args: Args, command: list[str], methods: dict[str, dict], found, leas
         for ref in refs
         if ref.key in labels
     ]
-    history = evolve_train.train(
-        storage.join(folder, "training"), recipe, rows, start, ["evolve", *command], args.workers
-    )
+    training = storage.join(folder, "training")
+    if labels == old:
+        say(f"evolution {number}: no label is replaced, and the network stays as it is")
+        publish(start, storage.join(training, "checkpoint"))
+        history = []
+    else:
+        history = evolve_train.train(training, recipe, rows, start, ["evolve", *command], args.workers)
     score_method(args, f"network-{number}", network_spec(args.out, number), refs, ("test",))
     means, counts = held_out_means(args, [*before, *fresh], refs, number)
     facts = {

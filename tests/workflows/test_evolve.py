@@ -97,6 +97,22 @@ def test_a_method_joins(first, place, words, command):
     assert run["settings"]["from"] is not None and run["settings"]["recipe"]["optim"]["lr"] == pytest.approx(1e-4)
 
 
+def test_a_method_that_wins_nothing_joins(first, place, words, command):
+    """It is scored, and the network, which has nothing new to learn, stays."""
+    network = place / "out/checkpoint/model.safetensors"
+    before = network.read_bytes()
+    fused = ["--fused", f"sharp={place / 'sharp'}", "--fused", f"dull={place / 'out/library/average'}"]
+    code, _, err = command(*words, "--library", "average,tif", *fused)
+    assert code == 0 and "no label is replaced" in err, err
+    *earlier, last = json.loads((place / "out" / "evolve.json").read_text())["evolutions"]
+    assert last["evolution"] == 3 and last["joined"] == ["dull"] and last["epochs"] == last["replaced"] == 0
+    assert last["wins"] == earlier[-1]["wins"] and labels(place, 3) == labels(place, 2)
+    assert last["held out"]["dull"] == last["held out"]["average"]
+    assert last["held out"]["network-3"] == last["held out"]["network-2"]
+    assert last["forgetting"]["before"] == last["forgetting"]["after"]
+    assert network.read_bytes() == before
+
+
 def test_wrong_words(command, place, words, tmp_path):
     for more, parts in (
         (["--library", "adf,magic"], ["magic", "adf"]),
