@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import types
 import typing
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 from fusion.errors import UserError
 
 T = TypeVar("T")
+EXPONENT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -33,6 +35,19 @@ def from_dict(cls: type[T], data: dict[str, Any], where: str = "config") -> T:
         if name not in data and field.default is field.default_factory is dataclasses.MISSING:
             raise UserError(f"{where}.{name}: missing, and {cls.__name__} has no default for it")
     return cls(**values)
+
+
+def from_yaml(text: str) -> Any:
+    """Plain values out of YAML, or JSON. 1e-4 is a number, as in YAML 1.2 (PyYAML alone takes it for text).
+
+    Raises yaml.YAMLError."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+.0123456789"))
+    return yaml.load(text, Loader)  # a SafeLoader: plain values only
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:

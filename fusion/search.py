@@ -111,8 +111,10 @@ def _is_number(text: str) -> bool:
 def _values(text: str, words: str) -> tuple[Any, ...]:
     import yaml
 
+    from fusion.config import from_yaml
+
     try:
-        found = yaml.safe_load(f"[{words}]")
+        found = from_yaml(f"[{words}]")
     except yaml.YAMLError:
         raise UserError(f"--space {text!r}: cannot read the values {words!r}") from None
     return tuple(dict.fromkeys(tuple(value) if isinstance(value, list) else value for value in found))

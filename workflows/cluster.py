@@ -23,6 +23,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # the jobs show their own, in their own units
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # it prints every line twice
 
+if os.environ.get("RAY_ADDRESS", "") in ("", "local"):  # Ray on this machine, which asks for no token, on loopback
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
 CHATTY = ("ray.data", "ray.data._internal.execution.streaming_executor", "ray.train")
 
 
@@ -32,9 +35,6 @@ def connect(crowd: int = 1) -> int:
     Ray on this machine counts every CPU `crowd` times, for jobs whose processes mostly wait. Returns how often CPUs
     are counted: 1 in a cluster that was there.
     """
-    if os.environ.get("RAY_ADDRESS", "") in ("", "local"):
-        # Ray on this machine asks nobody for a password: so it stays on loopback. Ray reads this on import.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     import ray
     import ray.data
 

@@ -50,11 +50,19 @@ def run(args: Args, command: list[str]) -> None:
     import pandas as pd
 
     from fusion import storage
+    from fusion.config import to_dict
+    from fusion.evolution import mean_score
+    from fusion.generated import is_generated
     from workflows import evolve_train
+    from workflows.folders import claim
     from workflows.stamps import stamp
     from workflows.variants import labelled
 
     tasks = named_tasks(args.tasks)
+    kept = {name: getattr(args, name) for name in ("library", "test_share", "seed")}
+    pairs = {name: where if is_generated(where) else storage.absolute(where) for name, where in tasks.items()}
+    claim(args.out, "settings.json", {"tasks": pairs, "recipe": to_dict(args.recipe)} | kept, "study")
+    storage.remove(storage.join(args.out, "commonness.json"))  # from here to the end the study is not complete
     connect()
     rows, held_out, networks = [], {}, {}
     for name, pairs in tasks.items():
@@ -68,8 +76,10 @@ def run(args: Args, command: list[str]) -> None:
     networks["mixed"] = storage.join(args.out, "mixed", "checkpoint")
     table = []
     for task, refs in held_out.items():
-        row = {"task": task, "pairs": len(refs)}
-        row |= {network: mean_e2(refs, where) for network, where in networks.items()}
+        values = {network: e2_of(refs, where) for network, where in networks.items()}
+        scored = [key for key in sorted(values[task]) if all(math.isfinite(found[key]) for found in values.values())]
+        row = {"task": task, "pairs": len(scored), "unscored": len(refs) - len(scored)}
+        row |= {network: mean_score([found[key] for key in scored]) for network, found in values.items()}
         table.append(row | {"kept": row["mixed"] / row[task]})
     frame = pd.DataFrame(table)
     storage.write_text(storage.join(args.out, "table.csv"), frame.to_csv(index=False))
@@ -90,7 +100,7 @@ def named_tasks(text: str) -> dict[str, str]:
         name, equals, where = part.partition("=")
         if not equals:
             name, where = (part.partition(":")[0] if is_generated(part) else part.rstrip("/").rpartition("/")[2]), part
-        if name in (*tasks, "", "mixed", "task", "pairs", "kept") or "/" in name or name[0] == ".":
+        if name in (*tasks, "", "mixed", "task", "pairs", "unscored", "kept") or "/" in name or name[0] == ".":
             raise UserError(f"--tasks: the name {name!r} is used twice, empty or reserved. Give NAME=DIR.")
         tasks[name] = where
     if len(tasks) < 2:
@@ -98,16 +108,14 @@ def named_tasks(text: str) -> dict[str, str]:
     return tasks
 
 
-def mean_e2(refs: list[dict], checkpoint: str) -> float:
-    """Over the held-out pairs of a task that have one."""
+def e2_of(refs: list[dict], checkpoint: str) -> dict[str, float]:
+    """key -> E2 of a network on the held-out pairs of a task that can be read."""
     from fusion import storage
-    from fusion.evolution import mean_score
     from workflows.variants import score_network
 
     where = storage.absolute(checkpoint)
     units = [{"checkpoint": where, "refs": refs[i : i + 8]} for i in range(0, len(refs), 8)]
-    values = [row["values"]["e2"] for row in in_parallel(units, score_network)]
-    return mean_score(values) if values else math.nan
+    return {row["key"]: row["values"]["e2"] for row in in_parallel(units, score_network)}
 
 
 if __name__ == "__main__":

@@ -40,7 +40,8 @@ class Args:
     fused: Repeated = ()
     """Folders of fused images as methods, each NAME=DIR."""
     max_sharpness: float = 2.0
-    """A result with more than this times the Brenner sharpness of both images together gives no label; 0: any may."""
+    """A result with more than this times the Brenner sharpness of both images together fails: it gives no label and no
+    score; 0: none does."""
     more_epochs: int = 20
     """Epochs of an evolution after the first one."""
     splits: str = ""
@@ -86,7 +87,9 @@ def run(args: Args, command: list[str]) -> None:
 def evolve(args: Args, command: list[str], methods: dict[str, dict], found, lease) -> None:
     """Score what is new, label, train, and write down what came of it."""
     from fusion import evolution, storage
+    from fusion.config import fingerprint
     from workflows import evolve_train
+    from workflows.folders import claim
     from workflows.splits import split_pairs
     from workflows.training import publish
 
@@ -124,6 +127,11 @@ def evolve(args: Args, command: list[str], methods: dict[str, dict], found, leas
         key, why = next(((k, why) for by_key in scores.values() for k, (_, why) in by_key.items() if why), ("", ""))
         raise UserError(f"no method has a result with a score on any pair ({key}: {why}). E2 needs images for NIQE.")
     write_labels(folder, evolution.to_csv(labels))
+    network = storage.join(args.out, "library", f"network-{number}")
+    training = storage.join(folder, "training")
+    if not storage.exists(storage.join(training, "checkpoint", "state.json")):  # scores of one that was deleted
+        for name in ("scores.json", "method.json"):
+            storage.remove(storage.join(network, name))
     won = evolution.wins(labels.values())
     say(f"evolution {number}: {len(labels)} labels by " + ", ".join(f"{name} {count}" for name, count in won.items()))
 
@@ -137,9 +145,9 @@ def evolve(args: Args, command: list[str], methods: dict[str, dict], found, leas
         for ref in refs
         if ref.key in labels
     ]
-    training = storage.join(folder, "training")
     if labels == old:
         say(f"evolution {number}: no label is replaced, and the network stays as it is")
+        claim(training, "settings.json", {"labels": fingerprint(rows), "network of": number - 1}, "training")
         publish(start, storage.join(training, "checkpoint"))
         history = []
     else:
@@ -200,8 +208,9 @@ def settings(args: Args) -> dict:
     from fusion.generated import is_generated
 
     pairs = args.pairs if is_generated(args.pairs) else storage.absolute(args.pairs)
-    kept = ("splits", "sequences", "val_share", "test_share", "seed", "max_sharpness")
-    return {"pairs": pairs, "recipe": to_dict(args.recipe)} | {name: getattr(args, name) for name in kept}
+    kept = ("splits", "sequences", "val_share", "test_share", "seed")
+    found = {"pairs": pairs, "recipe": to_dict(args.recipe)} | {name: getattr(args, name) for name in kept}
+    return found | ({"max_sharpness": args.max_sharpness} if args.max_sharpness else {})
 
 
 def library(args: Args) -> dict[str, dict]:

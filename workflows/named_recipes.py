@@ -28,10 +28,10 @@ def find_recipe(name: str) -> Recipe:
     import yaml
 
     from fusion import storage
-    from fusion.config import from_dict
+    from fusion.config import from_dict, from_yaml
 
     try:
-        settings = yaml.safe_load(storage.read_bytes(name))
+        settings = from_yaml(storage.read_bytes(name).decode())
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise UserError(f"no recipe at {name}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from fusion.errors import UserError
+from fusion.secrets import masked
 from workflows.cluster import say, user_error_in
 from workflows.options import Repeated
 
@@ -42,7 +43,7 @@ class Args:
     change: Annotated[Repeated, tyro.conf.arg(name="set")] = ()
     """STAGE.OPTION=VALUE instead of what the file says; null takes an option away."""
     without: Repeated = ()
-    """A stage to leave out, with all that refers to it, such as detect where pairs have no boxes."""
+    """A stage to leave out, also of the lists and reports that name it, such as detect where pairs have no boxes."""
     until: str = ""
     """Stop after this stage."""
     dry_run: bool = False
@@ -84,12 +85,12 @@ def run(args: Args) -> None:
         show(steps, state)
         return
     own_folder(pipeline.out, FILE, "pipeline")
-    path = storage.join(pipeline.out, FILE)
+    path, kept = storage.join(pipeline.out, FILE), masked(pipeline.text())
     if not storage.exists(path):  # before the lease, so that a folder with nothing but a lease is never left behind
-        storage.write_text(path, pipeline.text())
+        storage.write_text(path, kept)
     start = time.monotonic()
     with Lease(pipeline.out) as lease:
-        storage.write_text(path, pipeline.text())
+        storage.write_text(path, kept)
         inputs.save()
         made = 0
         for number, step in enumerate(steps, 1):
@@ -105,7 +106,7 @@ def one(step: Step, state: State, number: str) -> bool:
 
     why = state.why(step)
     if why:
-        say(f"\n{number} {step.stage.name}: {why}\n{shlex.join(['duskfuse', *step.command])}")
+        say(f"\n{number} {step.stage.name}: {why}\n{masked(shlex.join(['duskfuse', *step.command]))}")
         start = time.monotonic()
         try:
             importlib.import_module(f"workflows.{step.command[0]}").main(list(step.command[1:]))

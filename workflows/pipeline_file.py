@@ -92,7 +92,7 @@ def read(
     """The pipeline of that file with what the command line changes. UserError: one line, naming file and stage.
 
     change: each STAGE.OPTION=VALUE, as in "restore.recipe.epochs=3"; null takes an option away. without: stages left
-    out, with all that refers to them.
+    out, also of lists and reports that name them.
     """
     whole = _load(source(name), name)
     _known(whole, ("out", "pairs", "stages"), name)
@@ -105,7 +105,7 @@ def read(
     for stage in without:
         if stage not in raw:
             raise UserError(f"--without {stage}: no such stage. {name} has {', '.join(raw)}.")
-    kept = {stage: _drop(options, without) for stage, options in raw.items() if stage not in without}
+    kept = {stage: _without(stage, options, without, name) for stage, options in raw.items() if stage not in without}
     found = Pipeline(
         name,
         _text(out or whole.get("out", ""), f"{name}: out"),
@@ -196,6 +196,20 @@ def _change(raw: dict[str, dict[str, Any]], text: str) -> None:
         raw[stage] |= _options({option: yaml.load(value, yaml.BaseLoader) if value else ""}, f"--set {text}")
     except yaml.YAMLError as error:
         raise UserError(f"--set {text}: the value is no YAML. Put it in quotes.") from error
+
+
+def _without(stage: str, options: dict[str, Any], without: Sequence[str], where: str) -> dict[str, Any]:
+    """The options of a stage without the stages left out. UserError where it would become another thing: reports and
+    lists become shorter, but a stage without its checkpoint or its corpus does not do what its name says."""
+    for option, value in options.items():
+        needed = set(dict(references(value))) & set(without) if isinstance(value, str) else ()
+        if needed and options.get("job") != "report":
+            lost = min(needed)
+            raise UserError(
+                f"--without {lost}: {where}: stage {stage} needs it ({option}: {value}). "
+                f"Leave that out, too, or --set {stage}.{option}=null."
+            )
+    return _drop(options, without)
 
 
 def _drop(value: Any, without: Sequence[str]) -> Any:

@@ -11,7 +11,8 @@ from typing import Any
 from fusion.errors import UserError
 
 # These shape no result: how a stage runs, and who watches.
-HOW = ("out", "workers", "cpus_per_worker", "at_once", "max_failures", "max_rejected", "mlflow", "wandb")
+HOW = ("out", "workers", "cpus_per_worker", "at_once", "max_failures", "max_rejected", "wait_for_nodes")
+HOW += ("mlflow", "wandb")
 
 
 @dataclass(frozen=True)

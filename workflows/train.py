@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -82,7 +83,7 @@ def run(args: Args, command: list[str], quiet: bool = False, **options: Any) -> 
     from fusion.corpus import open_corpus
     from fusion.stages import STAGES
     from workflows import train_detect
-    from workflows.folders import claim
+    from workflows.folders import Lease, claim
     from workflows.stamps import stamp
     from workflows.training import publish
     from workflows.watch import watchers
@@ -115,12 +116,13 @@ def run(args: Args, command: list[str], quiet: bool = False, **options: Any) -> 
     steps_of(args, manifest, workers)
     options["callbacks"] = [*watching, *options.get("callbacks", ())]
     start = time.time()
-    result = fit(args, manifest, workers, use_gpu, quiet, **options)
-    with result.checkpoint.as_directory() as folder:
-        publish(folder, storage.join(args.out, "checkpoint"))
-        history = checkpoint.read_state(Path(folder))["history"]
-    about = {"stamp": stamp(["train", *command]), "settings": settings, "workers": workers, "history": history}
-    storage.write_text(done, json.dumps(about, indent=1) + "\n")
+    with nullcontext() if quiet else Lease(args.out):  # a search has its own, and kills its trials
+        result = fit(args, manifest, workers, use_gpu, quiet, **options)
+        with result.checkpoint.as_directory() as folder:
+            publish(folder, storage.join(args.out, "checkpoint"))
+            history = checkpoint.read_state(Path(folder))["history"]
+        about = {"stamp": stamp(["train", *command]), "settings": settings, "workers": workers, "history": history}
+        storage.write_text(done, json.dumps(about, indent=1) + "\n")
     say(f"trained {len(history)} epochs in {time.time() - start:.0f} s")
     print(f"{args.out}: the model is in {storage.join(args.out, 'checkpoint')}")
 

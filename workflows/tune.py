@@ -12,6 +12,7 @@ pictures, OUT/best.json the best recipe, which `duskfuse train` takes; OUT/tune.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, make_dataclass, replace
 from typing import Annotated, Any
 
@@ -48,8 +49,9 @@ class Args:
     seeds: int = 1
     """Trainings of each setting, from different random weights and crops."""
     objective: str = "qabf"
-    """What is to be best, of the validation after the last epoch: metrics (qabf, vif, ssim ...), map50 and map50_95
-    with --detector, or loss. Several, separated by commas, give a Pareto front; the first stops trials early."""
+    """What is to be best: metrics of the validation after the last epoch (qabf, vif, ssim ...), map50 and map50_95
+    with --detector, or loss, that of the training. Several, separated by commas, give a Pareto front; the first one
+    stops trials early."""
     early_stopping: bool | None = None
     """Stop what is behind (ASHA). By default for random and optuna, not for a grid."""
     grace: int = 0
@@ -98,12 +100,19 @@ def run(args: Args, command: list[str]) -> None:
     plan = plan_of(args)
     check(args, plan)
     manifest = open_corpus(args.corpus)
+    if list(objectives) != ["loss"] and not (manifest.rows("val") and args.recipe.validation.rows):
+        raise UserError(
+            f"{args.corpus} has no rows to validate on, which --objective {args.objective} needs. Build a corpus with "
+            "--val-share, and leave recipe.validation.rows above 0."
+        )
     settings = {"recipe": to_dict(args.recipe), "corpus": manifest.content, "space": plan.about, "search": plan.search}
-    settings |= {"objective": list(objectives), "seed": args.seed, "from": args.start and storage.absolute(args.start)}
+    settings |= {"objective": list(objectives), "seed": args.seed, "from": args.start and start_of(args)}
+    settings |= {"detector": storage.absolute(args.detector)} if args.detector else {}
     claim(args.out, "search.json", settings, "search")
     with Lease(args.out):
         ended = tune_trial.ended(args.out)
-        todo = plan.todo(ended)
+        # Optuna may try a setting again: fewer trials than samples are there when it is done
+        todo = 0 if plan.samples and finished_samples(args.out) >= plan.samples else plan.todo(ended)
         if todo:
             storage.remove(storage.join(args.out, "tune.json"))  # from here to the end the search is not complete
             crowd = connect(CROWD)
@@ -133,6 +142,21 @@ def objectives_of(args: Args) -> dict[str, bool]:
             known = ", ".join((*METRICS, *DETECTED, "loss"))
             raise UserError(f"--objective: unknown metric {name!r}. Known: {known}.")
     return found
+
+
+def finished_samples(out: str) -> int:
+    """How many samples of Optuna the finished search in OUT is of."""
+    from fusion import storage
+
+    path = storage.join(out, "tune.json")
+    return json.loads(storage.read_bytes(path)).get("samples", 0) if storage.exists(path) else 0
+
+
+def start_of(args: Args) -> str:
+    """The fingerprint of the stage 1 that all trials start from."""
+    from fusion import checkpoint
+
+    return checkpoint.load(checkpoint.fetch(args.start), expect=args.recipe.model_name).fingerprint
 
 
 def watched(recipe: Any, objectives: dict[str, bool]) -> Any:
@@ -197,6 +221,8 @@ def plan_of(args: Args) -> Plan:
     kind = args.search or ("grid" if listed else "random")
     words = ", ".join(texts)
     names = tuple(one.name for one in dimensions)
+    if "seed" in names:
+        raise UserError("--space seed: trials of one setting from several seeds are --seeds.")
     stops = kind != "grid" if args.early_stopping is None else args.early_stopping
     if kind == "grid":
         return Plan(kind, list(texts), words, names, tuple(search.grid(dimensions)), seeds, stops=stops)
@@ -214,6 +240,9 @@ def check(args: Args, plan: Plan) -> None:
     from fusion.stages import STAGES
     from workflows import train, train_detect
 
+    weighed = [name for name in plan.names if name.startswith("loss.")]
+    if weighed and "loss" in args.objective.split(","):
+        raise UserError(f"--objective loss: {weighed[0]} changes what the loss is. Choose a metric of the images.")
     ends = [] if plan.settings else search.corners(plan.dimensions)
     for values in (*plan.settings, *ends):
         search.apply(args.recipe, values)

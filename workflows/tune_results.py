@@ -45,7 +45,7 @@ def write(args: Args, command: list[str], objectives: Mapping[str, bool], plan: 
     front = write_front(args, table, plan, objectives, found) if len(objectives) > 1 else []
     states = trials["state"].value_counts().to_dict()
     about = {"stamp": stamp(["tune", *command]), "objective": list(objectives), "trials": states}
-    about |= {"best": json.loads(best.to_json()), "front": front, "failed": broken}
+    about |= {"samples": plan.samples, "best": json.loads(best.to_json()), "front": front, "failed": broken}
     storage.write_text(storage.join(args.out, "tune.json"), json.dumps(about, indent=1) + "\n")
     show(table, list(plan.names), keys, states)
     for error in dict.fromkeys(broken):

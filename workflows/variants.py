@@ -188,7 +188,7 @@ def score_network(row: dict) -> list[dict]:
         found = score(*tensors, names=METRICS)
         values = {name: float(value[0]) for name, value in found.items()}
         values["brenner"] /= item.infrared.size  # per pixel, as pairs have different sizes
-        results.append({"values": values})
+        results.append({"key": item.key, "values": values})
     return results
 
 

@@ -74,15 +74,16 @@ def summary(trials: pd.DataFrame, parameters: Sequence[str], metrics: Sequence[s
 
     A setting is what its parameters say, without the seed. Finished trials count; where a setting has none, those
     stopped early do, and `state` says so: their values are of an earlier epoch. Failed ones have no values. Settings
-    that finished come first, then those stopped early, then the failed; each group is ordered by the first metric,
-    the best on top.
+    of which every seed finished come first, so that one lucky seed is not the best; then those of which some did, then
+    those stopped early, then the failed; each group is ordered by the first metric, the best on top.
     """
     check(trials, "trials", (*TRIALS, *parameters), metrics)
     keys = trials[list(parameters)].map(repr).agg(tuple, axis=1) if parameters else pd.Series("", trials.index)
-    rows = []
+    rows, partly = [], []
     for _, group in trials.groupby(keys, sort=False):
         state = next((state for state in STATES if (group["state"] == state).any()), FAILED)
         counted = group[group["state"] == state]
+        partly.append(len(counted) < len(group))
         row = {"label": group["label"].iloc[0]} | {name: group[name].iloc[0] for name in parameters}
         row |= {"seeds": counted["seed"].nunique(), "state": state, "epochs": counted["epochs"].max()}
         for name in metrics:
@@ -91,8 +92,8 @@ def summary(trials: pd.DataFrame, parameters: Sequence[str], metrics: Sequence[s
         rows.append(row)
     table = pd.DataFrame(rows)
     first = table[metrics[0]] * (-1 if higher_is_better(metrics[0]) else 1) if metrics else pd.Series(0, table.index)
-    order = pd.DataFrame({"state": table["state"].map(STATES.index), "value": first})
-    return table.loc[order.sort_values(["state", "value"], kind="stable").index].reset_index(drop=True)
+    order = pd.DataFrame({"state": table["state"].map(STATES.index), "partly": partly, "value": first})
+    return table.loc[order.sort_values(["state", "partly", "value"], kind="stable").index].reset_index(drop=True)
 
 
 def pareto_front(values: np.ndarray, higher_is_better: Sequence[bool]) -> np.ndarray:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from fusion.config import fingerprint, from_dict, to_dict
+from fusion.config import fingerprint, from_dict, from_yaml, to_dict
 from fusion.errors import UserError
 from fusion.finding import PairRef
 from fusion.losses import FuseLoss, RestoreLoss
@@ -105,6 +105,25 @@ def test_what_is_unknown_or_of_another_type_is_named(change, named):
     with pytest.raises(UserError, match=rf"^{named}:") as caught:
         from_dict(Outer, through_json(FULL) | change)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4),
+        ("-2.5E+3", -2500.0),
+        (".5e1", 5.0),
+        ("3", 3),
+        ("0.5", 0.5),
+        ("a1e-4", "a1e-4"),
+        ("1e-4x", "1e-4x"),
+        ('"1e-4"', "1e-4"),
+        ("[1e-4, 2]", [1e-4, 2]),
+        ('{"lr": 1e-05}', {"lr": 1e-5}),
+    ],
+)
+def test_powers_of_ten_are_numbers_in_yaml(text, value):
+    assert from_yaml(text) == value and type(from_yaml(text)) is type(value)
 
 
 @pytest.mark.parametrize("name", ["name", "pair"])

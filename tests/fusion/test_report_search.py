@@ -121,6 +121,14 @@ def test_what_did_not_finish_enters_no_mean():
     assert math.isnan(found.loc["E2", "qabf_sd"]) and math.isnan(found.loc["E5", "qabf"])
 
 
+def test_one_lucky_seed_is_not_the_best():
+    rows = [("a", 1, 0, "finished", 0.50), ("a", 1, 1, "stopped early", 0.05)]
+    rows += [("b", 2, 0, "finished", 0.48), ("b", 2, 1, "finished", 0.47)]
+    names = ["label", "model.experts", "seed", "state", "val/qabf"]
+    trials = pd.DataFrame(rows, columns=names).assign(trial=[*"wxyz"], epochs=[4, 1, 4, 4])
+    assert summary(trials, ["model.experts"], ["qabf"])["label"].tolist() == ["b", "a"]
+
+
 def test_settings_with_parameters_that_are_not_there_stay_apart():
     """A parameter that only some trials have is NaN in others; no setting may get lost by it."""
     trials = table(2, 2)

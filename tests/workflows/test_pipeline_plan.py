@@ -254,8 +254,20 @@ def test_without_a_stage_takes_away_what_refers_to_it(steps):
     assert "average" not in found
     assert [word for word in found["scores"].command if word.startswith("Average")] == []
     assert f"Ours={found['images'].folder}" in found["scores"].command
-    with pytest.raises(UserError, match=r"stage restore: .*--corpus"):
+    with pytest.raises(UserError, match=r"--without corpus: .*stage restore needs it \(corpus: \$corpus\)"):
         steps(without=["corpus"])
+
+
+def test_no_stage_goes_on_with_another_network_when_its_own_is_left_out():
+    for name, lost, needs in (("tgecnet", "fuse", "tgecnet"), ("moefusion-tiny", "train", "moefusion")):
+        with pytest.raises(UserError, match=rf"--without {lost}: .*stage {needs} needs it \(checkpoint"):
+            pipeline_file.read(name, pairs="p", without=[lost])
+        left = pipeline_file.read(name, pairs="p", without=[lost, needs])
+        assert lost not in str(left.stages[-1].options.get("run"))
+
+
+def test_what_says_how_a_stage_runs_redoes_nothing(steps):
+    assert steps("restore.wait-for-nodes=900")["restore"].folder == steps()["restore"].folder
 
 
 def test_lists_and_switches():

@@ -203,11 +203,11 @@ def test_a_store_that_is_away_for_30_seconds(s3, outside, nodes, train, how, mon
 
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[Path]:
-    """A file system of four megabytes."""
+    """A file system of forty megabytes."""
     place = tmp_path / "disk"
     place.mkdir()
     try:
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", place], capture_output=True)
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "none", place], capture_output=True)
     except FileNotFoundError:
         pytest.skip("no mount")
     if mounted.returncode:
@@ -240,28 +240,10 @@ def test_a_full_disk_is_one_line_and_loses_nothing(nodes, train, small_disk):
 def test_a_worker_killed_while_a_detector_learns_and_an_evolution_runs(nodes, tmp_path):
     """`duskfuse detect` and `duskfuse evolve`: their trainings go on like any other, and lose no work before them."""
     detector = ["--detector", "faster-rcnn-small", "--recipe.model.size", 96, "--recipe.model.channels", 16]
-    detector += [
-        "--recipe.model.head",
-        32,
-        "--val-share",
-        0.2,
-        "--recipe.epochs",
-        12,
-        "--recipe.batch-size",
-        4,
-        "--resamples",
-        20,
-    ]
-    network = [
-        "--recipe.epochs",
-        60,
-        "--recipe.batch-size",
-        4,
-        "--recipe.crops.size",
-        48,
-        "--recipe.validation.size",
-        48,
-    ]
+    detector += ["--recipe.model.head", 32, "--recipe.epochs", 12, "--recipe.batch-size", 4]
+    detector += ["--val-share", 0.2, "--resamples", 20]
+    network = ["--recipe.epochs", 60, "--recipe.batch-size", 4, "--recipe.crops.size", 48]
+    network += ["--recipe.validation.size", 48]
     for name, words in {
         "detect": ["detect", "--pairs", "scenes:16:96x80:3", *detector],
         "evolve": ["evolve", "--pairs", "scenes:10:208x192:3", "--library", "lp,gff", *network],

@@ -44,11 +44,27 @@ def test_lists_are_a_grid_unless_told_otherwise():
         ({"space": ("loss.gradient=1..5",), "search": "grid"}, "is a range"),
         ({"preset": "nka", "search": "optuna", "seeds": 2}, "each setting once"),
         ({"preset": "nka", "samples": 0}, "at least 1"),
+        ({"space": ("seed=1,2,3",)}, "--seeds"),
     ],
 )
 def test_options_that_make_no_search(change, part):
     with pytest.raises(UserError, match=part):
         plan_of(replace(ARGS, **change))
+
+
+def test_a_loss_whose_weights_are_searched_is_no_objective():
+    args = replace(ARGS, preset="alpha", objective="loss")
+    with pytest.raises(UserError, match=r"loss\.gradient changes what the loss is"):
+        tune.check(args, plan_of(args))
+
+
+def test_without_rows_to_validate_on_nothing_begins(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    monkeypatch.setattr("fusion.corpus.open_corpus", lambda where: SimpleNamespace(rows=lambda split: 0, content="x"))
+    with pytest.raises(UserError, match="no rows to validate on"):
+        tune.run(replace(ARGS, preset="alpha", out=str(tmp_path / "out")), [])
+    assert not (tmp_path / "out").exists()
 
 
 def test_objectives():
