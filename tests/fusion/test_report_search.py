@@ -114,7 +114,7 @@ def test_what_did_not_finish_enters_no_mean():
     trials.loc[trials["label"] == "E5", ["state", "val/qabf"]] = ("failed", 7.0)
     trials.loc[trials["trial"] == "t0s0", "val/qabf"] = np.nan
     found = summary(trials, PARAMETERS, ["qabf"]).set_index("label")
-    assert found.index.tolist() == ["E6", "E3", "E2", "E4", "E5"]
+    assert found.index.tolist() == ["E3", "E2", "E6", "E4", "E5"]
     assert found["state"].tolist() == ["finished"] * 3 + ["stopped early", "failed"]
     assert found.loc["E6", "qabf"] == pytest.approx(0.4) and found.loc["E6", "seeds"] == 1
     assert found.loc["E2", "qabf"] == pytest.approx(0.02) and found.loc["E2", "qabf_n"] == 1
