@@ -19,6 +19,7 @@ from fusion.errors import UserError
 from fusion.storage import StoreError
 from workflows.elastic import NoRoom
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LIST, COPY = "checkpoint_manager_snapshot.json", "checkpoints.json"
 
 
@@ -47,12 +48,17 @@ class Guard(UserCallback):
             known = error if isinstance(error, UserError) else user_error_in(error)
             if known is not None and not isinstance(error, StoreError):
                 self._end(known)
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if isinstance(error, OSError) and error.errno in FULL:
                 self._end(UserError(_full(self.out, error)))
 
     def after_report(self, run_context: Any, metrics: list[dict], checkpoint: Any) -> None:
         if checkpoint is not None and not storage.is_uri(self.out):  # an object of a store is never half written
-            storage.write_bytes(storage.join(self.out, COPY), storage.read_bytes(storage.join(self.out, LIST)))
+            try:
+                storage.write_bytes(storage.join(self.out, COPY), storage.read_bytes(storage.join(self.out, LIST)))
+            except UserError as error:
+                cause = error.__cause__
+                full = isinstance(cause, OSError) and cause.errno in FULL
+                self._end(UserError(_full(self.out, cause)) if full else error)
 
     @staticmethod
     def _end(error: Exception) -> None:
@@ -106,7 +112,7 @@ def _of_storage(error: OSError, out: str) -> UserError | None:
     from fusion import s3
     from fusion.s3_errors import judge_arrow
 
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in FULL:
         return UserError(_full(out, error))
     if s3.is_s3(out):
         address = s3.parse(out)

@@ -62,6 +62,20 @@ def test_a_half_written_list_of_checkpoints_is_put_back(tmp_path):
         assert (tmp_path / LIST).read_text() == whole
 
 
+def test_a_disk_that_is_full_for_the_copy_is_told_like_any_other(tmp_path, monkeypatch):
+    (tmp_path / LIST).write_text("{}")
+
+    def full(path, data):
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise UserError(f"cannot write {path}") from error
+
+    monkeypatch.setattr("fusion.storage.write_bytes", full)
+    with pytest.raises(UserError, match=rf"^cannot write {tmp_path}: No space left .* the same command goes on"):
+        Guard(str(tmp_path)).after_report(None, [{}], checkpoint=object())
+
+
 def test_a_list_without_a_copy_is_of_no_use(tmp_path):
     (tmp_path / LIST).write_text("{")
     repair(str(tmp_path))
