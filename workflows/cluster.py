@@ -45,7 +45,7 @@ def connect(crowd: int = 1) -> int:
     else:
         address = os.environ.get("RAY_ADDRESS", "")
         joins = address not in ("", "local")
-        options = {"logging_level": logging.WARNING, "runtime_env": {"worker_process_setup_hook": quiet}}
+        options = {"logging_level": logging.WARNING, "runtime_env": WORKERS}
         say(f"connecting to Ray at {address}" if joins else "starting Ray on this machine")
         crowd = 1 if joins else crowd
         on_sigterm = signal.getsignal(signal.SIGTERM)
@@ -79,6 +79,21 @@ def quiet() -> None:
     for name in (*CHATTY, context):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # that its progress bars are off
+
+
+def in_worker() -> None:
+    """In every process that Ray starts for a job: quiet, and with this cluster's address.
+
+    Without it, Ray Train's cleaner of a killed trial asks for "the" Ray of the machine, fails where there are two, and
+    what the trial held is never given back (2.60).
+    """
+    import ray
+
+    os.environ.setdefault("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    quiet()
+
+
+WORKERS = {"worker_process_setup_hook": in_worker}  # the `runtime_env` of a job
 
 
 def resources() -> tuple[float, int]:

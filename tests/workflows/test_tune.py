@@ -19,8 +19,10 @@ SMALL = ["--recipe.crops.size", 32, "--recipe.crops.per-image", 1, "--recipe.val
 def tuning_ray():
     import ray
 
+    from workflows.cluster import WORKERS
+
     os.environ.pop("RAY_ADDRESS", None)
-    ray.init(address="local", num_cpus=4, include_dashboard=True, logging_level="error")
+    ray.init(address="local", num_cpus=4, include_dashboard=True, logging_level="error", runtime_env=WORKERS)
     yield ray
     ray.shutdown()
 
