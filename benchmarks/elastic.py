@@ -109,6 +109,7 @@ def picture(joined: list[dict], undisturbed: list[dict], path: Path) -> None:
             axes.plot(epochs, [one[name] for one in joined], "--", color=JOINED, linewidth=1.6, label=label)
             axes.set_title(title, loc="left", fontsize=9)
             axes.set_xlabel("epoch")
+            axes.xaxis.get_major_locator().set_params(integer=True)
             axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
         figure.savefig(path, metadata={"Date": None})
