@@ -203,11 +203,11 @@ def test_a_store_that_is_away_for_30_seconds(s3, outside, nodes, train, how, mon
 
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[Path]:
-    """A file system of forty megabytes."""
+    """A file system of 120 megabytes: a handful of checkpoints."""
     place = tmp_path / "disk"
     place.mkdir()
     try:
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "none", place], capture_output=True)
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=120m", "none", place], capture_output=True)
     except FileNotFoundError:
         pytest.skip("no mount")
     if mounted.returncode:
