@@ -77,6 +77,13 @@ def is_generated(where: str) -> bool:
     return str(where).partition(":")[0] in KINDS and ":" in str(where)
 
 
+def settled(where: str) -> str:
+    """The same pairs from any folder and node: an absolute path or URI, or the words of pairs that are drawn."""
+    from fusion import storage
+
+    return where if is_generated(where) else storage.absolute(where)
+
+
 def find(where: str) -> Found:
     """The references of all pairs. UserError: a form that is not understood, too many, too small or too large ones."""
     kind = where.partition(":")[0]

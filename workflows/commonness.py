@@ -52,7 +52,7 @@ def run(args: Args, command: list[str]) -> None:
     from fusion import storage
     from fusion.config import to_dict
     from fusion.evolution import mean_score
-    from fusion.generated import is_generated
+    from fusion.generated import settled
     from workflows import evolve_train
     from workflows.folders import claim
     from workflows.stamps import stamp
@@ -60,8 +60,8 @@ def run(args: Args, command: list[str]) -> None:
 
     tasks = named_tasks(args.tasks)
     kept = {name: getattr(args, name) for name in ("library", "test_share", "seed")}
-    pairs = {name: where if is_generated(where) else storage.absolute(where) for name, where in tasks.items()}
-    claim(args.out, "settings.json", {"tasks": pairs, "recipe": to_dict(args.recipe)} | kept, "study")
+    kept |= {"tasks": {name: settled(where) for name, where in tasks.items()}, "recipe": to_dict(args.recipe)}
+    claim(args.out, "settings.json", kept, "study")
     storage.remove(storage.join(args.out, "commonness.json"))  # from here to the end the study is not complete
     connect()
     rows, held_out, networks = [], {}, {}

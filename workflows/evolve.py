@@ -203,13 +203,11 @@ def write_labels(folder: str, text: str) -> None:
 
 
 def settings(args: Args) -> dict:
-    from fusion import storage
     from fusion.config import to_dict
-    from fusion.generated import is_generated
+    from fusion.generated import settled
 
-    pairs = args.pairs if is_generated(args.pairs) else storage.absolute(args.pairs)
-    kept = ("splits", "sequences", "val_share", "test_share", "seed")
-    found = {"pairs": pairs, "recipe": to_dict(args.recipe)} | {name: getattr(args, name) for name in kept}
+    names = ("splits", "sequences", "val_share", "test_share", "seed")
+    found = {"pairs": settled(args.pairs), "recipe": to_dict(args.recipe)} | {one: getattr(args, one) for one in names}
     return found | ({"max_sharpness": args.max_sharpness} if args.max_sharpness else {})
 
 

@@ -48,7 +48,7 @@ def open_source(pairs: str | None, corpus: str | None, split: str) -> Source:
 
     from fusion import storage
     from fusion.corpus import SPLITS, open_corpus
-    from fusion.generated import is_generated
+    from fusion.generated import settled
     from fusion.pairs import find_pairs
 
     if (pairs is None) == (corpus is None):
@@ -69,7 +69,7 @@ def open_source(pairs: str | None, corpus: str | None, split: str) -> Source:
         }
         units = [{"shard": storage.absolute(path), "group": group} for path, group in groups]
         return Source(units, manifest.rows(chosen), [], about)
-    where = pairs if is_generated(pairs) else storage.absolute(pairs)
+    where = settled(pairs)
     found = find_pairs(where)
     refs = [asdict(ref) for ref in found.refs]
     units = [{"refs": refs[i : i + PAIRS_A_TASK]} for i in range(0, len(refs), PAIRS_A_TASK)]
