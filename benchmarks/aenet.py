@@ -31,9 +31,13 @@ import torch
 from torch import nn
 
 from fusion.errors import UserError
-from fusion.fast import Folded, export_onnx, fold, on_gpu
-from fusion.fast.workers import Workers
-from fusion.models.aenet import BLOCKS, AENet, AENetConfig
+from fusion.models.aenet import BLOCKS, AENet
+from fusion.models.configs import AENetConfig
+from fusion.realtime import fold
+from fusion.realtime.cuda import on_gpu
+from fusion.realtime.export import export_onnx
+from fusion.realtime.fold import Folded
+from fusion.realtime.workers import Workers
 
 Way = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (H, W) twice -> (H, W)
 

@@ -24,13 +24,14 @@ from pathlib import Path
 import cv2
 
 from fusion.config import to_dict
+from fusion.data.pairs import find_pairs, read_pair
+from fusion.data.shards import CorpusConfig, build_shard, plan_shards
+from fusion.data.splits import assign_splits
 from fusion.degrade import degrade, parse
-from fusion.images import encode_png
-from fusion.pairs import find_pairs, read_pair
-from fusion.plan import CorpusConfig, build_shard, plan_shards
-from fusion.splits import assign_splits
-from workflows.cluster import connect, in_parallel
-from workflows.corpus import build
+from fusion.images.png import encode_png
+from workflows.cluster.connect import connect
+from workflows.cluster.parallel import in_parallel
+from workflows.corpus.job import build
 
 
 def rendered(pairs: str, folder: Path) -> str:

@@ -123,7 +123,7 @@ def main() -> None:
     args = parser.parse_args()
     import ray
 
-    import workflows.cluster  # noqa: F401  Ray's environment
+    import workflows  # noqa: F401  Ray's environment
 
     ray.init(address="local", num_cpus=args.first + 2, include_dashboard=True, logging_level="error")
     with tempfile.TemporaryDirectory() as folder:

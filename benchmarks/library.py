@@ -15,12 +15,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from fusion.classical import CLASSICAL
+from fusion.images.colour import grey
+from fusion.scenes import render
+from tests.helpers.plain_methods import PLAIN
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fusion.colour import grey
-from fusion.library import LIBRARY
-from fusion.scenes import render
-from tests.fusion.library.plain import PLAIN
 
 SIZES = ((480, 640), (400, 400))
 
@@ -43,7 +44,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     print("| method | size | ms | plain ms | plain / ours | mean difference, grey levels |")
     print("|---|---|---|---|---|---|")
-    for name, algorithm in LIBRARY.items():
+    for name, algorithm in CLASSICAL.items():
         for size in SIZES:
             levels = [image.astype(np.float64) for image in pair(size)]
             images = [(image / 255).astype(np.float32) for image in levels]

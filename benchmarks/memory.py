@@ -10,8 +10,8 @@ import time
 import torch
 
 from fusion import inference, scenes
-from fusion.models import MODELS
-from fusion.recipes import recipe
+from fusion.models.registry import MODELS
+from fusion.training.recipes import recipe
 
 
 def peak() -> float:

@@ -18,7 +18,7 @@ from scipy.ndimage import correlate1d
 from scipy.signal import convolve2d
 
 from fusion import scenes
-from fusion.colour import grey
+from fusion.images.colour import grey
 from fusion.metrics import score
 
 NAMES = ["en", "sf", "sd", "mi", "vif", "ag", "scd", "qabf"]

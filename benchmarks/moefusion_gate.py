@@ -20,8 +20,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from fusion.models.configs import MoEFusionConfig
 from fusion.models.experts import ImageGate
-from fusion.models.moefusion import MoEFusion, MoEFusionConfig
+from fusion.models.moefusion import MoEFusion
 
 CONFIG = MoEFusionConfig()
 SHRINK = {32: 4, 160: 8}  # of the published gates, by channels

@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from fusion.colour import grey
-from fusion.metrics import Triplet, niqe
-from fusion.pairs import PairRef, find_pairs, read_pair
+from fusion.data.finding import PairRef
+from fusion.data.pairs import find_pairs, read_pair
+from fusion.images.colour import grey
+from fusion.metrics import niqe
+from fusion.metrics.triplet import Triplet
 
 CHANGES = {
     "as they are": lambda image, noise: image,

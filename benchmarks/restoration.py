@@ -11,8 +11,8 @@ from collections import defaultdict
 import numpy as np
 
 from fusion import checkpoint, inference
-from fusion.colour import grey
-from fusion.corpus import open_corpus, read_group
+from fusion.data.corpus import open_corpus, read_group
+from fusion.images.colour import grey
 
 
 def psnr(image: np.ndarray, clean: np.ndarray) -> float:

@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fusion.corpus import IMAGES, Sample
+from fusion.data.corpus import IMAGES, Sample
+from fusion.data.pairs import find_pairs, read_pair
+from fusion.data.shards import make_sample
 from fusion.degrade import PRESETS
-from fusion.pairs import find_pairs, read_pair
-from fusion.plan import make_sample
 
 REPEATS = 3
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fusion.class_names import standard_name
+from fusion.data.class_names import standard_name
 
 
 @dataclass(frozen=True, eq=False)

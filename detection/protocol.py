@@ -19,6 +19,7 @@ import numpy as np
 
 from detection.average_precision import Matches, ap
 from fusion.errors import UserError
+from fusion.report.tables import ALL, format_value, paper_table
 from fusion.seeds import generator
 
 if TYPE_CHECKING:
@@ -241,8 +242,6 @@ def marked(frame: pd.DataFrame) -> PaperTable:
     A cell's detail has the interval, the images and the boxes. Raises UserError for a method given twice.
     """
     import pandas as pd
-
-    from fusion.report.tables import ALL, format_value, paper_table
 
     twice = sorted(set(frame["method"][frame["method"].duplicated()])) if len(frame) else []
     if twice or not len(frame):

@@ -25,8 +25,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fusion import config as configs
+from fusion import storage
 from fusion.errors import UserError
-from fusion.models import MODELS, Model
+from fusion.models.registry import MODELS, Model
 
 FORMAT = 1
 FILES = ("model.safetensors", "config.json", "state.json")
@@ -173,7 +174,6 @@ def _digest(folder: Path) -> str:
 
 def fetch(where: str) -> Path:
     """A local folder with the checkpoint at a path or URI: a checkpoint itself, or a finished run that holds one."""
-    from fusion import storage  # pyarrow, needed only to reach remote checkpoints
 
     if not storage.is_dir(where):
         raise UserError(f"no checkpoint at {where}: there is no such folder. Give the folder `duskfuse train` wrote.")

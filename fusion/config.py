@@ -10,6 +10,8 @@ import types
 import typing
 from typing import Any, TypeVar
 
+import yaml
+
 from fusion.errors import UserError
 
 T = TypeVar("T")
@@ -41,7 +43,6 @@ def from_yaml(text: str) -> Any:
     """Plain values out of YAML, or JSON. 1e-4 is a number, as in YAML 1.2 (PyYAML alone takes it for text).
 
     Raises yaml.YAMLError."""
-    import yaml
 
     class Loader(yaml.SafeLoader):
         pass

@@ -9,16 +9,12 @@ Shapes: visible uint8 H W 3 (RGB), infrared uint8 H W.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import nn
 
-from fusion.colour import attach_colour, luma
-
-# (visible luma, infrared) -> fused luma, float32 H W in [0, 1]
-Method = Callable[[np.ndarray, np.ndarray], np.ndarray]
+from fusion.classical import Method
+from fusion.images.colour import attach_colour, luma
 
 
 def fuse(
@@ -26,7 +22,7 @@ def fuse(
 ) -> np.ndarray:
     """The fused image, uint8, of the size of the pair: H W 3 with the visible image's colour (H W if that is grey).
 
-    `model` is a fusing network in evaluation mode or a method of `fusion.library`; `attention` is for a network that
+    `model` is a fusing network in evaluation mode or a method of `fusion.classical`; `attention` is for a network that
     takes it. ValueError for unequal sizes.
     """
     return fuse_with_gates(model, visible, infrared, attention)[0]

@@ -6,7 +6,7 @@ import cv2
 import pytest
 import torch
 
-from tests.swift import bucket, faults, s3  # noqa: F401  fixtures, by name
+from tests.helpers.s3_server import bucket, faults, s3  # noqa: F401  fixtures, by name
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-import workflows.cluster  # noqa: F401  sets Ray's environment before ray is imported
+import workflows  # noqa: F401  sets Ray's environment before ray is imported
 
 ROOT = Path(__file__).parent.parent
 GPUS = 6
@@ -155,7 +155,7 @@ def test_the_kubernetes_job_agrees_with_the_launcher(launcher, rayjob):
 
 
 def test_the_kubernetes_jobs_command_is_one_that_runs(rayjob):
-    from fusion.recipes import RECIPES
+    from fusion.training.recipes import RECIPES
 
     words = shlex.split(rayjob["spec"]["entrypoint"])
     assert words[:5] == ["env", f"DUSKFUSE_GPUS={GPUS}", "python", "-m", "workflows.train"]

@@ -19,11 +19,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from fusion import checkpoint, corpus, storage
+from fusion import checkpoint, storage
+from fusion.data import corpus
 from fusion.errors import UserError
 from fusion.secrets import masked, masked_in
-from workflows.sources import items
-from workflows.stamps import stamp
+from workflows.inputs import items
+from workflows.provenance import stamp
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(
@@ -194,8 +195,8 @@ def test_the_trap_works(tmp_path):
 
 
 def test_weights_of_a_detector_run_nothing(tmp_path, mark):
-    from detection.faster_rcnn import _read
-    from detection.yolo_offline import load_network
+    from detection.faster_rcnn.model import _read
+    from detection.yolo.offline import load_network
 
     path = tmp_path / "evil.pt"
     torch.save({"model": Evil(mark), "ema": None, "train_args": {}}, path)
@@ -209,8 +210,8 @@ def test_weights_of_a_detector_run_nothing(tmp_path, mark):
 
 
 def test_a_checkpoint_runs_nothing(tmp_path, mark):
-    from fusion.models import MODELS
-    from fusion.models.aenet import AENetConfig
+    from fusion.models.configs import AENetConfig
+    from fusion.models.registry import MODELS
 
     model = MODELS["aenet"].build(AENetConfig())
     checkpoint.save(tmp_path / "run", "aenet", model, recipe={}, state={})
@@ -232,8 +233,8 @@ def test_the_model_of_a_checkpoint_is_one_of_the_table(tmp_path, name):
 
 
 def test_yaml_makes_no_objects(tmp_path, mark):
-    from fusion.labels import BadLabels, read_names
-    from workflows.named_recipes import find_recipe
+    from fusion.data.labels import BadLabels, read_names
+    from workflows.train.recipes import find_recipe
 
     text = f"!!python/object/apply:builtins.open ['{mark}', 'w']\n"
     (tmp_path / "recipe.yaml").write_text(text)
@@ -296,7 +297,7 @@ def test_a_manifest_names_no_files_elsewhere(tmp_path, name):
 @pytest.mark.parametrize("key", [*OUTSIDE[:4], "..%2fx", "C:\\x"])
 def test_a_data_set_for_yolo_stays_in_its_folder(tmp_path, key):
     from detection.boxes import truth
-    from detection.yolo_data import write_dataset
+    from detection.yolo.data import write_dataset
 
     boxes = truth(np.array([[2, 2, 20, 20]], np.float32), ("car",), ("car",), 32, 32)
     image = np.zeros((32, 32), np.uint8)
@@ -308,18 +309,22 @@ def test_a_data_set_for_yolo_stays_in_its_folder(tmp_path, key):
 
 @pytest.mark.parametrize("name", ["..", "../x", "a/b", ".x"])
 def test_methods_and_tasks_are_called_by_names(tmp_path, name):
-    from workflows import commonness, evolve
+    from workflows.commonness import job as commonness_job
+    from workflows.evolve import library as method_library
+    from workflows.evolve import options as evolve_options
 
-    args = evolve.Args(pairs="scenes:4", out=str(tmp_path / "out"), library="average", fused=(f"{name}={tmp_path}",))
+    args = evolve_options.Args(
+        pairs="scenes:4", out=str(tmp_path / "out"), library="average", fused=(f"{name}={tmp_path}",)
+    )
     with pytest.raises(UserError, match="method name"):
-        evolve.library(args)
+        method_library.library(args)
     with pytest.raises(UserError, match="--tasks"):
-        commonness.named_tasks(f"{name}=scenes:4,multifocus:4")
+        commonness_job.named_tasks(f"{name}=scenes:4,multifocus:4")
 
 
 def test_links_out_of_an_image_folder_are_not_followed(tmp_path):
-    from fusion.pairs import find_pairs
-    from fusion.png import encode_png
+    from fusion.data.pairs import find_pairs
+    from fusion.images.png import encode_png
 
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -338,7 +343,7 @@ def test_links_out_of_an_image_folder_are_not_followed(tmp_path):
 @pytest.mark.parametrize("part", ["..", "a?b", "a#b", "a/../b", "a%2e%2e"])
 def test_parts_of_an_address_stay_parts_of_the_key(part):
     """On S3 `..` is a name like any other: a key never leads to another bucket."""
-    from fusion import s3
+    from fusion.storage import s3
 
     address = s3.parse(storage.join("s3://bucket/root", part))
     assert address.bucket == "bucket" and address.key == f"root/{part}" and address.options == ()
@@ -411,7 +416,7 @@ def test_a_job_with_a_key_in_an_address_leaves_nothing_behind(tmp_path, capsys, 
 
 def test_what_a_training_shows_and_keeps_has_no_password(tmp_path):
     """The URI of MLflow is in no settings, and the callback does not tell it when it is printed."""
-    from workflows.trackers import MLflow
+    from workflows.train.tracking.servers import MLflow
 
     tracker = MLflow(str(tmp_path), {}, 1, f"https://user:{SECRET}@host")
     assert SECRET not in repr(tracker) and not list(tmp_path.iterdir())

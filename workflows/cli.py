@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import io
-import re
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from typing import Any
 
 from fusion.errors import UserError
+from workflows.cluster.errors import user_error_in
+from workflows.provenance import REVISION, passport
 
 JOBS = {
     "demo": "the whole job on built-in scenes, or on your pairs, with a tiny recipe: corpus to report",
@@ -88,27 +89,21 @@ def _main(arguments: list[str]) -> int:
         print(usage())
         return 0 if arguments else 2
     if arguments[0] == "--version":
-        from importlib.metadata import version
-
         print(f"duskfuse {version('duskfuse')}")
         return 0
     if arguments[0] == "--revision":
-        from workflows.stamps import REVISION, passport
-
         print(f"{REVISION}={passport()}")
         return 0
     job, *rest = arguments
     try:
         if job not in JOBS:
             raise UserError(f"unknown job {job!r}. Jobs: {', '.join(JOBS)}.")
-        importlib.import_module(f"workflows.{job}").main(rest)
+        run_job(job, rest)
         return 0
     except BrokenPipeError:  # `| head` has what it wanted
         sys.stderr.close()
         return 0
     except Exception as error:
-        from workflows.cluster import user_error_in
-
         known = user_error_in(error)
         if known is None:
             print(f"duskfuse {job}: {type(error).__name__}: {' '.join(str(error).split())[:300]}", file=sys.stderr)
@@ -117,28 +112,22 @@ def _main(arguments: list[str]) -> int:
         return 2
 
 
-def parse(kind: Any, job: str, arguments: Sequence[str], **options: Any) -> Any:
-    """Command-line options -> the dataclass `kind`, by tyro; its error boxes become one UserError line."""
-    import tyro
+def read_options(job: str, arguments: Sequence[str]) -> Any:
+    """Parse the options of a job. No torch and no Ray is imported, so `--help` answers at once."""
+    return importlib.import_module(f"workflows.{job}.options").options(list(arguments))
 
-    options = {"prog": f"duskfuse {job}", "args": list(arguments)} | options
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, **options)
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        text = re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue())
-        body = re.sub(r"╭.*?╮", " ", text)  # the box's title says less than its first line
-        words = " ".join(re.sub(r"[─│╰╯]+", " ", body).split()).partition("For full helptext")[0].strip()
-        raise UserError(f"{words or 'cannot read the options'}. See duskfuse {job} --help.") from None
+
+def run_job(job: str, arguments: Sequence[str]) -> None:
+    """Parse the options of a job, then import it and run it."""
+    options = read_options(job, arguments)
+    importlib.import_module(f"workflows.{job}.job").run(options, list(arguments))
 
 
 def run() -> None:
-    """The console script."""
+    """Run the console script."""
     sys.exit(main())
 
 
-if __name__ == "__main__":
-    run()
+def run_module(package: str) -> None:
+    """Run `python -m workflows.JOB`: what `ray job submit` takes."""
+    sys.exit(main([package.rpartition(".")[2], *sys.argv[1:]]))

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from workflows.cluster import connect, in_parallel, say
+from tqdm import tqdm
+
+from fusion import storage
+from fusion.config import from_dict
+from fusion.data.corpus import checksum
+from fusion.data.finding import PairRef
+from fusion.data.near_duplicates import sequences, signature
+from fusion.data.pairs import BadPair, read_pair
+from fusion.data.splits import FILE, assign_splits, frozen_splits, to_csv
+from fusion.data.synthetic import is_generated
+from workflows.cluster.connect import connect
+from workflows.cluster.parallel import in_parallel
+from workflows.console import say
+from workflows.inputs import PAIRS_A_TASK
 
 
 def checked_splits(path: str, refs) -> str:
     """The checksum of the frozen split file, "" without one. UserError, early, if it does not fit the pairs."""
-    from fusion import storage
-    from fusion.corpus import checksum
-    from fusion.splits import frozen_splits
 
     if not path:
         return ""
@@ -21,9 +31,6 @@ def checked_splits(path: str, refs) -> str:
 
 def split_pairs(refs, config, out: str):
     """The pairs with their splits: those of OUT/splits.csv where it is there, so a restart looks at nothing twice."""
-    from fusion import storage
-    from fusion.generated import is_generated
-    from fusion.splits import FILE, assign_splits, frozen_splits, to_csv
 
     path = storage.join(out, FILE)
     if storage.exists(path):
@@ -50,10 +57,6 @@ def tell_of_empty_splits(refs, config) -> None:
 
 def found_sequences(refs) -> dict[str, str]:
     """key -> sequence, from a look at every pair, unless the folders give every split."""
-    from tqdm import tqdm
-
-    from fusion.sequences import sequences
-    from workflows.sources import PAIRS_A_TASK
 
     splits: dict[str, set[str]] = {}
     for ref in refs:
@@ -79,9 +82,6 @@ def found_sequences(refs) -> dict[str, str]:
 
 def sign(row: dict) -> list[dict]:
     """The signatures of a few pairs, in a Ray task; pairs that cannot be read are told later, when they are built."""
-    from fusion.config import from_dict
-    from fusion.pairs import BadPair, PairRef, read_pair
-    from fusion.sequences import signature
 
     found = {}
     for ref in row["refs"]:

@@ -34,29 +34,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fusion.errors import UserError
-
-
-@dataclass(frozen=True)
-class AENetConfig:
-    """The AE-Netv2 by default. Everything scales with `width`, the channels of f; `plain` has three eighths of it."""
-
-    stage: ClassVar[str] = "aenet"
-
-    block: str = "gcb"
-    width: int = 64
-
-    def __post_init__(self) -> None:
-        if self.block not in BLOCKS:
-            raise UserError(f"model.block is {self.block!r}; it must be one of {', '.join(BLOCKS)}")
-        if self.width < 8 or self.width % 8:
-            raise UserError(f"model.width is {self.width}; it must be a positive multiple of 8")
+from fusion.models.configs import AENetConfig
 
 
 class Fused(NamedTuple):

@@ -12,54 +12,14 @@ Images are grey, float, in [0, 1].
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fusion.errors import UserError
+from fusion.models.configs import MoEFusionConfig
 from fusion.models.experts import ImageGate, image_mixture
-
-ABLATIONS = ("none", "no_mole", "no_moge", "att_local")
-ATTENTION_MODES = ("max", "conv")
-
-
-@dataclass(frozen=True)
-class MoEFusionConfig:
-    """The paper's E4K2 by default. `experts` is N, `top_k` is K, in MoLE and in MoGE.
-
-    ablation        "no_mole": no local features, MoGE takes the dense ones alone. "no_moge": one decoder in its place.
-                    "att_local": a 1x1 convolution of the attention-weighted features in place of each MoLE.
-    attention_mode  "max": maximum of both maps. "conv": a 3x3 convolution of each first, as in the paper's text.
-    """
-
-    stage: ClassVar[str] = "moefusion"
-
-    experts: int = 4
-    top_k: int = 2
-    grid: tuple[int, int] = (15, 20)  # rows and columns that the gates see
-    ablation: str = "none"
-    attention_mode: str = "max"
-    width: int = 16  # channels of a layer of an encoder; its dense features have four times as many
-    decoder_widths: tuple[int, int, int] = (64, 32, 16)
-
-    def __post_init__(self) -> None:
-        if self.experts < 2:
-            raise UserError(f"model.experts (N) is {self.experts}; it must be at least 2, for two modalities")
-        if not 1 <= self.top_k <= self.experts:
-            raise UserError(f"model.top_k (K) is {self.top_k} of {self.experts} experts (N); it must be 1..N")
-        if self.ablation not in ABLATIONS:
-            raise UserError(f"model.ablation is {self.ablation!r}; it must be one of {', '.join(ABLATIONS)}")
-        if self.attention_mode not in ATTENTION_MODES:
-            known = ", ".join(ATTENTION_MODES)
-            raise UserError(f"model.attention_mode is {self.attention_mode!r}; it must be one of {known}")
-        if self.width < 2 or self.width % 2:
-            raise UserError(f"model.width is {self.width}; it must be a positive multiple of 2")
-        for name in ("grid", "decoder_widths"):
-            if min(getattr(self, name)) < 1:
-                raise UserError(f"model.{name} is {getattr(self, name)}; it must be at least 1 throughout")
 
 
 class Fused(NamedTuple):

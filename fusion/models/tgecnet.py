@@ -8,61 +8,15 @@ Shapes: B batch, C channels, H height, W width. Images are grey, float, in [0, 1
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fusion.errors import UserError
+from fusion.models.configs import TGECNetConfig
 from fusion.models.experts import TaskMoE, TaskPrompt
 from fusion.models.restormer import Block, Down, PromptBank, Up, blocks, conv
-
-STAGES = ("restore", "fuse")
-AT_LEAST_ONE = ("heads", "prompt_atoms", "prompt_width", "bank_maps", "bank_channels", "bank_sizes", "bank_heads")
-
-
-@dataclass(frozen=True)
-class TGECNetConfig:
-    """The paper's sizes by default. `experts` is N, `top_k` is K, in every gate."""
-
-    stage: str = "restore"
-    width: int = 48
-    blocks: tuple[int, int, int, int] = (4, 6, 6, 8)
-    heads: tuple[int, int, int, int] = (1, 2, 4, 8)
-    refinement: int = 4
-    expansion: float = 2.66
-    experts: int = 11
-    top_k: int = 6
-    prompt_atoms: int = 32
-    prompt_width: int = 256
-    bank_maps: int = 5
-    bank_channels: tuple[int, int, int] = (64, 128, 320)  # decoder entries at levels 2, 3, 4
-    bank_sizes: tuple[int, int, int] = (64, 32, 16)
-    bank_heads: int = 4
-    residual: float = 1.0  # theta and gamma at the start; 0.5 starts from the average of the restored images
-
-    def __post_init__(self) -> None:
-        if self.stage not in STAGES:
-            raise UserError(f"model.stage is {self.stage!r}; it must be one of {', '.join(STAGES)}")
-        if not 1 <= self.top_k <= self.experts:
-            raise UserError(f"model.top_k (K) is {self.top_k} of {self.experts} experts (N); it must be 1..N")
-        if self.width < 4 or self.width % 4:
-            raise UserError(f"model.width is {self.width}; it must be a positive multiple of 4")
-        for name in ("blocks", "refinement", *AT_LEAST_ONE):
-            value, least = getattr(self, name), int(name in AT_LEAST_ONE)
-            if min(value if isinstance(value, tuple) else (value,)) < least:
-                raise UserError(f"model.{name} is {value}; it must be at least {least}")
-        if not self.width * self.expansion >= 1:
-            raise UserError(f"model.expansion is {self.expansion}; it must leave a hidden channel of {self.width}")
-        widths = [self.width * 2**level for level in range(4)]
-        for channels, heads in zip([*widths, 2 * self.width], [*self.heads, self.heads[0]], strict=True):
-            if channels % heads:
-                raise UserError(f"model.heads: {channels} channels cannot be shared by {heads} heads")
-        for bank, channels in zip(self.bank_channels, (2 * self.width, 4 * self.width, 8 * self.width), strict=True):
-            if (bank + channels) % self.bank_heads:
-                raise UserError(f"model.bank_channels: {bank} + {channels} is not a multiple of {self.bank_heads}")
 
 
 class Restored(NamedTuple):

@@ -21,9 +21,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from fusion.errors import UserError
-from fusion.evolution import Label, mean_score
 from fusion.report.plots import INK, MUTED, PALETTE, _save, _settings, _short
 from fusion.report.tables import DECIMALS, Cell, Column, PaperTable, Row, format_value
+from fusion.training.evolution import Label, mean_score
 
 Scores = Mapping[str, Mapping[str, tuple[float, str]]]
 NONE = "–"

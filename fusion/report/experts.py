@@ -12,8 +12,8 @@ import torch
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from fusion.colour import as_rgb, luma
 from fusion.errors import UserError
+from fusion.images.colour import as_rgb, luma
 from fusion.models.moefusion import LocalExperts, MoEFusion
 from fusion.report.plots import MUTED, PALETTE, _legend, _panels, _save, _settings
 from fusion.report.sheets import side_by_side

@@ -17,7 +17,7 @@ from pycocotools.cocoeval import COCOeval
 
 from detection.average_precision import RECALLS, THRESHOLDS, Matches, ap, match
 from detection.boxes import Detections, Truth
-from detection.yolo import offline
+from detection.yolo.offline import offline
 
 CLASSES = ("bicycle", "car", "person")
 

@@ -14,9 +14,9 @@ from safetensors import safe_open
 from fusion import checkpoint
 from fusion.config import to_dict
 from fusion.errors import UserError
-from fusion.models import Model
+from fusion.models.registry import Model
 from fusion.models.tgecnet import TGECNet
-from tests.small import SMALL
+from tests.helpers.tiny_models import SMALL
 
 
 def build(stage="restore", seed=0, **changes) -> TGECNet:

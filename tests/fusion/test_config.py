@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from fusion.config import fingerprint, from_dict, from_yaml, to_dict
+from fusion.data.finding import PairRef
+from fusion.data.shards import CorpusConfig, ShardPlan
 from fusion.errors import UserError
-from fusion.finding import PairRef
-from fusion.losses import FuseLoss, RestoreLoss
-from fusion.plan import CorpusConfig, ShardPlan
-from fusion.recipes import RECIPES, OptimConfig, Recipe, recipe
+from fusion.training.configs import FuseLoss, OptimConfig, RestoreLoss
+from fusion.training.recipes import RECIPES, Recipe, recipe
 
 
 @dataclass(frozen=True)

@@ -51,15 +51,13 @@ def test_no_module_of_fusion_and_detection_imports_ray_or_ultralytics(refused):
 
 def test_models_need_neither_pyarrow_nor_pandas_nor_matplotlib():
     light = ("pyarrow", "pandas", "matplotlib", "scipy", "ray", "ultralytics")
-    names = ["fusion.models", "fusion.losses", "fusion.metrics", "fusion.checkpoint"]
-    if (ROOT / "fusion" / "inference.py").exists():
-        names.append("fusion.inference")
-    steps = [(name, light) for name in names] + [("fusion.engine", light[1:])]
+    names = ["models.registry", "training.losses", "metrics", "checkpoint", "inference"]
+    steps = [(f"fusion.{name}", light) for name in names] + [("fusion.training.engine", light[1:])]
     assert run(steps) == len(steps)
 
 
 def test_the_walk_notices_what_it_looks_for():
-    with pytest.raises(AssertionError, match=r"fusion\.corpus imports pyarrow"):
-        run([("fusion.corpus", ("pyarrow",))])
+    with pytest.raises(AssertionError, match=r"fusion\.data\.corpus imports pyarrow"):
+        run([("fusion.data.corpus", ("pyarrow",))])
     with pytest.raises(AssertionError, match="pyarrow is not here"):
-        run([("fusion.corpus", ())], refused=("pyarrow",))
+        run([("fusion.data.corpus", ())], refused=("pyarrow",))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fusion import fast, inference, scenes, weights
-from fusion.colour import grey
-from fusion.library import LIBRARY
+from fusion import inference, realtime, scenes, weights
+from fusion.classical import CLASSICAL
+from fusion.images.colour import grey
 from fusion.metrics import score
 
 
@@ -39,7 +39,7 @@ def test_it_fuses_better_than_the_average(loaded):
         scene = scenes.render(31, index, 240, 320)
         visible = grey(scene.visible)
         results = []
-        for method in (loaded.model, LIBRARY["average"].fuse):
+        for method in (loaded.model, CLASSICAL["average"].fuse):
             fused = inference.fuse(method, visible, scene.infrared)
             images = (torch.tensor(image)[None, None] for image in (fused, visible, scene.infrared))
             results.append(float(score(*images, names=("qabf",))["qabf"][0]))
@@ -49,7 +49,7 @@ def test_it_fuses_better_than_the_average(loaded):
 
 def test_the_fast_path_gives_the_same(loaded):
     scene = scenes.render(31, 0, 131, 177)
-    quick = fast.fold(loaded.model, threads=1)
+    quick = realtime.fold(loaded.model, threads=1)
     one, other = (inference.fuse(model, scene.visible, scene.infrared) for model in (loaded.model, quick))
     assert np.abs(one.astype(int) - other).max() <= 1
     first, second = torch.rand(2, 1, 1, 61, 83, generator=torch.Generator().manual_seed(0))

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-import workflows.cluster  # noqa: F401  sets Ray's environment before ray is imported
+import workflows  # noqa: F401  sets Ray's environment before ray is imported
 
 
 @pytest.fixture(scope="module")

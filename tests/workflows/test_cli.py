@@ -8,25 +8,9 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from fusion.images import encode_png
+from fusion.images.png import encode_png
+from tests.helpers.command_line import one_line, write_pair
 from workflows.cli import JOBS
-
-
-def write_pair(root, key: str, height: int = 24, width: int = 32, seed: int = 0) -> None:
-    rng = np.random.default_rng(seed)
-    for folder, shape in (("visible", (height, width, 3)), ("infrared", (height, width))):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-        (root / folder / f"{key}.png").write_bytes(encode_png(rng.integers(0, 256, shape, np.uint8)))
-
-
-def one_line(err: str, *parts: str) -> str:
-    """The last line of stderr is the one clear line, and names the parts."""
-    last = err.strip().splitlines()[-1]
-    assert last.startswith("duskfuse "), err
-    assert "Traceback" not in err
-    for part in parts:
-        assert str(part) in last, f"{part!r} not in {last!r}"
-    return last
 
 
 def test_help_imports_nothing_heavy():
@@ -157,10 +141,10 @@ def test_another_colour_is_another_piece_of_work(command, tmp_path):
 
 def test_a_method_fuses_every_channel(tmp_path):
     """As the actor of `duskfuse fuse` does it; the stamp in the PNG tells the two ways apart."""
-    from fusion.images import decode
-    from fusion.library import LIBRARY, fuse_colour
-    from fusion.pairs import find_pairs, read_pair
-    from workflows.fuse import Fuser
+    from fusion.classical import CLASSICAL, fuse_colour
+    from fusion.data.pairs import find_pairs, read_pair
+    from fusion.images.decode import decode
+    from workflows.fuse.worker import Fuser
 
     write_pair(tmp_path / "p", "a")
     (ref,) = find_pairs(str(tmp_path / "p")).refs
@@ -170,14 +154,14 @@ def test_a_method_fuses_every_channel(tmp_path):
         (result,) = Fuser(None, "average", colour, str(tmp_path / "f"), 1)({"refs": [asdict(ref)]})
         assert result["made"]  # what the other way left is not taken for done
         made[colour] = decode((tmp_path / "f" / "a.png").read_bytes()).pixels
-    assert (made["channels"] == fuse_colour(LIBRARY["average"], pair.visible, pair.infrared)).all()
+    assert (made["channels"] == fuse_colour(CLASSICAL["average"], pair.visible, pair.infrared)).all()
     assert (made["luma"] != made["channels"]).any()
     (again,) = Fuser(None, "average", "channels", str(tmp_path / "f"), 1)({"refs": [asdict(ref)]})
     assert not again["made"] and again["model"]["name"] == "average, every channel"
 
 
 def test_a_truncated_fused_image_is_not_taken_for_done(tmp_path):
-    from workflows.fuse import STAMP, text_of
+    from workflows.fuse.worker import STAMP, text_of
 
     path = tmp_path / "a.png"
     whole = encode_png(np.zeros((40, 40, 3), np.uint8), {STAMP: "s"})
@@ -196,13 +180,15 @@ def test_an_output_below_a_file_is_one_line(command, tmp_path):
 
 def test_default_workers_always_share_the_batch(monkeypatch):
     """Any number of GPUs or CPUs starts any recipe without options."""
-    from fusion.recipes import RECIPES
-    from workflows import train, training
+    from fusion.training.recipes import RECIPES
+    from workflows.train import job as train_job
+    from workflows.train import options as train_options
+    from workflows.train import trainer
 
     for cpus, gpus in [(1, 0), (2, 0), (7, 0), (64, 0), (8, 1), (16, 3), (48, 6), (64, 8)]:
-        for module in (train, training):
+        for module in (train_job, trainer):
             monkeypatch.setattr(module, "resources", lambda cpus=cpus, gpus=gpus: (float(cpus), gpus))
         for make in RECIPES.values():
-            workers, each, use_gpu = train.plan_workers(train.Args(recipe=make(), corpus="c", out="o"))
+            workers, each, use_gpu = train_job.plan_workers(train_options.Args(recipe=make(), corpus="c", out="o"))
             assert make().batch_size % workers == 0 and use_gpu == bool(gpus)
-            assert workers <= (gpus or cpus) and workers * each + train.READING_CPUS <= cpus
+            assert workers <= (gpus or cpus) and workers * each + train_job.READING_CPUS <= cpus

@@ -12,8 +12,9 @@ import psutil
 import pytest
 
 from fusion.errors import UserError
-from tests.workflows.jobs import duskfuse, end, free_ports
-from workflows import cli, cluster, joining
+from tests.helpers.jobs import duskfuse, end, free_ports
+from workflows import cli, console
+from workflows.cluster import connect, join
 
 
 def run_as_job(monkeypatch, job) -> int:
@@ -126,11 +127,11 @@ def test_a_corpus_job_listens_on_loopback_ends_by_sigterm_and_leaves_no_lease(tm
     ],
 )
 def test_a_cluster_that_cannot_be_reached_is_one_line_soon(monkeypatch, address, parts):
-    monkeypatch.setattr(joining, "WAIT_FOR_HEAD", 0.5)
+    monkeypatch.setattr(join, "WAIT_FOR_HEAD", 0.5)
     monkeypatch.setenv("RAY_ADDRESS", address.format(port=free_ports(1)[0]))
     start = time.monotonic()
     with pytest.raises(UserError) as refused:
-        cluster.connect()
+        connect.connect()
     assert time.monotonic() - start < 30
     for part in parts:
         assert part in str(refused.value)
@@ -148,13 +149,13 @@ def test_a_machine_too_busy_for_ray_is_told_and_a_mistake_stays_one(monkeypatch)
         monkeypatch.setattr(ray, "init", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
         monkeypatch.setattr(ray, "is_initialized", lambda: False)
         with pytest.raises(kind, match=r"timed out|unexpected keyword"):
-            cluster.connect()
+            connect.connect()
 
 
 def test_the_number_of_gpus_to_wait_for_is_a_number(monkeypatch):
-    monkeypatch.setenv(joining.GPUS, "six")
+    monkeypatch.setenv(join.GPUS, "six")
     with pytest.raises(UserError, match="DUSKFUSE_GPUS is 'six'"):
-        joining.wait_for_gpus(cluster.say)
+        join.wait_for_gpus(console.say)
 
 
 def test_gpus_are_asked_for_until_they_are_there(monkeypatch, capfd):
@@ -164,9 +165,9 @@ def test_gpus_are_asked_for_until_they_are_there(monkeypatch, capfd):
     counts, asked = iter([0, 0, 4, 6]), []
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": float(next(counts))})
     monkeypatch.setattr(ray.autoscaler.sdk, "request_resources", lambda bundles: asked.append(len(bundles)))
-    monkeypatch.setattr(joining.time, "sleep", lambda seconds: None)
-    monkeypatch.setenv(joining.GPUS, "6")
-    joining.wait_for_gpus(cluster.say)
+    monkeypatch.setattr(join.time, "sleep", lambda seconds: None)
+    monkeypatch.setenv(join.GPUS, "6")
+    join.wait_for_gpus(console.say)
     assert asked == [6, 6, 0]  # once more when some had come, and taken back at the end
     assert "waiting for GPUs: 4 of 6" in capfd.readouterr().err
 
@@ -176,23 +177,23 @@ def test_the_revision_without_a_repository(tmp_path, monkeypatch):
     import shutil
     import sys
 
-    from tests.workflows.jobs import CHECKOUT
-    from workflows import stamps
+    from tests.helpers.jobs import CHECKOUT
+    from workflows import provenance
 
-    for name in stamps.SOURCES:
+    for name in provenance.SOURCES:
         shutil.copytree(CHECKOUT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
 
     def revision(**environment: str) -> str:
-        code = "from workflows.stamps import revision; print(revision())"
+        code = "from workflows.provenance import revision; print(revision())"
         environment = os.environ | environment
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
         )
         return done.stdout.strip()
 
-    told = {stamps.REVISION: f"abc@{stamps.sources()}"}
+    told = {provenance.REVISION: f"abc@{provenance.sources()}"}
     assert revision(**told) == "abc"
-    assert revision() == f"sources-{stamps.sources()}"
+    assert revision() == f"sources-{provenance.sources()}"
     with open(tmp_path / "fusion" / "seeds.py", "a") as file:
         file.write("# changed\n")
-    assert revision(**told).startswith("sources-") and stamps.sources() not in revision(**told)
+    assert revision(**told).startswith("sources-") and provenance.sources() not in revision(**told)

@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from fusion.corpus import open_corpus, read_group
-from fusion.images import decode, encode_png
-from fusion.plan import build_shard
-from tests.workflows.test_cli import one_line, write_pair
+from fusion.data.corpus import open_corpus, read_group
+from fusion.data.shards import build_shard
+from fusion.images.decode import decode
+from fusion.images.png import encode_png
+from tests.helpers.command_line import one_line, write_pair
 
 pytestmark = pytest.mark.ray
 
@@ -80,9 +81,9 @@ def test_corpus_is_what_its_manifest_says(corpus, command):
 
 def test_shards_do_not_depend_on_ray(corpus, place):
     """Built one after the other in this process: the same bytes as by four tasks at once."""
-    from fusion.pairs import find_pairs
-    from fusion.plan import CorpusConfig, plan_shards
-    from fusion.splits import assign_splits
+    from fusion.data.pairs import find_pairs
+    from fusion.data.shards import CorpusConfig, plan_shards
+    from fusion.data.splits import assign_splits
 
     config = CorpusConfig(SCENES, "noise2,haze2,stripes2", test_share=0.2, val_share=0.25, shard_samples=6)
     for plan in plan_shards(assign_splits(find_pairs(SCENES).refs, config), config):
@@ -239,7 +240,7 @@ def test_scores_are_the_metrics_of_the_files(place, command):
     """By hand from the files, against the clean pair: what the job computed."""
     import torch
 
-    from fusion.colour import grey
+    from fusion.images.colour import grey
     from fusion.metrics import score
 
     pairs, fused = place / "plain", place / "plain_fused"

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from fusion import storage
-from fusion.corpus import open_corpus
+from fusion.data.corpus import open_corpus
 from fusion.storage import join
-from tests.workflows.test_cli import one_line, write_pair
+from tests.helpers.command_line import one_line, write_pair
 
 pytestmark = pytest.mark.ray
 

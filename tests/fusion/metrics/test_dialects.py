@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from fusion.colour import grey
-from fusion.metrics import DIALECTS, METRICS, score
+from fusion.images.colour import grey
+from fusion.metrics import METRICS, score
+from fusion.metrics.dialects import DIALECTS
 
 COLOUR = np.random.default_rng(3).integers(0, 256, (60, 70, 3), dtype=np.uint8)
 

@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from fusion.errors import UserError
-from fusion.metrics import DIALECTS, METRICS, USUAL, Triplet, choose, e2, niqe, score
+from fusion.metrics import METRICS, USUAL, choose, e2, niqe, score
+from fusion.metrics.dialects import DIALECTS
+from fusion.metrics.triplet import Triplet
 
 NAN = math.nan
 ALL = [

@@ -19,7 +19,8 @@ import torch
 from PIL import Image
 from scipy.signal import convolve2d
 
-from fusion.metrics import DIALECTS, METRICS, score
+from fusion.metrics import METRICS, score
+from fusion.metrics.dialects import DIALECTS
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 needs_tno = pytest.mark.skipif(not (SHARED / "tno_tang").is_dir(), reason="no shared/data/tno_tang")

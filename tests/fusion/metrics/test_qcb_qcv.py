@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from scipy.signal import convolve2d
 
-from fusion.metrics import Triplet, qcb, qcv
+from fusion.metrics import qcb, qcv
+from fusion.metrics.triplet import Triplet
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 EVERY = [qcb.compute, qcb.toolbox, qcv.compute, qcv.toolbox]

@@ -14,11 +14,12 @@ import torch
 from scipy import ndimage, special
 from scipy.signal import convolve2d
 
-from fusion.colour import grey
 from fusion.errors import UserError
-from fusion.images import decode
-from fusion.metrics import Triplet, niqe, viff
+from fusion.images.colour import grey
+from fusion.images.decode import decode
+from fusion.metrics import niqe, viff
 from fusion.metrics.niqe_features import features, fit_aggd, halve, normalise
+from fusion.metrics.triplet import Triplet
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 

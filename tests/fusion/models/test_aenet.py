@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from fusion import checkpoint, inference
 from fusion.config import from_dict, to_dict
 from fusion.errors import UserError
-from fusion.models import Model
-from fusion.models.aenet import BLOCKS, AENet, AENetConfig, Shuffle
+from fusion.models.aenet import BLOCKS, AENet, Shuffle
+from fusion.models.configs import AENetConfig
+from fusion.models.registry import Model
 
 COUNTS = {
     "gcb": 5_378,

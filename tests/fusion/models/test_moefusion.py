@@ -14,10 +14,12 @@ from torch import nn
 from fusion import checkpoint, inference
 from fusion.config import from_dict, to_dict
 from fusion.errors import UserError
-from fusion.losses import MoEFusionLoss, moefusion_terms, total
-from fusion.models import MODELS
+from fusion.models.configs import ABLATIONS, MoEFusionConfig
 from fusion.models.experts import ImageGate, image_mixture, squared_cv
-from fusion.models.moefusion import ABLATIONS, Fused, MoEFusion, MoEFusionConfig
+from fusion.models.moefusion import Fused, MoEFusion
+from fusion.models.registry import MODELS
+from fusion.training.configs import MoEFusionLoss
+from fusion.training.losses import moefusion_terms, total
 
 SMALL = MoEFusionConfig(grid=(3, 4), width=4, decoder_widths=(8, 6, 4))
 SIZES = [(37, 51), (8, 8), (3, 5), (1, 1), (1, 40)]

@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from fusion.errors import UserError
-from fusion.models import MODELS, restormer
-from fusion.models.tgecnet import Fused, Restored, TGECNet, TGECNetConfig, pad_to
-from tests.small import SMALL
+from fusion.models import restormer
+from fusion.models.configs import TGECNetConfig
+from fusion.models.registry import MODELS
+from fusion.models.tgecnet import Fused, Restored, TGECNet, pad_to
+from tests.helpers.tiny_models import SMALL
 
 SIZES = [(37, 51), (8, 8), (3, 5), (1, 1), (100, 64), (1, 40)]
 

@@ -1,0 +1,86 @@
+"""GFF: which image is more salient at each pixel, smoothed by guided filters into weights of base and detail.
+
+    B = mean of 31 x 31, D = I - B
+    S = Gaussian (11 x 11, sigma 5) of |Laplacian I|, P_1 = 1 where S_1 > S_2 else 0, P_2 = 1 - P_1
+    W = guided(I, P), rounded to 8 bits, then divided by the sum over both images:
+        base r = 45, epsilon = 0.3; detail r = 7, epsilon = 1e-6
+    F = sum over the images of W_base B + W_detail D
+
+1 is the visible image; where both are flat, the infrared one is chosen. The weights of a colour image are those of
+its grey version, for all three channels.
+
+Source: Li, Kang and Hu, Image fusion with guided filtering, IEEE Transactions on Image Processing 22(7), 2013.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from fusion.classical.filters import NOISE, REPLICATE, Box, blend, finish, gaussian, pointwise, widen
+from fusion.images.colour import grey, quantise
+
+WINDOW = 31
+BASE = (45, 0.3)  # radius, epsilon
+DETAIL = (7, 1e-6)
+
+
+def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
+    """float32 (H, W) in [0, 1] twice -> float32 (H, W)."""
+    first, second = widen(visible, infrared)
+    return finish(mix(first, second, *weights(first, second)), visible)
+
+
+def fuse_colour(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
+    """float (H, W, 3) twice -> float (H, W, 3)."""
+    first, second = widen(visible, infrared)
+    base, detail = weights(_grey(first), _grey(second))
+    channels = [mix(first[..., c], second[..., c], base, detail) for c in range(3)]
+    return finish(np.stack(channels, axis=-1), visible)
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    return grey(quantise(image)) / 255
+
+
+def mix(first: np.ndarray, second: np.ndarray, base: np.ndarray, detail: np.ndarray) -> np.ndarray:
+    """The sum of both images' bases and details, with the first image's weights."""
+    base_1 = cv2.blur(first, (WINDOW, WINDOW), borderType=REPLICATE)
+    base_2 = cv2.blur(second, (WINDOW, WINDOW), borderType=REPLICATE)
+
+    def formula(first, second, base, detail, base_1, base_2):
+        return blend(base, base_2, base_1) + blend(detail, second - base_2, first - base_1)
+
+    return pointwise(formula, first, second, base, detail, base_1, base_2)
+
+
+def weights(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first image's weights in base and detail; the second's are the rest to 1."""
+    chosen = pointwise(lambda first, second: first > second + NOISE, salience(first), salience(second))
+    box = Box(first.shape, 1)
+    base, detail = (share(first, second, chosen, box.of(radius), epsilon) for radius, epsilon in (BASE, DETAIL))
+    return base, detail
+
+
+def share(first: np.ndarray, second: np.ndarray, chosen: np.ndarray, box: Box, epsilon: float) -> np.ndarray:
+    """W_1 / (W_1 + W_2)."""
+    mean = box.mean(chosen)
+    weight_1 = box.guided(first, chosen, epsilon, mean)
+    rest = box.guided(second, chosen, epsilon, mean)
+
+    def formula(weight_1, rest):
+        weight_1, weight_2 = _round(weight_1), _round(1 - rest)  # guided(I, 1 - P) = 1 - guided(I, P)
+        return (weight_1 + 1e-12) / (weight_1 + weight_2 + 2e-12)
+
+    return pointwise(formula, weight_1, rest, out=rest)
+
+
+def _round(weight: np.ndarray) -> np.ndarray:
+    """Clipped to [0, 1] and rounded to 8 bits, as in the authors' program."""
+    return np.floor(np.clip(weight, 0, 1) * 255 + 0.5) / 255
+
+
+def salience(image: np.ndarray) -> np.ndarray:
+    """S."""
+    laplacian = cv2.Laplacian(image, -1, ksize=1, borderType=REPLICATE)
+    return gaussian(np.abs(laplacian, out=laplacian), 11, 5, REPLICATE)

@@ -1,0 +1,114 @@
+"""The configs of the networks. They need no torch, so that command lines are read at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fusion.errors import UserError
+
+AENET_BLOCKS = (  # the keys of `aenet.BLOCKS`
+    "gcb", "cnn", "separable", "squeeze", "squeeze_gcb", "squeeze2_gcb", "inception", "gcb_inception", "pool", "plain"
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class AENetConfig:
+    """The AE-Netv2 by default. Everything scales with `width`, the channels of f; `plain` has three eighths of it."""
+
+    stage: ClassVar[str] = "aenet"
+
+    block: str = "gcb"
+    width: int = 64
+
+    def __post_init__(self) -> None:
+        if self.block not in AENET_BLOCKS:
+            raise UserError(f"model.block is {self.block!r}; it must be one of {', '.join(AENET_BLOCKS)}")
+        if self.width < 8 or self.width % 8:
+            raise UserError(f"model.width is {self.width}; it must be a positive multiple of 8")
+
+
+ABLATIONS = ("none", "no_mole", "no_moge", "att_local")
+ATTENTION_MODES = ("max", "conv")
+
+
+@dataclass(frozen=True)
+class MoEFusionConfig:
+    """The paper's E4K2 by default. `experts` is N, `top_k` is K, in MoLE and in MoGE.
+
+    ablation        "no_mole": no local features, MoGE takes the dense ones alone. "no_moge": one decoder in its place.
+                    "att_local": a 1x1 convolution of the attention-weighted features in place of each MoLE.
+    attention_mode  "max": maximum of both maps. "conv": a 3x3 convolution of each first, as in the paper's text.
+    """
+
+    stage: ClassVar[str] = "moefusion"
+
+    experts: int = 4
+    top_k: int = 2
+    grid: tuple[int, int] = (15, 20)  # rows and columns that the gates see
+    ablation: str = "none"
+    attention_mode: str = "max"
+    width: int = 16  # channels of a layer of an encoder; its dense features have four times as many
+    decoder_widths: tuple[int, int, int] = (64, 32, 16)
+
+    def __post_init__(self) -> None:
+        if self.experts < 2:
+            raise UserError(f"model.experts (N) is {self.experts}; it must be at least 2, for two modalities")
+        if not 1 <= self.top_k <= self.experts:
+            raise UserError(f"model.top_k (K) is {self.top_k} of {self.experts} experts (N); it must be 1..N")
+        if self.ablation not in ABLATIONS:
+            raise UserError(f"model.ablation is {self.ablation!r}; it must be one of {', '.join(ABLATIONS)}")
+        if self.attention_mode not in ATTENTION_MODES:
+            known = ", ".join(ATTENTION_MODES)
+            raise UserError(f"model.attention_mode is {self.attention_mode!r}; it must be one of {known}")
+        if self.width < 2 or self.width % 2:
+            raise UserError(f"model.width is {self.width}; it must be a positive multiple of 2")
+        for name in ("grid", "decoder_widths"):
+            if min(getattr(self, name)) < 1:
+                raise UserError(f"model.{name} is {getattr(self, name)}; it must be at least 1 throughout")
+
+
+TGECNET_STAGES = ("restore", "fuse")
+AT_LEAST_ONE = ("heads", "prompt_atoms", "prompt_width", "bank_maps", "bank_channels", "bank_sizes", "bank_heads")
+
+
+@dataclass(frozen=True)
+class TGECNetConfig:
+    """The paper's sizes by default. `experts` is N, `top_k` is K, in every gate."""
+
+    stage: str = "restore"
+    width: int = 48
+    blocks: tuple[int, int, int, int] = (4, 6, 6, 8)
+    heads: tuple[int, int, int, int] = (1, 2, 4, 8)
+    refinement: int = 4
+    expansion: float = 2.66
+    experts: int = 11
+    top_k: int = 6
+    prompt_atoms: int = 32
+    prompt_width: int = 256
+    bank_maps: int = 5
+    bank_channels: tuple[int, int, int] = (64, 128, 320)  # decoder entries at levels 2, 3, 4
+    bank_sizes: tuple[int, int, int] = (64, 32, 16)
+    bank_heads: int = 4
+    residual: float = 1.0  # theta and gamma at the start; 0.5 starts from the average of the restored images
+
+    def __post_init__(self) -> None:
+        if self.stage not in TGECNET_STAGES:
+            raise UserError(f"model.stage is {self.stage!r}; it must be one of {', '.join(TGECNET_STAGES)}")
+        if not 1 <= self.top_k <= self.experts:
+            raise UserError(f"model.top_k (K) is {self.top_k} of {self.experts} experts (N); it must be 1..N")
+        if self.width < 4 or self.width % 4:
+            raise UserError(f"model.width is {self.width}; it must be a positive multiple of 4")
+        for name in ("blocks", "refinement", *AT_LEAST_ONE):
+            value, least = getattr(self, name), int(name in AT_LEAST_ONE)
+            if min(value if isinstance(value, tuple) else (value,)) < least:
+                raise UserError(f"model.{name} is {value}; it must be at least {least}")
+        if not self.width * self.expansion >= 1:
+            raise UserError(f"model.expansion is {self.expansion}; it must leave a hidden channel of {self.width}")
+        widths = [self.width * 2**level for level in range(4)]
+        for channels, heads in zip([*widths, 2 * self.width], [*self.heads, self.heads[0]], strict=True):
+            if channels % heads:
+                raise UserError(f"model.heads: {channels} channels cannot be shared by {heads} heads")
+        for bank, channels in zip(self.bank_channels, (2 * self.width, 4 * self.width, 8 * self.width), strict=True):
+            if (bank + channels) % self.bank_heads:
+                raise UserError(f"model.bank_channels: {bank} + {channels} is not a multiple of {self.bank_heads}")

@@ -1,0 +1,29 @@
+"""The table of networks. A new one is a file here, a config in configs.py and a line below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from fusion.models.aenet import AENet
+from fusion.models.configs import AENetConfig, MoEFusionConfig, TGECNetConfig
+from fusion.models.moefusion import MoEFusion
+from fusion.models.tgecnet import TGECNet
+
+
+@dataclass(frozen=True)
+class Model:
+    label: str
+    config: type
+    build: Callable[[Any], nn.Module]
+    source: str
+
+
+MODELS: dict[str, Model] = {
+    "tgecnet": Model("TG-ECNet", TGECNetConfig, TGECNet, "Task-gated multi-expert collaboration network, ICML 2025"),
+    "moefusion": Model("MoE-Fusion", MoEFusionConfig, MoEFusion, "Mixture of local-to-global experts, ICCV 2023"),
+    "aenet": Model("AE-Netv2", AENetConfig, AENet, "Optimization of fusion efficiency and architecture, 2020"),
+}

@@ -1,0 +1,202 @@
+"""The training loop, without Ray: an epoch over any iterable of batches, validation, and what must be saved to go on.
+
+Parallel training only changes three things, which come in from outside: the wrapped network whose forward is called
+(`wrap`), the mean of numbers over the workers (`reduce`), and each worker's own batches.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fusion import checkpoint, metrics
+from fusion.config import to_dict
+from fusion.models.registry import MODELS
+from fusion.seeds import torch_seed
+from fusion.training import losses
+from fusion.training.configs import OptimConfig
+from fusion.training.crops import Batch
+from fusion.training.recipes import Recipe
+from fusion.training.stages import STAGES
+
+Numbers = dict[str, float]
+
+
+def learning_rate(optim: OptimConfig, progress: float, epochs: int = 1) -> float:
+    """Linear warm-up, then half a cosine from `lr` to `lr * final`; `progress` in 0..1 over all steps of the run.
+
+    With milestones: a tenth from each of those epochs on, instead of the cosine.
+    """
+    if progress < optim.warmup:
+        return optim.lr * (progress / optim.warmup)
+    if optim.milestones:
+        return optim.lr * 0.1 ** sum(progress * epochs >= milestone for milestone in optim.milestones)
+    rest = min((progress - optim.warmup) / max(1 - optim.warmup, 1e-9), 1.0)
+    return optim.lr * (optim.final + (1 - optim.final) * 0.5 * (1 + math.cos(math.pi * rest)))
+
+
+def adam(model: nn.Module, optim: OptimConfig) -> torch.optim.Adam:
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.Adam(trainable, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
+
+
+def descend(loss: torch.Tensor, model: nn.Module, optimiser: torch.optim.Optimizer, optim: OptimConfig) -> None:
+    """One step down the gradient of `loss`, clipped."""
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    if optim.clip:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip)
+    optimiser.step()
+
+
+def terms(stage: str, network: nn.Module, batch: Batch, autocast: AbstractContextManager | None = None) -> losses.Terms:
+    """One forward pass, under `autocast`, and the named loss terms of the stage, always in float32."""
+    with autocast or nullcontext():
+        output = STAGES[stage].call(network, batch)
+    return losses.TERMS[STAGES[stage].loss](output, batch)
+
+
+@dataclass
+class Engine:
+    """A recipe being trained. `batches_per_epoch` sets the pace of the learning rate; `rank` only seeds gate noise."""
+
+    recipe: Recipe
+    batches_per_epoch: int
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    rank: int = 0
+    wrap: Callable[[nn.Module], nn.Module] = lambda network: network
+    reduce: Callable[[Numbers], Numbers] = lambda numbers: numbers  # sums over the workers
+    epoch: int = 0  # finished epochs
+    notes: tuple[str, ...] = ()  # what a user should know of how it starts
+
+    def __post_init__(self) -> None:
+        torch.manual_seed(torch_seed(self.recipe.seed, "weights"))
+        self.model = self.build().to(self.device)
+        self.optimiser = adam(self.model, self.recipe.optim)
+        self.bf16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        self._network: nn.Module | None = None
+
+    def build(self) -> nn.Module:
+        return MODELS[self.recipe.model_name].build(self.recipe.model)
+
+    @property
+    def stage(self) -> str:
+        return self.recipe.model.stage
+
+    @property
+    def network(self) -> nn.Module:
+        """The model as it is called: wrapped once, after weights were loaded."""
+        if self._network is None:
+            self._network = self.wrap(self.model)
+        return self._network
+
+    def start_from(self, folder: Path) -> None:
+        """Stage 2 takes the restoration network of a stage-1 checkpoint."""
+        checkpoint.load_weights(self.model, folder, only="restoration.")
+
+    def train_epoch(self, batches: Iterable[Batch], tick: Callable[[int, Numbers], None] | None = None) -> Numbers:
+        """One pass. Returns the mean of each loss term, "wait_s" (for data), "step_s", images, over all workers.
+
+        `tick(step, latest terms)` is called after every step. Raises UserError at a loss that is not finite.
+        """
+        self.model.train()
+        sums: dict[str, torch.Tensor] = {}
+        wait = busy = 0.0
+        count = images = 0
+        clock = time.perf_counter()
+        for batch in batches:
+            start = time.perf_counter()
+            wait += start - clock
+            progress = (self.epoch + min((count + 0.5) / self.batches_per_epoch, 1.0)) / self.recipe.epochs
+            self.set_rate(progress)
+            # Gate noise is named by where it is used, so a resumed run draws what an undisturbed one would.
+            torch.manual_seed(torch_seed(self.recipe.seed, "gates", self.epoch, count, self.rank))
+            batch = self._move(batch)
+            latest = self.step(batch)
+            for name, value in latest.items():
+                sums[name] = sums.get(name, 0) + value.detach().float()
+            count += 1
+            images += len(next(iter(batch.values())))
+            clock = time.perf_counter()
+            busy += clock - start
+            if tick is not None:
+                tick(count, latest)
+        self.epoch += 1
+        numbers = {name: float(value) for name, value in sums.items()} | {"steps": count, "images": images}
+        numbers = self.reduce(numbers | {"wait_s": wait, "step_s": busy})
+        steps = numbers.pop("steps")
+        extra = ("images", "wait_s", "step_s")
+        return {k: v if k in extra else v / max(steps, 1) for k, v in numbers.items()} | {"steps": steps}
+
+    def step(self, batch: Batch) -> losses.Terms:
+        """Forward, backward, one step of the optimiser. Returns the named terms, "loss" first."""
+        latest = terms(self.stage, self.network, batch, self._autocast())
+        loss = losses.total(latest, self.recipe.loss)
+        descend(loss, self.model, self.optimiser, self.recipe.optim)
+        return {"loss": loss} | latest
+
+    def set_rate(self, progress: float) -> None:
+        """The learning rate at `progress`, 0..1, of the run."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.recipe.optim, progress, self.recipe.epochs)
+
+    def complete(self, batch: Batch) -> Batch:
+        """What validation needs beyond the batch: nothing here."""
+        return batch
+
+    @torch.no_grad()
+    def validate(self, batches: Iterable[Batch]) -> Numbers:
+        """Mean metrics over all images of all workers, each against the clean pair: those of the stage.
+
+        Restoring: PSNR and SSIM, and the PSNR of the degraded input ("psnr_in"). Fusing: Q_abf, VIF, EN. And those
+        that the recipe adds.
+        """
+        stage = STAGES[self.stage]
+        names = tuple(dict.fromkeys((*stage.metrics, *self.recipe.validation.metrics)))
+        self.model.eval()
+        sums: Numbers = {}
+        for batch in batches:
+            batch = self.complete(self._move(batch))
+            with self._autocast():
+                image = stage.call(self.model, batch).image
+            truth = [_eight_bit(batch[name]) for name in stage.truth]
+            results = metrics.score(_eight_bit(image), *truth, names)
+            if stage.before:
+                results["psnr_in"] = metrics.score(_eight_bit(batch[stage.before]), *truth, ("psnr",))["psnr"]
+            for name, values in results.items():
+                finite = values[torch.isfinite(values)]
+                sums[name] = sums.get(name, 0.0) + float(finite.sum())
+                sums[f"{name}_n"] = sums.get(f"{name}_n", 0.0) + finite.numel()
+        sums = self.reduce(sums)
+        return {name: sums[name] / sums[f"{name}_n"] for name in sums if sums.get(f"{name}_n")}
+
+    def save(self, folder: Path, state: dict[str, Any]) -> None:
+        """A checkpoint of this moment; `state` joins the epoch in its state.json."""
+        state = {"epoch": self.epoch} | state
+        name = self.recipe.model_name
+        checkpoint.save(folder, name, self.model, recipe=to_dict(self.recipe), state=state, optimiser=self.optimiser)
+
+    def resume(self, folder: Path) -> None:
+        """Go on from a checkpoint of this run: weights, moments, epoch."""
+        checkpoint.load_weights(self.model, folder)
+        checkpoint.load_optimiser(self.model, self.optimiser, folder)
+        self.epoch = checkpoint.read_state(folder)["epoch"]
+
+    def _move(self, batch: Batch) -> Batch:
+        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+
+    def _autocast(self):
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+
+def _eight_bit(image_B1HW: torch.Tensor) -> torch.Tensor:
+    """[0, 1] -> 0..255, clipped and rounded, as the image would be stored."""
+    return (image_B1HW.float().clamp(0, 1) * 255).round()

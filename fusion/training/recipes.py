@@ -1,0 +1,168 @@
+"""Named training recipes: the papers', and tiny ones that finish on a laptop. A recipe is all that shapes a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from fusion.errors import UserError
+from fusion.models.configs import AENetConfig, MoEFusionConfig, TGECNetConfig
+from fusion.training.configs import (
+    AENetLoss,
+    CropConfig,
+    FuseLoss,
+    MoEFusionLoss,
+    OptimConfig,
+    RestoreLoss,
+    ValidationConfig,
+)
+from fusion.training.stages import STAGES
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """`batch_size` is global: it is shared by the workers, so more workers train the same way, faster."""
+
+    name: str
+    model_name: str
+    model: TGECNetConfig | MoEFusionConfig | AENetConfig
+    loss: RestoreLoss | FuseLoss | MoEFusionLoss | AENetLoss
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    crops: CropConfig = field(default_factory=CropConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    epochs: int = 30
+    batch_size: int = 60
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1:
+            raise UserError(f"recipe {self.name}: epochs and batch_size must be at least 1")
+        wanted = STAGES[self.model.stage].loss
+        if not isinstance(self.loss, wanted):
+            raise UserError(f"recipe {self.name}: stage {self.model.stage} needs the loss {wanted.__name__}")
+
+
+def tgecnet_restore() -> Recipe:
+    """TG-ECNet stage 1 as in the paper. Batch size is not stated there: 60 = 10 on each of its 6 GPUs."""
+    return Recipe("tgecnet-restore", "tgecnet", TGECNetConfig(stage="restore"), RestoreLoss())
+
+
+def tgecnet_fuse() -> Recipe:
+    """TG-ECNet stage 2 as in the paper; starts from stage 1. Batch: 42 = 7 on each of its 6 GPUs."""
+    return Recipe("tgecnet-fuse", "tgecnet", TGECNetConfig(stage="fuse"), FuseLoss(), batch_size=42)
+
+
+TINY = TGECNetConfig(
+    width=12,
+    blocks=(1, 1, 1, 1),
+    refinement=1,
+    experts=4,
+    top_k=2,
+    prompt_width=64,
+    bank_channels=(12, 24, 48),
+    bank_sizes=(32, 16, 8),
+    residual=0.5,
+)
+
+
+def tgecnet_restore_tiny() -> Recipe:
+    """Stage 1 small enough for two CPU cores: 0.95 million parameters."""
+    return Recipe(
+        "tgecnet-restore-tiny",
+        "tgecnet",
+        replace(TINY, stage="restore"),
+        RestoreLoss(balance=0.02, gradient=1.0),
+        OptimConfig(lr=2e-3, warmup=0.05, clip=1.0),
+        CropConfig(size=96, per_image=1, identity_share=0.15),
+        ValidationConfig(rows=24, size=128),
+        epochs=5,
+        batch_size=4,
+    )
+
+
+def tgecnet_fuse_tiny() -> Recipe:
+    """Stage 2 on top of `tgecnet-restore-tiny`."""
+    return replace(
+        tgecnet_restore_tiny(),
+        name="tgecnet-fuse-tiny",
+        model=replace(TINY, stage="fuse"),
+        loss=FuseLoss(balance=0.02),
+        epochs=2,
+    )
+
+
+def moefusion() -> Recipe:
+    """MoE-Fusion (E4K2) as in the paper, without its detectors: attention is 0.5 everywhere, the boxes shape the loss.
+
+    Images of 640 x 480 there; squares of 480 here.
+    """
+    return Recipe(
+        "moefusion",
+        "moefusion",
+        MoEFusionConfig(),
+        MoEFusionLoss(),
+        OptimConfig(lr=1e-4, weight_decay=1e-4, milestones=(16, 22)),
+        CropConfig(size=480, per_image=1),
+        epochs=24,
+        batch_size=4,
+    )
+
+
+def moefusion_tiny() -> Recipe:
+    """The same, narrow, on small crops: minutes on two CPU cores."""
+    return replace(
+        moefusion(),
+        name="moefusion-tiny",
+        model=MoEFusionConfig(width=8, decoder_widths=(24, 12, 8), grid=(6, 8)),
+        optim=OptimConfig(lr=2e-3, warmup=0.05, clip=1.0),
+        crops=CropConfig(size=96, per_image=2),
+        validation=ValidationConfig(rows=24, size=128),
+        epochs=4,
+    )
+
+
+def aenet() -> Recipe:
+    """AE-Netv2 (GCB) as in its paper: 10 epochs at 1e-3, then 100 at 1e-4, a patch of 128 a pair, batch 16."""
+    return Recipe(
+        "aenet",
+        "aenet",
+        AENetConfig(),
+        AENetLoss(),
+        OptimConfig(lr=1e-3, milestones=(10,)),
+        CropConfig(size=128, per_image=1),
+        ValidationConfig(rows=24, size=256),
+        epochs=110,
+        batch_size=16,
+    )
+
+
+def aenet_tiny() -> Recipe:
+    """The same network, 6 short epochs: seconds on two CPU cores."""
+    return replace(
+        aenet(),
+        name="aenet-tiny",
+        optim=OptimConfig(lr=2e-3, milestones=(4,)),
+        crops=CropConfig(size=64, per_image=1),
+        validation=ValidationConfig(rows=8, size=128),
+        epochs=6,
+        batch_size=4,
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "tgecnet-restore": tgecnet_restore,
+    "tgecnet-fuse": tgecnet_fuse,
+    "tgecnet-restore-tiny": tgecnet_restore_tiny,
+    "tgecnet-fuse-tiny": tgecnet_fuse_tiny,
+    "moefusion": moefusion,
+    "moefusion-tiny": moefusion_tiny,
+    "aenet": aenet,
+    "aenet-tiny": aenet_tiny,
+}
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of that name. UserError names the known ones."""
+    if name not in RECIPES:
+        raise UserError(f"unknown recipe {name!r}. Known: {', '.join(RECIPES)}.")
+    return RECIPES[name]()

@@ -1,0 +1,268 @@
+"""What a hyperparameter search tries: fields of a recipe by dotted name, where their values lie, and the presets.
+
+model.experts=2..16          whole numbers, both ends included (as the field is one)
+model.experts=2..16:2        every second
+loss.gradient=1..40          real numbers, evenly; 1..40:log evenly in the logarithm
+model.top_k=1..model.experts up to another field of the same trial
+model.ablation=none,no_mole  one of these
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import yaml
+
+from fusion.config import from_dict, from_yaml, to_dict
+from fusion.errors import UserError
+from fusion.seeds import generator
+
+Values = dict[str, Any]  # dotted name -> value
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of `values`."""
+
+    name: str
+    values: tuple[Any, ...]
+
+    def draw(self, rng: np.random.Generator, values: Values) -> Any:
+        return self.values[int(rng.integers(len(self.values)))]
+
+
+@dataclass(frozen=True)
+class Range:
+    """From `low` to `high`, a number or the name of another dimension. `step` 0: real numbers."""
+
+    name: str
+    low: float
+    high: float | str
+    step: int = 0
+    log: bool = False
+
+    @property
+    def depends(self) -> bool:
+        return isinstance(self.high, str)
+
+    def draw(self, rng: np.random.Generator, values: Values) -> Any:
+        return self.at(float(rng.random()), values)
+
+    def at(self, share: float, values: Values) -> float | int:
+        """The value at a share in 0..1 of the way; whole numbers are all equally likely for an even share."""
+        high = float(values[self.high]) if isinstance(self.high, str) else self.high
+        if self.step:
+            count = int((high - self.low) // self.step) + 1
+            return int(self.low) + self.step * min(int(share * count), count - 1)
+        if self.log:
+            return math.exp(math.log(self.low) + share * (math.log(high) - math.log(self.low)))
+        return self.low + share * (high - self.low)
+
+
+Dimension = Choice | Range
+
+
+def parse(text: str, recipe: Any) -> Dimension:
+    """One `name=values` as above. UserError: no such field of the recipe, or values that cannot be read."""
+    name, found, words = text.partition("=")
+    name = name.strip().replace("-", "_")
+    if not found or not words.strip():
+        raise UserError(f"--space {text!r}: write NAME=LOW..HIGH or NAME=A,B,C, such as loss.gradient=1..40:log")
+    there = field_of(recipe, name)
+    if isinstance(there, dict):
+        raise UserError(f"--space {text!r}: {name} is a group of fields: {', '.join(f'{name}.{k}' for k in there)}")
+    match = re.fullmatch(r"([^,:]+?)\.\.([^,:]+)(?::(log|\d+))?", words.strip())
+    if match is None:
+        return Choice(name, _values(text, words))
+    low, high, option = match.groups()
+    try:
+        low_number = float(low)
+        high_number: float | str = float(high) if _is_number(high) else high.strip().replace("-", "_")
+    except ValueError:
+        raise UserError(f"--space {text!r}: {low!r} is not a number") from None
+    whole = isinstance(there, int) and not isinstance(there, bool)
+    step = int(option) if option and option != "log" else int(whole)
+    if isinstance(there, (str, bool, list)) or there is None:
+        raise UserError(f"--space {text!r}: {name} is {there!r}, no number. List its values: {name}=A,B")
+    if whole and option == "log":
+        raise UserError(f"--space {text!r}: {name} takes whole numbers; leave out :log, or list the values")
+    if option and option != "log" and (not whole or step < 1):
+        raise UserError(f"--space {text!r}: a step is for whole numbers, from 1 up")
+    if isinstance(high_number, float) and not low_number < high_number:
+        raise UserError(f"--space {text!r}: {low} is not below {high}")
+    if option == "log" and low_number <= 0:
+        raise UserError(f"--space {text!r}: with :log the values must be above 0")
+    return Range(name, low_number, high_number, step, option == "log")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _values(text: str, words: str) -> tuple[Any, ...]:
+
+    try:
+        found = from_yaml(f"[{words}]")
+    except yaml.YAMLError:
+        raise UserError(f"--space {text!r}: cannot read the values {words!r}") from None
+    return tuple(dict.fromkeys(tuple(value) if isinstance(value, list) else value for value in found))
+
+
+def order(dimensions: Iterable[Dimension]) -> list[Dimension]:
+    """Each after the one its end is named by. UserError: a name twice, one that is not searched, or a circle."""
+    left = list(dimensions)
+    names = [one.name for one in left]
+    if double := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"--space: {double} is there twice")
+    done: list[Dimension] = []
+    while left:
+        ready = [d for d in left if not (isinstance(d, Range) and d.depends) or d.high in {one.name for one in done}]
+        if not ready:
+            raise UserError(
+                f"--space {left[0].name}: its end {left[0].high!r} is neither a number nor another searched field"
+            )
+        done += ready
+        left = [one for one in left if one not in ready]
+    return done
+
+
+def grid(dimensions: Sequence[Dimension]) -> list[Values]:
+    """Every combination. UserError for a range, which has no list of values."""
+    for one in dimensions:
+        if not isinstance(one, Choice):
+            raise UserError(f"--search grid: {one.name} is a range. List its values, or use --search random.")
+    return [
+        dict(zip((one.name for one in dimensions), values, strict=True))
+        for values in product(*(one.values for one in dimensions))
+    ]
+
+
+def draws(dimensions: Sequence[Dimension], count: int, seed: int) -> list[Values]:
+    """`count` different random settings, or all there are; the first n are the same for every count."""
+    found: dict[tuple, Values] = {}
+    for number in range(50 * count):
+        if len(found) == count:
+            break
+        rng = generator(seed, "search", number)
+        values: Values = {}
+        for one in dimensions:
+            values[one.name] = one.draw(rng, values)
+        found.setdefault(tuple(map(repr, values.values())), values)
+    return list(found.values())
+
+
+def corners(dimensions: Sequence[Dimension]) -> list[Values]:
+    """The settings at both ends of every dimension, for a look at whether a recipe allows them."""
+    found = []
+    for share in (0.0, 1.0):
+        values: Values = {}
+        for one in dimensions:
+            if isinstance(one, Range):
+                values[one.name] = one.at(share, values)
+            else:
+                values[one.name] = one.values[0 if share == 0 else -1]
+        found.append(values)
+    return found
+
+
+def field_of(recipe: Any, name: str) -> Any:
+    """The value of a dotted field, as plain data. UserError, with the fields there are, when there is none."""
+    here: Any = to_dict(recipe)
+    for part in name.split("."):
+        if not isinstance(here, dict) or part not in here:
+            known = ", ".join(sorted(_leaves(to_dict(recipe))))
+            raise UserError(f"--space: the recipe has no field {name!r}. It has {known}.")
+        here = here[part]
+    return here
+
+
+def _leaves(settings: dict, before: str = "") -> list[str]:
+    found = []
+    for name, value in settings.items():
+        found += _leaves(value, f"{before}{name}.") if isinstance(value, dict) else [before + name]
+    return found
+
+
+def apply(recipe: Any, values: Mapping[str, Any]) -> Any:
+    """The recipe with these fields set. UserError where it does not allow them."""
+    settings = to_dict(recipe)
+    for name, value in values.items():
+        field_of(recipe, name)
+        *groups, last = name.split(".")
+        here = settings
+        for group in groups:
+            here = here[group]
+        here[last] = value
+    return from_dict(type(recipe), settings, recipe.name)
+
+
+def label(values: Mapping[str, Any]) -> str:
+    """A short name of a setting: E4K2, alpha 10, experts 4, lr 0.001."""
+    rest = dict(values)
+    words = []
+    if {"model.experts", "model.top_k"} <= rest.keys():
+        words.append(f"E{rest.pop('model.experts')}K{rest.pop('model.top_k')}")
+    for name, value in rest.items():
+        short = "alpha" if name == "loss.gradient" else name.rpartition(".")[2]
+        words.append(f"{short} {value:.3g}" if isinstance(value, float) else f"{short} {value}")
+    return ", ".join(words)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """`settings`: these, all of them; or `dimensions` to draw from, in the notation of `parse`."""
+
+    about: str
+    settings: Callable[[Any], list[Values]] | None = None
+    dimensions: Callable[[Any], tuple[str, ...]] | None = None
+
+
+def _experts(recipe: Any) -> list[Values]:
+    pairs = ((2, 2), (4, 2), (6, 2), (8, 2), (4, 1), (4, 3), (4, 4))
+    return [{"model.experts": experts, "model.top_k": kept} for experts, kept in pairs]
+
+
+def _alpha(recipe: Any) -> list[Values]:
+    return [{"loss.gradient": alpha} for alpha in (1.0, 5.0, 10.0, 20.0, 40.0)]
+
+
+def _nka(recipe: Any) -> tuple[str, ...]:
+    moefusion = recipe.model_name == "moefusion"  # half of its experts are for each modality
+    balance = "loss.load_global=0.002..0.2:log" if moefusion else "loss.balance=0.01..1:log"
+    experts = "model.experts=2..16:2" if moefusion else "model.experts=2..16"
+    return (experts, "model.top_k=1..model.experts", "loss.gradient=1..40:log", balance)
+
+
+PRESETS: dict[str, Preset] = {
+    "experts": Preset("number of experts, and how many are kept: E2K2 E4K2 E6K2 E8K2 E4K1 E4K3 E4K4 "
+                      "(MoE-Fusion, Fig. 7)", settings=_experts),
+    "alpha": Preset("weight of the gradient loss: 1 5 10 20 40 (MoE-Fusion, Fig. 8)", settings=_alpha),
+    "nka": Preset("N, K, alpha and the weight of the experts' balance together", dimensions=_nka),
+}  # fmt: skip
+
+
+def preset(name: str, recipe: Any) -> Preset:
+    """UserError: there is none of this name, or the recipe has not its fields."""
+    if name not in PRESETS:
+        known = "; ".join(f"{key}: {one.about}" for key, one in PRESETS.items())
+        raise UserError(f"--preset: unknown preset {name!r}. Known: {known}.")
+    found = PRESETS[name]
+    names = [text.partition("=")[0] for text in found.dimensions(recipe)] if found.dimensions else []
+    if found.settings:
+        names += found.settings(recipe)[0]
+    for field in names:
+        try:
+            field_of(recipe, field)
+        except UserError:
+            raise UserError(f"preset {name}: {recipe.name} has no {field}. Use --space.") from None
+    return found

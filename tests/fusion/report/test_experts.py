@@ -1,0 +1,135 @@
+"""Pictures of experts and of the architecture study."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from fusion import scenes
+from fusion.classical import CLASSICAL
+from fusion.errors import UserError
+from fusion.inference import fuse_with_gates
+from fusion.models.configs import MoEFusionConfig
+from fusion.models.moefusion import MoEFusion
+from fusion.report import variants
+from fusion.report.experts import expert_sheet, gate_choices, heat
+from fusion.report.sheets import side_by_side
+from fusion.report.variants import bubbles
+
+TINY = MoEFusionConfig(experts=3, top_k=2, width=4, decoder_widths=(4, 4, 4), grid=(2, 3))
+
+
+def model(config=TINY) -> MoEFusion:
+    torch.manual_seed(0)
+    network = MoEFusion(config).eval()
+    for name, parameter in network.named_parameters():
+        if name.endswith("gate.choice"):  # they start at zero
+            torch.nn.init.normal_(parameter)
+    return network
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return scenes.render(3, 0, 64, 80)
+
+
+def gates() -> pd.DataFrame:
+    rows = []
+    for image in range(4):
+        rows += [(f"i{image}", "global", expert, weight) for expert, weight in enumerate((0.7, 0.3, 0.0), 1)]
+        chosen = image % 2
+        rows += [(f"i{image}", "foreground", expert, float(expert - 1 == chosen)) for expert in (1, 2, 3)]
+    return pd.DataFrame(rows, columns=["image", "gate", "expert", "weight"])
+
+
+def test_gate_choices_are_counted():
+    svg = gate_choices(gates()).decode()
+    assert "global (4 images)" in svg and "foreground (4 images)" in svg
+    assert gate_choices(gates()) == svg.encode()  # the same bytes again
+    assert gate_choices(gates(), format="png").startswith(b"\x89PNG")
+
+
+def test_bars_have_the_heights_of_the_shares():
+    """Two choose expert 1 and two expert 2 on the foreground; all choose 1 and 2 of the global ones."""
+    svg = gate_choices(gates()).decode()
+    blue = re.findall(r'<path d="M ([\d.]+) ([\d.]+) \nL ([\d.]+) [\d.]+ \nL [\d.]+ ([\d.]+) [^"]*"[^>]*#0072b2', svg)
+    heights = [float(bottom) - float(top) for _, bottom, _, top in blue][:6]
+    full = max(heights)
+    np.testing.assert_allclose([h / full for h in heights], [1, 1, 0, 0.5, 0.5, 0], atol=1e-3)
+
+
+@pytest.mark.parametrize("bad", [pd.DataFrame(), gates().iloc[:0], gates().drop(columns="weight")])
+def test_no_gates_are_told(bad):
+    with pytest.raises(UserError, match="table of gates"):
+        gate_choices(bad)
+
+
+def test_fusing_gives_the_gates(scene):
+    image, found = fuse_with_gates(model(), scene.visible, scene.infrared)
+    assert image.shape == (64, 80, 3) and set(found) == {"foreground", "background", "global"}
+    for weights in found.values():
+        assert len(weights) == 3 and sum(weights) == pytest.approx(1, abs=1e-5) and sum(w > 0 for w in weights) == 2
+    assert fuse_with_gates(CLASSICAL["average"].fuse, scene.visible, scene.infrared)[1] == {}
+
+
+def test_the_sheet_shows_every_expert(scene):
+    maps = torch.rand(1, 2, 16, 20)
+    sheet = expert_sheet(model(), scene.visible, scene.infrared, maps, width=100)
+    assert sheet.dtype == np.uint8 and sheet.shape[1] == 4 * 108 + 8  # pair and two maps are the longest row
+    alone = expert_sheet(model(), scene.visible, scene.infrared, width=100)
+    assert alone.shape[1] == 3 * 108 + 8
+    assert (expert_sheet(model(), scene.visible, scene.infrared, maps, width=100) == sheet).all()
+    with pytest.raises(ValueError, match="no local experts"):
+        expert_sheet(model(MoEFusionConfig(width=4, grid=(2, 3), ablation="no_mole")), scene.visible, scene.infrared)
+
+
+def test_heat_is_dark_to_bright():
+    ramp = np.linspace(0, 1, 50)[None]
+    coloured, plain = heat(ramp)[0].astype(int), heat(ramp, colour=False)[0]
+    luma = coloured @ np.array([0.299, 0.587, 0.114])
+    assert (np.diff(luma) > 0).all()
+    assert (plain[:, 0] == np.rint(ramp[0] * 255)).all() and (plain == plain[:, :1]).all()
+
+
+def test_sheets_have_captions_above():
+    red = np.full((40, 60, 3), (250, 0, 0), np.uint8)
+    sheet = side_by_side([[("one", red), ("two", red)]], 60, 4)
+    assert (sheet == (250, 0, 0)).all(-1).sum() >= 2 * 40 * 60 * 0.98
+
+
+def study() -> pd.DataFrame:
+    rows = {"block": ["gcb", "cnn"], "e2": [0.8, 0.9], "e2_sd": [0.01, np.nan], "ms": [20, 60], "size_mb": [0.06, 0.49]}
+    return pd.DataFrame(rows)
+
+
+def test_bubbles():
+    svg = bubbles(study()).decode()
+    assert "gcb (0.06 MB)" in svg and "cnn (0.49 MB)" in svg
+    assert bubbles(study()).decode() == svg
+    with pytest.raises(UserError, match="e2_sd"):
+        bubbles(study().drop(columns="e2_sd"))
+
+
+def test_labels_of_bubbles_hide_nothing(monkeypatch):
+    """Ten networks close together: no label lies on another one, on a bubble or outside of the axes."""
+    rng = np.random.default_rng(1)
+    rows = [
+        {"block": f"block_{i}", "e2": 1 + rng.normal(0, 0.01), "e2_sd": 0.004, "ms": 300 + rng.normal(0, 30)}
+        for i in range(10)
+    ]
+    table = pd.DataFrame(rows).assign(size_mb=rng.uniform(0.02, 0.9, 10))
+    monkeypatch.setattr(variants, "_save", lambda figure, format: figure)
+    figure = variants.bubbles(table)
+    (axis,) = figure.axes
+    boxes = [text.get_window_extent() for text in axis.texts]
+    assert [text.get_text().split()[0] for text in axis.texts] == [row["block"] for row in rows]
+    inside, (dots,) = axis.get_window_extent(), axis.collections[-1:]
+    points = axis.transData.transform(dots.get_offsets())
+    for i, box in enumerate(boxes):
+        assert box.count_overlaps(boxes[:i]) == 0
+        assert inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1
+        for (x, y), area in zip(points, dots.get_sizes(), strict=True):
+            away = np.hypot(max(box.x0 - x, 0, x - box.x1), max(box.y0 - y, 0, y - box.y1))
+            assert away > np.sqrt(area / np.pi)

@@ -1,0 +1,147 @@
+"""Searches on a real local Ray; its dashboard is on, as trials that train inside Tune need it."""
+
+import json
+import os
+import subprocess
+import time
+
+import pandas as pd
+import pytest
+
+from tests.helpers.jobs import duskfuse, end
+
+pytestmark = pytest.mark.ray
+
+SMALL = ["--recipe.crops.size", 32, "--recipe.crops.per-image", 1, "--recipe.validation.size", 48]
+
+
+@pytest.fixture(scope="module")
+def tuning_ray():
+    import ray
+
+    from workflows.cluster.connect import WORKERS
+
+    os.environ.pop("RAY_ADDRESS", None)
+    ray.init(address="local", num_cpus=4, include_dashboard=True, logging_level="error", runtime_env=WORKERS)
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def corpus(tuning_ray, tmp_path_factory):
+    from workflows.cli import main
+
+    out = tmp_path_factory.mktemp("tune") / "corpus"
+    assert main(["corpus", "--pairs", "scenes:12:72x64:5", "--preset", "clean", "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def words(corpus, tmp_path_factory):
+    out = tmp_path_factory.mktemp("search") / "out"
+    options = ["--space", "loss.gradient=1,10", "--objective", "qabf,ssim", "--recipe.epochs", 2, *SMALL]
+    return out, ["tune", "moefusion-tiny", "--corpus", corpus, "--out", out, *options]
+
+
+@pytest.fixture(scope="module")
+def searched(words):
+    from workflows.cli import main
+
+    assert main([str(word) for word in words[1]]) == 0
+    return words[0]
+
+
+def test_a_grid_leaves_tables_pictures_and_recipes(searched):
+    from workflows.train.recipes import find_recipe
+
+    trials, curves = pd.read_csv(searched / "trials.csv"), pd.read_csv(searched / "curves.csv")
+    assert list(trials["state"]) == ["finished"] * 2 and sorted(trials["loss.gradient"]) == [1, 10]
+    assert len(curves) == 4 and trials[["val/qabf", "val/ssim"]].notna().all(axis=None)
+    summary = pd.read_csv(searched / "summary.csv")
+    assert summary["val/qabf"].is_monotonic_decreasing and list(summary["seeds"]) == [1, 1]
+    best = find_recipe(str(searched / "best.json"))
+    assert best.loss.gradient == summary["loss.gradient"][0] and best.epochs == 2
+    assert {path.name for path in (searched / "figures").iterdir()} == {"curves.svg", "front.svg", "settings.svg"}
+    about = json.loads((searched / "tune.json").read_text())
+    assert about["trials"] == {"finished": 2} and 1 <= len(about["front"]) == len(list(searched.glob("front/*.json")))
+    for name, row in trials.set_index("trial").iterrows():  # every trial is a run like any other
+        run = json.loads((searched / "trials" / name / "run.json").read_text())
+        assert run["settings"]["recipe"]["loss"]["gradient"] == row["loss.gradient"]
+        assert run["history"][-1]["val/qabf"] == pytest.approx(row["val/qabf"])
+        assert (searched / "trials" / name / "checkpoint" / "state.json").exists()
+
+
+def test_again_runs_nothing_and_a_seed_more_runs_what_is_new(searched, words, command):
+    before = {path: path.stat().st_mtime_ns for path in searched.glob("trials/*/run.json")}
+    code, out, err = command(*words[1])
+    assert code == 0 and "all 2 trials are there" in err and "the best is" in out
+    code, _, err = command(*words[1], "--seeds", 2)
+    assert code == 0, err
+    assert len(list(searched.glob("trials/*/run.json"))) == 4
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    summary = pd.read_csv(searched / "summary.csv")
+    assert list(summary["seeds"]) == [2, 2] and summary["val/qabf_sd"].notna().all()
+    seeds = pd.read_csv(searched / "trials.csv").set_index(["loss.gradient", "seed"])["val/qabf"]
+    assert seeds[1, 0] != seeds[1, 1]
+
+
+def test_another_search_in_its_place_is_refused(searched, words, command):
+    code, _, err = command(*words[1], "--space", "optim.lr=0.1,0.2")
+    assert code == 2 and "holds another search" in err.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_trials_that_are_stopped_make_room_for_the_next(tuning_ray, corpus, tmp_path, command):
+    """Six trials, two at once, of which ASHA stops some: all are begun, and nothing is held in the end."""
+    out = tmp_path / "out"
+    options = ["--space", "optim.lr=1e-7..1e-2:log", "--samples", 6, "--reduction", 2, "--grace", 1]
+    code, _, err = command(
+        "tune", "moefusion-tiny", "--corpus", corpus, "--out", out, *options, "--recipe.epochs", 6, *SMALL
+    )
+    assert code == 0, err
+    trials = pd.read_csv(out / "trials.csv")
+    assert len(trials) == 6 and set(trials["state"]) == {"finished", "stopped early"}
+    stopped = trials[trials["state"] == "stopped early"]
+    assert (stopped["epochs"] < 6).all() and (stopped["epochs"] >= 1).all()
+    deadline = time.time() + 90
+    while tuning_ray.available_resources().get("CPU", 0) < 4 and time.time() < deadline:
+        time.sleep(1)
+    assert tuning_ray.available_resources()["CPU"] == 4
+
+
+@pytest.mark.slow
+def test_optuna(tuning_ray, corpus, tmp_path, command):
+    pytest.importorskip("optuna")
+    out = tmp_path / "out"
+    space = ["--space", "model.experts=2..6:2", "--space", "model.top-k=1..model.experts"]
+    words = ["tune", "moefusion-tiny", "--corpus", corpus, "--out", out, *space, "--recipe.epochs", 1, *SMALL]
+    words += ["--search", "optuna"]
+    code, _, err = command(*words, "--samples", 3)
+    assert code == 0, err
+    found = [json.loads(path.read_text()) for path in out.glob("trials/*.json")]
+    assert found and all(1 <= one["values"]["model.top_k"] <= one["values"]["model.experts"] for one in found)
+    assert (out / "figures" / "parallel.svg").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_search_keeps_what_was_finished(corpus, tmp_path):
+    out = tmp_path / "out"
+    options = ["--space", "loss.gradient=1,5,10", "--at-once", 1, "--recipe.epochs", 3, *SMALL]
+    words = ["tune", "moefusion-tiny", "--corpus", corpus, "--out", out, *options]
+    first = duskfuse(*words)
+    deadline = time.time() + 600
+    while not (ready := list(out.glob("trials/*/run.json"))) and time.time() < deadline:
+        assert first.poll() is None, first.stderr.read()
+        time.sleep(0.5)
+    time.sleep(3)
+    end(first)
+    assert ready and not (out / "tune.json").exists()
+    before = {path: path.stat().st_mtime_ns for path in ready}
+
+    second = duskfuse(*words, stdout=subprocess.PIPE)
+    _, err = second.communicate(timeout=900)
+    assert second.returncode == 0, err
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    trials = pd.read_csv(out / "trials.csv")
+    assert list(trials["state"]) == ["finished"] * 3 and set(trials["epochs"]) == {3}
+    assert json.loads((out / "tune.json").read_text())["trials"] == {"finished": 3}

@@ -1,0 +1,5 @@
+"""`python -m workflows JOB ...` is `duskfuse JOB ...`."""
+
+from workflows.cli import run
+
+run()

@@ -1,0 +1,1 @@
+"""Ray: joining a cluster, running work over it, and errors that come back."""

@@ -1,0 +1,86 @@
+"""Ray: connecting, what there is to use, and errors that come back from it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+
+from workflows.cluster import join
+from workflows.console import say
+
+CHATTY = ("ray.data", "ray.data._internal.execution.streaming_executor", "ray.train")
+
+
+def connect(crowd: int = 1) -> int:
+    """Join the cluster of RAY_ADDRESS (set by `ray job submit`), or start Ray on this machine. Idempotent.
+
+    Ray on this machine counts every CPU `crowd` times, for jobs whose processes mostly wait. Returns how often CPUs
+    are counted: 1 in a cluster that was there.
+    """
+    import ray
+    import ray.data
+
+    if ray.is_initialized():
+        crowd = 1
+    else:
+        address = os.environ.get("RAY_ADDRESS", "")
+        joins = address not in ("", "local")
+        options = {"logging_level": logging.WARNING, "runtime_env": WORKERS}
+        say(f"connecting to Ray at {address}" if joins else "starting Ray on this machine")
+        crowd = 1 if joins else crowd
+        on_sigterm = signal.getsignal(signal.SIGTERM)
+        try:
+            if joins:
+                join.check_head(address)
+                ray.init(address=address, **options)
+            else:
+                # Ray Train and Tune ask the dashboard which actors live; it listens on this machine only.
+                cpus = {"num_cpus": crowd * (os.cpu_count() or 1)} if crowd > 1 else {}
+                ray.init(address="local", include_dashboard=True, **cpus, **options)
+        except Exception as error:
+            if (told := join.in_words(address, error)) is None:
+                raise
+            raise told from error
+        if on_sigterm is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # ray.init has set its own
+        join.wait_for_gpus(say)
+    context = ray.data.DataContext.get_current()
+    context.print_on_execution_start = False
+    quiet()
+    return crowd
+
+
+def quiet() -> None:
+    """Keep Ray's running commentary out of the jobs' own lines, in this process; warnings and errors stay."""
+    import ray
+
+    # this one is named after its file
+    context = os.path.join(os.path.dirname(ray.__file__), "train/v2/_internal/execution/context.py")
+    for name in (*CHATTY, context):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # that its progress bars are off
+
+
+def in_worker() -> None:
+    """In every process that Ray starts for a job: quiet, and with this cluster's address.
+
+    Without it, Ray Train's cleaner of a killed trial asks for "the" Ray of the machine, fails where there are two, and
+    what the trial held is never given back (2.60).
+    """
+    import ray
+
+    os.environ.setdefault("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    quiet()
+
+
+WORKERS = {"worker_process_setup_hook": in_worker}  # the `runtime_env` of a job
+
+
+def resources() -> tuple[float, int]:
+    """(CPUs, GPUs) of the whole cluster."""
+    import ray
+
+    total = ray.cluster_resources()
+    return float(total.get("CPU", 1)), int(total.get("GPU", 0))

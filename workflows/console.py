@@ -1,0 +1,8 @@
+from __future__ import annotations
+
+import sys
+
+
+def say(text: str) -> None:
+    """A line of progress, on stderr: stdout is for results."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,180 @@
+"""duskfuse corpus: pairs x degradations -> Parquet shards, and a manifest when all are there.
+
+duskfuse corpus --pairs DIR|s3://...|scenes:COUNT --preset demmi-rf --out DIR|s3://...
+duskfuse corpus verify DIR|s3://...
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import asdict
+
+from tqdm import tqdm
+
+from fusion import storage
+from fusion.config import fingerprint, from_dict, to_dict
+from fusion.data.corpus import Manifest, checksum, open_corpus, write_manifest
+from fusion.data.corpus import verify as check
+from fusion.data.pairs import find_pairs
+from fusion.data.quotas import against_quota
+from fusion.data.shards import CorpusConfig, ShardPlan, build_shard, plan_shards, versions
+from fusion.data.splits import FILE
+from fusion.errors import UserError
+from workflows.cluster.connect import connect
+from workflows.cluster.parallel import in_parallel
+from workflows.console import say
+from workflows.corpus.options import Args, VerifyArgs
+from workflows.outputs import Lease, check_seen, claim
+from workflows.provenance import stamp
+from workflows.splits import checked_splits, split_pairs
+
+
+def verify(corpus: str) -> None:
+    """Check every shard of a corpus against its manifest. UserError names what is damaged."""
+    manifest = open_corpus(corpus)
+    damaged = check(manifest)
+    for line in damaged:
+        say(line)
+    if damaged:
+        raise UserError(f"{len(damaged)} of {len(manifest.shards())} shards are damaged. Delete them and build again.")
+    print(f"{corpus}: {len(manifest.shards())} shards, {manifest.rows()} samples, all as the manifest says")
+
+
+SHARD_FIELDS = ("name", "split", "rows", "groups", "bytes", "sha256")
+
+
+def build(row: dict) -> list[dict]:
+    """One shard, in a Ray task."""
+
+    return [build_shard(from_dict(ShardPlan, row["plan"]), row["root"])]
+
+
+def run(args: Args | VerifyArgs, command: list[str]) -> None:
+    """Build a corpus, or verify one."""
+    if isinstance(args, VerifyArgs):
+        verify(args.corpus)
+    else:
+        build_corpus(args, command)
+
+
+def build_corpus(args: Args, command: list[str]) -> None:
+    """Claim the folder, split, plan, build what is missing, write the manifest."""
+
+    if not 0 <= args.max_rejected <= 1:
+        raise UserError(f"--max-rejected is {args.max_rejected}; it is a share, 0 to 1")
+    shared = {name: value for name, value in asdict(args).items() if name not in ("out", "max_rejected")}
+    config = CorpusConfig(**shared)
+    found = find_pairs(args.pairs)
+    frozen = checked_splits(args.splits, found.refs)
+    say(f"{args.pairs}: {len(found.refs)} pairs ({found.layout}), {len(found.rejected)} rejected")
+
+    inputs = fingerprint([[asdict(ref) for ref in found.refs], frozen, versions()])
+    plan = {"inputs": inputs, "config": to_dict(config)}
+    claim(args.out, "plan.json", plan, "corpus")
+    if (manifest := finished(args.out, inputs)) is not None:
+        print(f"{args.out} is complete: {manifest.rows()} samples in {len(manifest.shards())} shards")
+        return
+    check_rejected([asdict(item) for item in found.rejected], len(found.refs) + len(found.rejected), args.max_rejected)
+    with Lease(args.out) as lease:
+        claim(args.out, "plan.json", plan, "corpus")  # another one may have claimed it in the same moment
+        refs = split_pairs(found.refs, config, args.out)
+        plans = plan_shards(refs, config)
+        records, rejected, seconds = build_all(plans, found, args, lease)
+        about = {
+            "config": to_dict(config),
+            "inputs": inputs,
+            "stamp": stamp(["corpus", *command]),
+            "pairs": {"found": len(found.refs) + len(found.rejected), "used": sum(r["pairs"] for r in records)},
+            "splits": {"file": FILE, "sha256": checksum(storage.read_bytes(storage.join(args.out, FILE)))},
+            "counts": count(records),
+            "boxes": sum(record["boxes"] for record in records),
+            "rejected": sorted(rejected, key=lambda item: (item["key"], item["reason"])),
+            "shards": [{k: record[k] for k in SHARD_FIELDS} for record in records],
+        }
+        manifest = finish(args, about)
+    summary(manifest.data, seconds)
+    print(f"{args.out}: {manifest.rows()} samples in {len(manifest.shards())} shards, content {manifest.content[:12]}")
+
+
+def build_all(plans, found, args: Args, lease) -> tuple[list[dict], list[dict], float]:
+    """Build what is missing. The records of all shards in order, all rejected pairs, and the seconds it took."""
+
+    connect()
+    total = len(found.refs) + len(found.rejected)
+    root = storage.absolute(args.out)  # tasks may run in another folder
+    rows = [{"plan": to_dict(plan), "root": root} for plan in plans]
+    rejected = [asdict(item) for item in found.rejected]
+    records = []
+    start = time.perf_counter()
+    with tqdm(total=sum(plan.samples for plan in plans), unit="sample", desc="corpus", mininterval=1) as bar:
+        planned = {plan.name: plan.samples for plan in plans}
+        for record in in_parallel(rows, build):
+            lease.check()
+            records.append(record)
+            rejected += record["rejected"]
+            bar.update(planned[record["name"]])
+            check_rejected(rejected, total, args.max_rejected)
+    records.sort(key=lambda record: record["name"])
+    if not sum(record["pairs"] for record in records):
+        first = rejected[0]["reason"] if rejected else "nothing was planned"
+        raise UserError(f"no pair of {args.pairs} could be used; first reason: {first}")
+    return records, rejected, time.perf_counter() - start
+
+
+def finish(args: Args, data: dict):
+    """Look whether every shard can be seen from here, then write the manifest."""
+
+    check_seen(args.out, Manifest(args.out, data).missing(), "shards")
+    return write_manifest(args.out, data)
+
+
+def finished(out: str, inputs: str):
+    """The manifest of a corpus that is all there, else None: the same command builds what is gone again."""
+
+    try:
+        manifest = open_corpus(out)
+    except storage.StoreError:
+        raise
+    except UserError:
+        return None
+    return manifest if manifest.data.get("inputs") == inputs and not manifest.missing() else None
+
+
+def check_rejected(rejected: list[dict], total: int, most: float) -> None:
+    if len(rejected) > most * total:
+        shown = "; ".join(f"{item['key']}: {item['reason']}" for item in rejected[:3])
+        raise UserError(
+            f"{len(rejected)} of {total} pairs rejected, more than --max-rejected {most:g} ({shown}). "
+            "Put them right, or allow a larger share."
+        )
+
+
+def count(records: list[dict]) -> list[dict]:
+    """Samples by split, source, degradation and level."""
+    counts: Counter = Counter()
+    for record in records:
+        for source, degradation, level, number in record["counts"]:
+            counts[record["split"], source, degradation, level] += number
+    names = ("split", "source", "degradation", "level")
+    return [dict(zip(names, what, strict=True)) | {"samples": number} for what, number in counts.items()]
+
+
+def summary(data: dict, seconds: float) -> None:
+    """What is in the corpus, how far from the preset's numbers, and how fast it was built."""
+
+    say(f"{'split':6} {'source':16} {'degradation':28} {'level':8} {'samples':>8}")
+    for row in data["counts"]:
+        say(f"{row['split']:6} {row['source']:16} {row['degradation']:28} {row['level']:8} {row['samples']:8}")
+    made: Counter = Counter()
+    for row in data["counts"]:
+        made[row["split"], row["degradation"] + row["level"]] += row["samples"]
+    for row in against_quota(data["config"]["preset"], made):
+        share = row["made"] / row["wanted"]
+        say(f"{row['split']:6} {row['degradation']:12} {row['made']:6} of the paper's {row['wanted']:6} ({share:.0%})")
+    samples = sum(row["samples"] for row in data["counts"])
+    size = sum(shard["bytes"] for shard in data["shards"])
+    pace = f"; {samples / seconds:.1f} samples/s" if seconds > 1 else ""
+    boxes = f", {data['boxes']} boxes in samples" if data["boxes"] else ""
+    say(f"{data['pairs']['used']} pairs used, {len(data['rejected'])} rejected{boxes}")
+    say(f"{samples} samples, {size / 1e6:.1f} MB{pace}")

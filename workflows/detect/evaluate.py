@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from detection.average_precision import MOST_DETECTIONS
+from detection.boxes import truth
+from detection.load import load
+from fusion import storage
+from fusion.errors import UserError
+from workflows.cluster.connect import resources
+from workflows.cluster.parallel import in_parallel
+from workflows.detect.labels import SOURCES
+from workflows.detect.options import Args, size_of
+from workflows.inputs import PAIRS_A_TASK, items, open_source, read_fused
+
+
+def score(
+    args: Args, refs: list, methods: dict[str, str], weights: str, classes, same
+) -> tuple[list[dict], list[dict]]:
+    """(what was found in every image of every method, what could not be scored)."""
+    from ray.data import ActorPoolStrategy
+
+    if args.corpus is not None:
+        source = open_source(None, args.corpus, args.split)
+        units, images = source.units, source.images
+    else:
+        chosen = [asdict(ref) for ref in refs if args.split in ("all", ref.split)]
+        if not chosen:
+            raise UserError(f"{args.pairs} has no pairs of split {args.split!r}. Choose another --split.")
+        units = [{"refs": chosen[i : i + PAIRS_A_TASK]} for i in range(0, len(chosen), PAIRS_A_TASK)]
+        images = len(chosen)
+    cpus, gpus = resources()
+    workers = gpus or max(1, int(cpus))
+    options = {"num_cpus": min(1, cpus / workers)} | ({"num_gpus": 1} if gpus else {})
+    make = {"weights": storage.absolute(weights), "classes": list(classes), "same": same}
+    make |= {"methods": {name: storage.absolute(folder) for name, folder in methods.items()}}
+    make |= {"size": size_of(args), "threads": max(1, int(cpus / workers))}
+    found: list[dict] = []
+    problems: list[dict] = []
+    pool = ActorPoolStrategy(size=min(workers, len(units)))
+    with tqdm(total=images, unit="image", desc="detect", mininterval=1) as bar:
+        for row in in_parallel(units, Finder, make=make, compute=pool, **options):
+            found += row["found"]
+            problems += row["problems"]
+            bar.update(1)
+    return found, problems
+
+
+class Finder:
+    """A Ray actor that holds the detector."""
+
+    def __init__(self, weights: str, classes: list[str], same: dict, methods: dict, size: int, threads: int) -> None:
+
+        torch.set_num_threads(threads)
+        self.classes, self.same, self.methods = tuple(classes), same, methods
+        device = "cuda:0" if torch.cuda.is_available() else "cpu"
+        self.find = load(weights, self.classes, same, size, device)
+
+    def __call__(self, unit: dict) -> list[dict]:
+
+        results = []
+        for item in items(unit):
+            if isinstance(item, tuple):
+                results.append({"found": [], "problems": [{"method": "", "image": item[0], "problem": item[1]}]})
+            else:
+                results.append(self.one(item))
+        return results
+
+    def one(self, item) -> dict:
+
+        height, width = item.infrared.shape
+        true = truth(item.boxes, item.classes, self.classes, height, width, self.same)
+        images, problems = {}, []
+        for name in (*SOURCES, *self.methods):
+            try:
+                image = image_of(item, name, self.methods)
+                if image.shape[:2] != (height, width):
+                    sizes = [f"{shape[1]}x{shape[0]}" for shape in (image.shape, item.infrared.shape)]
+                    raise UserError(f"size differs: fused {sizes[0]}, pair {sizes[1]}")
+                images[name] = image
+            except storage.StoreError:
+                raise
+            except UserError as error:
+                where = f"{item.folder}/{item.key}".lstrip("/")
+                problems.append({"method": name, "image": where, "problem": str(error)})
+        what = {"image": item.key, "degradation": item.degradation or "clean", "level": item.level or "0"}
+        what |= {"height": height, "width": width, "true": lists(true)}
+        found = [
+            what | {"method": name, "found": lists(one)}
+            for name, one in zip(images, self.find(list(images.values())), strict=True)
+        ]
+        return {"found": found, "problems": problems}
+
+
+def lists(boxes) -> dict:
+    """Truth or Detections as plain lists, for JSON; of detections the best of each class, all that AP looks at."""
+
+    keep = np.ones(len(boxes.boxes), bool)
+    if hasattr(boxes, "scores"):
+        order = np.argsort(-boxes.scores, kind="stable")
+        for place in np.unique(boxes.classes):
+            keep[order[boxes.classes[order] == place][MOST_DETECTIONS:]] = False
+    names = (name for name in ("boxes", "classes", "scores") if hasattr(boxes, name))
+    return {name: getattr(boxes, name)[keep].tolist() for name in names}
+
+
+def find_items(args: Args, keys: set[str]) -> Iterator:
+    """The items with these keys among what was scored."""
+
+    for unit in open_source(None if args.corpus else args.pairs, args.corpus, args.split).units:
+        if "refs" in unit:
+            unit = unit | {"refs": [ref for ref in unit["refs"] if ref["key"] in keys]}
+        yield from (item for item in items(unit) if not isinstance(item, tuple) and item.key in keys)
+
+
+def image_of(item, method: str, methods: dict[str, str]):
+
+    known = {"visible": item.degraded_visible, "infrared": item.degraded_infrared}
+    return known[method] if method in known else read_fused(methods[method], item)

@@ -1,0 +1,100 @@
+"""The options of `duskfuse detect`."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+from detection.faster_rcnn.recipes import RECIPES as FASTER_RCNN_RECIPES
+from detection.faster_rcnn.recipes import DetectorRecipe
+from detection.yolo.config import YoloConfig
+from fusion.errors import UserError
+from workflows.options import Repeated, parse_with_recipe
+
+
+@dataclass(frozen=True)
+class Args:
+    recipe: Recipe
+    """The detector's training; any field can be set, as in --recipe.epochs 30."""
+    out: str
+    """Folder or s3://bucket/path of the tables and the detector."""
+    pairs: str | None = None
+    """Labelled pairs; their training split trains the detector, their test split is scored."""
+    corpus: str | None = None
+    """Score the degraded rows of this corpus instead of the pairs' test split."""
+    split: str = "test"
+    """What is scored of the pairs or the corpus: train, val, test, all."""
+    fused: Repeated = ()
+    """Folders of fused images, each NAME=DIR; visible and infrared are always scored."""
+    detector: str = "yolo"
+    """One of: yolo, yolo-small, faster-rcnn, faster-rcnn-small."""
+    weights: str | None = None
+    """A trained detector (--out of another run, its training/detector, or a YOLO .pt file) instead of training one.
+    YOLO looks at images at the size it was trained with, unless --recipe.size is another."""
+    train_on: str = "visible+infrared"
+    """Images to train on: visible, infrared, names of --fused, several joined by +."""
+    start: str | None = None
+    """A trained detector that the training starts from, given as for --weights; Faster R-CNN's of the same classes."""
+    classes: str = ""
+    """Classes to detect, separated by commas; by default those that occur in the training split."""
+    same: str = ""
+    """Class names to be taken for one, such as people=person,van=car."""
+    splits: str = ""
+    """A split file of a corpus; by default the folders' splits, and a draw where they have none."""
+    sequences: bool = True
+    """Keep near-duplicates in one split when it is drawn."""
+    val_share: float = 0.1
+    """Share of the training pairs that validates (YOLO keeps its best epoch)."""
+    test_share: float = 0.2
+    """Share of the pairs drawn for testing where the folders have no test split."""
+    seed: int = 0
+    """Of drawn splits and of the bootstrap."""
+    resamples: int = 1000
+    """Bootstrap draws."""
+    pictures: int = 6
+    """Images shown with their boxes."""
+    threshold: float = 0.5
+    """Score from which a box is shown in pictures."""
+    workers: int = 0
+    """Training workers of a Faster R-CNN; 0: one per GPU, or one with all CPUs of a node."""
+    max_rejected: float = 0.01
+    """Fail when more than this share of the pairs cannot be read."""
+
+
+def recipes() -> dict[str, Recipe]:
+
+    small = YoloConfig(size=320, epochs=30, batch=8)
+    return {"yolo": YoloConfig(), "yolo-small": small} | {name: make() for name, make in FASTER_RCNN_RECIPES.items()}
+
+
+def options(arguments: list[str]) -> Args:
+    """Parse the command line. --detector decides which recipe, and so which options there are."""
+    name = detector_named(arguments)
+    known = recipes()
+    if name not in known:
+        raise UserError(f"unknown detector {name!r}. Known: {', '.join(known)}.")
+    return parse_with_recipe(Args, "detect", arguments, known[name])
+
+
+def detector_named(arguments: list[str]) -> str:
+    """The value of --detector, which the recipe's own options depend on; the last one counts."""
+    name = "yolo"
+    for word, following in itertools.pairwise([*arguments, name]):
+        if word == "--detector":
+            name = following
+        elif word.startswith("--detector="):
+            name = word.partition("=")[2]
+    return name
+
+
+def size_of(args: Args) -> int:
+    """YOLO's image size where it was asked for; 0: that of its training."""
+    size = getattr(args.recipe, "size", 0)
+    return 0 if size == getattr(recipes()[args.detector], "size", 0) else size
+
+
+Recipe = DetectorRecipe | YoloConfig
+
+
+def name_of(recipe: Recipe) -> str:
+    return recipe.model.rpartition("/")[2] if isinstance(recipe, YoloConfig) else recipe.name

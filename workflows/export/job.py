@@ -1,0 +1,59 @@
+"""duskfuse export: a fusing network as an ONNX file, for any size of image.
+
+    duskfuse export --out aenet.onnx                        the AE-Netv2 that comes with the package
+    duskfuse export --checkpoint RUN --out model.onnx
+
+Inputs "first" (visible) and "second" (infrared), output "image": float32 (batch, 1, height, width), luma in [0, 1].
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+from fusion import storage, weights
+from fusion.errors import UserError
+from fusion.realtime.export import export_onnx
+from workflows.export.options import Args
+from workflows.fuse.methods import load
+
+EXACT = 1e-4  # largest difference to PyTorch that is let through
+
+
+def run(args: Args, command: list[str]) -> None:
+
+    if not args.out.endswith(".onnx"):
+        raise UserError(f"--out {args.out}: give a file name that ends in .onnx.")
+    model = (weights.load() if args.checkpoint is None else load(args.checkpoint)[0]).model
+    if model.config.stage == "restore":
+        raise UserError(f"{args.checkpoint} restores and does not fuse. Give a checkpoint of stage 2.")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        try:
+            export_onnx(model, str(path))
+            difference = check(model, path)
+        except ImportError as error:
+            raise UserError(f"exporting needs {error.name}: pip install 'duskfuse[onnx]'.") from error
+        if not difference <= EXACT:  # nor if it is not a number
+            raise UserError(f"the exported network differs from PyTorch by {difference:.2g}: it was not written.")
+        storage.write_bytes(args.out, path.read_bytes())
+        print(f"{args.out}: {path.stat().st_size / 1e3:.0f} kB, differs from PyTorch by at most {difference:.1g}")
+
+
+def check(model, path) -> float:
+    """The largest difference between ONNX Runtime and PyTorch over images of several sizes."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+    generator = torch.Generator().manual_seed(0)
+    differences = []
+    for shape in ((1, 1, 48, 64), (2, 1, 37, 53), (1, 1, 96, 80)):
+        images = [torch.rand(shape, generator=generator) for _ in names]
+        with torch.inference_mode():
+            expected = model(*images).image
+        (found,) = session.run(None, {name: image.numpy() for name, image in zip(names, images, strict=True)})
+        differences.append((torch.from_numpy(found) - expected).abs().max())
+    return float(torch.stack(differences).max())  # this one keeps NaN

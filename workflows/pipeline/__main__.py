@@ -1,0 +1,3 @@
+from workflows.cli import run_module
+
+run_module(__package__)

@@ -1,0 +1,72 @@
+"""What a trained detector finds in the fused validation images, every epoch of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from detection.average_precision import ap, match
+from detection.boxes import truth
+from detection.load import detector_in, load
+from detection.moefusion.joint import attend
+from detection.protocol import mean_of_present
+from fusion.data.class_names import standard_name
+from fusion.errors import UserError
+from fusion.inference import fuse
+from fusion.training.stages import STAGES
+from workflows.train.collectives import everywhere
+
+if TYPE_CHECKING:
+    from fusion.data.corpus import Sample
+    from fusion.training.engine import Engine
+
+METRICS = ("map50", "map50_95")
+FUSING = ("fuse", "moefusion", "moefusion-joint", "aenet")
+
+
+def check(weights: str, recipe: Any) -> None:
+    """UserError, before anything runs, where the recipe makes no fused images or there is no such detector."""
+
+    if recipe.model.stage not in FUSING:
+        raise UserError(f"--detector looks at fused images; {recipe.name} restores. Use it with stage 2.")
+    load(detector_in(weights), (), {}, 0, "cpu")
+
+
+class Detected:
+    """Mean average precision of the engine's network, on this worker's samples together with those of the others.
+
+    Whole images are fused, by as many as `size` workers at once. Classes are those of the samples' boxes.
+    """
+
+    def __init__(self, weights: str, samples: Sequence[Sample], engine: Engine, size: int) -> None:
+
+        self.engine, self.size = engine, size
+        names = {standard_name(name) for sample in samples for name in sample.classes}
+        self.classes = tuple(sorted(set().union(*everywhere(names, size))))
+        if not self.classes:
+            raise UserError("--detector: the validation rows of the corpus have no boxes to be found")
+        roles = STAGES[engine.stage].images
+        self.pairs = [tuple(getattr(sample, role) for role in roles) for sample in samples]
+        self.truths = [truth(one.boxes, one.classes, self.classes, *one.infrared.shape) for one in samples]
+        self.find = load(detector_in(weights), self.classes, {}, 0, str(engine.device))
+
+    def __call__(self) -> dict[str, float]:
+        """{"map50", "map50_95"}, in percent: means over the classes."""
+
+        found = self.find([self._fused(visible, infrared) for visible, infrared in self.pairs])
+        parts = everywhere((self.truths, found), self.size)
+        truths, detections = ([one for part in parts for one in part[place]] for place in (0, 1))
+        values_TC = ap(match(truths, detections, self.classes))
+        return {
+            "map50": 100 * float(mean_of_present(values_TC[0])),
+            "map50_95": 100 * float(mean_of_present(values_TC.mean(0))),
+        }
+
+    def _fused(self, visible, infrared):
+
+        model = self.engine.model.eval()
+        twin = getattr(self.engine, "twin", None)
+        if twin is None:
+            return fuse(model, visible, infrared)
+
+        return fuse(model, visible, infrared, attend(twin.eval(), visible, infrared))

@@ -1,0 +1,124 @@
+"""What becomes of a training's failures: which end it at once, and how they reach the user as one line.
+
+Ray Train tries again whatever a worker raises, as often as it is told. That is right for lost workers, nodes and
+connections, and wrong for what stays wrong: a UserError, a full disk. Ray also writes its list of checkpoints in
+place, so that a disk that fills up or a kill may leave half of it; a copy that is whole is kept beside it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+from typing import Any
+
+from ray.train import UserCallback
+
+from fusion import storage
+from fusion.errors import UserError
+from fusion.storage import StoreError, s3
+from fusion.storage.errors import judge_arrow
+from workflows.cluster.errors import user_error_in
+from workflows.train.elastic import NoRoom
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LIST, COPY = "checkpoint_manager_snapshot.json", "checkpoints.json"
+
+
+def one_worker(config: dict[str, Any]) -> str | None:
+    """The loop of a training, in a worker. A UserError leaves it without the traceback that Ray would print."""
+    try:
+        return config["loop"](config)
+    except UserError:
+        logging.getLogger("ray.train").setLevel(logging.CRITICAL)
+        raise
+
+
+class Guard(UserCallback):
+    """In Ray Train's controller: ends the run by raising what it should not go on after.
+
+    A UserError of a worker (but a store that fails may come back), and a disk that is full.
+    """
+
+    def __init__(self, out: str) -> None:
+        self.out = out
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+
+        for error in worker_exceptions.values():
+            known = error if isinstance(error, UserError) else user_error_in(error)
+            if known is not None and not isinstance(error, StoreError):
+                self._end(known)
+            if isinstance(error, OSError) and error.errno in FULL:
+                self._end(UserError(_full(self.out, error)))
+
+    def after_report(self, run_context: Any, metrics: list[dict], checkpoint: Any) -> None:
+        if checkpoint is not None and not storage.is_uri(self.out):  # an object of a store is never half written
+            try:
+                storage.write_bytes(storage.join(self.out, COPY), storage.read_bytes(storage.join(self.out, LIST)))
+            except UserError as error:
+                cause = error.__cause__
+                full = isinstance(cause, OSError) and cause.errno in FULL
+                self._end(UserError(_full(self.out, cause)) if full else error)
+
+    @staticmethod
+    def _end(error: Exception) -> None:
+        logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # its two tracebacks of this say less
+        raise error
+
+
+def repair(out: str) -> None:
+    """Put the list of checkpoints back where Ray's own was left half written. UserError when there is no whole one."""
+    if storage.is_uri(out) or _whole(storage.join(out, LIST)) is not False:
+        return
+    if not _whole(storage.join(out, COPY)):
+        storage.remove(storage.join(out, LIST))  # of the first checkpoint: the run begins anew
+        return
+    storage.write_bytes(storage.join(out, LIST), storage.read_bytes(storage.join(out, COPY)))
+
+
+def _whole(path: str) -> bool | None:
+    """Whether the file is JSON; None where there is none."""
+    try:
+        json.loads(storage.read_bytes(path))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return False
+    return True
+
+
+def translated(error: Exception, out: str) -> Exception:
+    """What ended a run of Ray Train, as UserError or NoRoom where it is one of these; else the error itself."""
+    from ray.train import ControllerError, WorkerGroupError
+
+    if isinstance(error, ControllerError):
+        cause = error.controller_failure
+        if isinstance(cause, UserError):
+            return cause
+        if type(cause).__name__ in ("WorkerGroupStartupTimeoutError", "WorkerGroupStartupFailedError"):
+            return NoRoom("the workers did not start")
+        causes = [cause]
+    else:
+        causes = list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else []
+    for cause in causes:
+        if isinstance(cause, OSError):
+            known = _of_storage(cause, out)
+            if known is not None:
+                return known
+    return error
+
+
+def _of_storage(error: OSError, out: str) -> UserError | None:
+
+    if error.errno in FULL:
+        return UserError(_full(out, error))
+    if s3.is_s3(out):
+        address = s3.parse(out)
+        verdict = judge_arrow(error, address.bucket, address.store)
+        return None if verdict is None else verdict.error("write", address)
+    return None
+
+
+def _full(out: str, error: OSError) -> str:
+    return f"cannot write {out}: {error.strerror or error}. Free some space; the same command goes on from there."

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+from ray.train import UserCallback
+
+from fusion.secrets import masked
+from workflows.console import say
+
+Numbers = dict[str, Any]
+
+
+class Watcher(UserCallback):
+    """Brings the epochs in order to `write`: one, or from the first one on where epochs are unknown or done again."""
+
+    name = ""
+
+    def __init__(self, out: str, settings: Numbers) -> None:
+        self.out, self.settings = out, settings
+        self.last: int | None = None  # the epoch written last
+        self.warned = False
+
+    def after_report(self, run_context: Any, metrics: list[Numbers], checkpoint: Any) -> None:
+        try:
+            now, epoch = plain(metrics[0]), int(metrics[0]["epoch"])
+            if not now:
+                return  # the end of a training, without numbers
+            anew = self.last is None or epoch != self.last + 1
+            rows = {int(row["epoch"]): plain(row) for row in history_in(checkpoint)} if anew else {}
+            rows[epoch] = now
+            self.write({number: rows[number] for number in sorted(rows) if number <= epoch}, anew)
+            self.last = epoch
+        except Exception as error:  # watching must never end a training
+            self.warn(error)
+
+    def write(self, rows: dict[int, Numbers], anew: bool) -> None:
+        raise NotImplementedError
+
+    def warn(self, error: BaseException) -> None:
+        if not self.warned:
+            self.warned = True
+            reason = " ".join(masked(error).split())[:300] or type(error).__name__
+            say(f"{self.name} does not take numbers: {reason}. The training goes on.")
+
+
+def plain(row: Numbers) -> Numbers:
+    """The numbers among the values, but for that of the epoch."""
+    return {n: float(value) for n, value in row.items() if isinstance(value, int | float) and n != "epoch"}
+
+
+def history_in(checkpoint: Any) -> list[Numbers]:
+    """The numbers of all epochs that a checkpoint knows of; none without a checkpoint or a history."""
+    for name in ("state.json", "history.json") if checkpoint is not None else ():
+        with suppress(FileNotFoundError), checkpoint.filesystem.open_input_file(f"{checkpoint.path}/{name}") as file:
+            found = json.loads(file.read())
+            return found["history"] if isinstance(found, dict) else found
+    return []

@@ -1,0 +1,67 @@
+"""duskfuse tune RECIPE: a search over fields of a recipe, with Ray Tune; every trial is a run of `duskfuse train`.
+
+    duskfuse tune moefusion-tiny --corpus DIR --preset experts --seeds 2 --out DIR     the grid of the paper's Fig. 7
+    duskfuse tune moefusion --corpus DIR --preset nka --samples 40 --out DIR           N, K, alpha and balance at once
+    duskfuse tune tgecnet-fuse --from RUN1 --corpus DIR --out DIR \\
+        --space model.experts=2..16 --space model.top-k=1..model.experts --space loss.gradient=1..40:log
+
+All trials read one finished corpus. The same command goes on after a kill and keeps what was finished; more --samples
+or --seeds add trials. OUT/trials/NAME are the runs, OUT/trials.csv and summary.csv the tables, OUT/figures the
+pictures, OUT/best.json the best recipe, which `duskfuse train` takes; OUT/tune.json is written last.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from fusion import storage
+from fusion.config import to_dict
+from fusion.data.corpus import open_corpus
+from fusion.errors import UserError
+from workflows.cluster.connect import connect
+from workflows.console import say
+from workflows.outputs import Lease, claim
+from workflows.tune import results as tune_results
+from workflows.tune import search as tune_search
+from workflows.tune import trial as tune_trial
+from workflows.tune.options import Args
+from workflows.tune.plan import check, objectives_of, plan_of, start_of, watched
+from workflows.tune.resources import CROWD, room
+
+
+def run(args: Args, command: list[str]) -> None:
+
+    objectives = objectives_of(args)
+    args = replace(args, recipe=watched(args.recipe, objectives))
+    plan = plan_of(args)
+    check(args, plan)
+    manifest = open_corpus(args.corpus)
+    if list(objectives) != ["loss"] and not (manifest.rows("val") and args.recipe.validation.rows):
+        raise UserError(
+            f"{args.corpus} has no rows to validate on, which --objective {args.objective} needs. Build a corpus with "
+            "--val-share, and leave recipe.validation.rows above 0."
+        )
+    settings = {"recipe": to_dict(args.recipe), "corpus": manifest.content, "space": plan.about, "search": plan.search}
+    settings |= {"objective": list(objectives), "seed": args.seed, "from": args.start and start_of(args)}
+    settings |= {"detector": storage.absolute(args.detector)} if args.detector else {}
+    claim(args.out, "search.json", settings, "search")
+    with Lease(args.out):
+        ended = tune_trial.ended(args.out)
+        # Optuna may try a setting again: fewer trials than samples are there when it is done
+        todo = 0 if plan.samples and finished_samples(args.out) >= plan.samples else plan.todo(ended)
+        if todo:
+            storage.remove(storage.join(args.out, "tune.json"))  # from here to the end the search is not complete
+            crowd = connect(CROWD)
+            say(f"{args.recipe.name}: {todo} trials, {len(ended)} are there; {plan.search} over {plan.words}")
+            tune_search.search(args, plan, objectives, ended, room(args, crowd))
+        else:
+            say(f"{args.out}: all {len(ended)} trials are there")
+        tune_results.write(args, command, objectives, plan)
+
+
+def finished_samples(out: str) -> int:
+    """How many samples of Optuna the finished search in OUT is of."""
+
+    path = storage.join(out, "tune.json")
+    return json.loads(storage.read_bytes(path)).get("samples", 0) if storage.exists(path) else 0

@@ -1,0 +1,66 @@
+"""The options of `duskfuse tune`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from fusion.training.recipes import Recipe
+from workflows.options import Repeated, parse_with_recipe
+from workflows.train.recipes import find_recipe, show_recipes
+
+SEARCHES = ("grid", "random", "optuna")
+
+
+@dataclass(frozen=True)
+class Args:
+    recipe: Recipe
+    """What every trial starts from; any field of it can be set, as in --recipe.epochs 8."""
+    corpus: str
+    """A finished corpus: a folder or s3://bucket/path."""
+    out: str
+    """Folder or s3://bucket/path of the search. Every node must reach it."""
+    preset: str = ""
+    """experts or alpha, the paper's grids; or nka, N, K, alpha and balance together."""
+    space: Repeated = ()
+    """A field and its values, as often as needed: loss.gradient=1,5,10 or model.experts=2..16 or optim.lr=1e-4..0.1:log
+    or model.top-k=1..model.experts."""
+    search: str = ""
+    """grid (every combination), random or optuna (TPE). By default grid where all values are listed, else random."""
+    samples: int = 20
+    """Settings that random and optuna try."""
+    seeds: int = 1
+    """Trainings of each setting, from different random weights and crops."""
+    objective: str = "qabf"
+    """What is to be best: metrics of the validation after the last epoch (qabf, vif, ssim ...), map50 and map50_95
+    with --detector, or loss, that of the training. Several, separated by commas, give a Pareto front; the first one
+    stops trials early."""
+    early_stopping: bool | None = None
+    """Stop what is behind (ASHA). By default for random and optuna, not for a grid."""
+    grace: int = 0
+    """Epochs that each trial gets at least; 0: an eighth of the recipe's."""
+    reduction: int = 3
+    """Of so many trials one goes on at each rung of ASHA."""
+    detector: str | None = None
+    """A detector that `duskfuse detect` trained, for map50 and map50_95."""
+    start: Annotated[str | None, tyro.conf.arg(name="from")] = None
+    """The stage-1 run that stage 2 of TG-ECNet starts from."""
+    workers: int = 1
+    """Training workers of each trial."""
+    at_once: int = 0
+    """Trials that run at once; 0: as many as the cluster has room for."""
+    cpus_per_worker: float = 0
+    """CPUs that Ray sets aside for a worker; 0: one, or less where reading data would have none left."""
+    seed: int = 0
+    """Of the random draws and Optuna's; the trials' own seeds count up from the recipe's."""
+
+
+def options(arguments: list[str]) -> Args:
+    """Parse the command line, whose first word is a recipe, by its name or in a file."""
+    first = arguments[0] if arguments else ""
+    if first in ("-h", "--help"):
+        show_recipes("tune")
+        raise SystemExit(0)
+    return parse_with_recipe(Args, f"tune {first}", arguments[1:], find_recipe(first))

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fusion import checkpoint
+from fusion.errors import UserError
+from fusion.metrics import METRICS
+from fusion.training import search_space
+from fusion.training.stages import STAGES
+from workflows.train import detection_metric
+from workflows.train import job as train_job
+from workflows.train import options as train_options
+from workflows.train.detection_metric import METRICS as DETECTED
+from workflows.tune.options import SEARCHES, Args
+from workflows.tune.trial import name_of
+
+
+def objectives_of(args: Args) -> dict[str, bool]:
+    """{metric: higher is better}, by name. UserError: unknown, or one that needs a detector."""
+
+    found: dict[str, bool] = {}
+    for name in (word.strip() for word in args.objective.split(",")):
+        if name in DETECTED:
+            if args.detector is None:
+                raise UserError(f"--objective {name} needs --detector, a detector that `duskfuse detect` trained.")
+            found[name] = True
+        elif name == "loss":
+            found[name] = False
+        elif name in METRICS:
+            found[name] = METRICS[name].higher_is_better
+        else:
+            known = ", ".join((*METRICS, *DETECTED, "loss"))
+            raise UserError(f"--objective: unknown metric {name!r}. Known: {known}.")
+    return found
+
+
+def start_of(args: Args) -> str:
+    """The fingerprint of the stage 1 that all trials start from."""
+
+    return checkpoint.load(checkpoint.fetch(args.start), expect=args.recipe.model_name).fingerprint
+
+
+def watched(recipe: Any, objectives: dict[str, bool]) -> Any:
+    """The recipe with a validation that has every objective."""
+
+    own = STAGES[recipe.model.stage].metrics
+    more = tuple(name for name in objectives if name in METRICS and name not in own)
+    names = tuple(dict.fromkeys((*recipe.validation.metrics, *more)))
+    return replace(recipe, validation=replace(recipe.validation, metrics=names))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is tried: `settings`, one by one; or, for Optuna, `samples` of `dimensions`."""
+
+    search: str
+    about: Any  # for the claim of the folder
+    words: str
+    names: tuple[str, ...]  # the searched fields
+    settings: tuple[dict, ...]
+    seeds: tuple[int, ...]
+    dimensions: tuple = ()
+    samples: int = 0
+    stops: bool = False
+
+    @property
+    def trials(self) -> list[tuple[dict, int]]:
+        """(values, seed): all seeds of a setting after each other would leave the last settings for the morning."""
+        return [(values, seed) for seed in self.seeds for values in self.settings]
+
+    def todo(self, ended: dict[str, dict]) -> int:
+
+        if self.search == "optuna":
+            return max(0, self.samples - len(ended))
+        return sum(name_of(values, seed) not in ended for values, seed in self.trials)
+
+
+def plan_of(args: Args) -> Plan:
+    """UserError where the options do not make a search."""
+
+    if bool(args.preset) == bool(args.space):
+        raise UserError("give --preset (experts, alpha or nka) or --space NAME=VALUES, one of them.")
+    if args.search and args.search not in SEARCHES:
+        raise UserError(f"--search is {args.search!r}; it must be one of {', '.join(SEARCHES)}")
+    if args.samples < 1 or args.seeds < 1 or args.reduction < 2:
+        raise UserError("--samples and --seeds must be at least 1, --reduction at least 2")
+    seeds = tuple(args.recipe.seed + number for number in range(args.seeds))
+    preset = search_space.preset(args.preset, args.recipe) if args.preset else None
+    if preset is not None and preset.settings is not None:
+        if args.search not in ("", "grid"):
+            raise UserError(f"--preset {args.preset} is a grid; it has no --search {args.search}.")
+        settings = tuple(preset.settings(args.recipe))
+        words = f"the preset {args.preset}"
+        return Plan("grid", args.preset, words, tuple(settings[0]), settings, seeds, stops=bool(args.early_stopping))
+    texts = preset.dimensions(args.recipe) if preset is not None else args.space
+    dimensions = search_space.order(search_space.parse(text, args.recipe) for text in texts)
+    listed = all(isinstance(one, search_space.Choice) for one in dimensions)
+    kind = args.search or ("grid" if listed else "random")
+    words = ", ".join(texts)
+    names = tuple(one.name for one in dimensions)
+    if "seed" in names:
+        raise UserError("--space seed: trials of one setting from several seeds are --seeds.")
+    stops = kind != "grid" if args.early_stopping is None else args.early_stopping
+    if kind == "grid":
+        return Plan(kind, list(texts), words, names, tuple(search_space.grid(dimensions)), seeds, stops=stops)
+    if kind == "random":
+        settings = tuple(search_space.draws(dimensions, args.samples, args.seed))
+        return Plan(kind, list(texts), words, names, settings, seeds, stops=stops)
+    if args.seeds > 1:
+        raise UserError("--search optuna trains each setting once; use --seeds with grid or random.")
+    return Plan(kind, list(texts), words, names, (), seeds, tuple(dimensions), args.samples, stops)
+
+
+def check(args: Args, plan: Plan) -> None:
+    """UserError, before anything runs, where a setting, the start or the detector cannot be used."""
+
+    weighed = [name for name in plan.names if name.startswith("loss.")]
+    if weighed and "loss" in args.objective.split(","):
+        raise UserError(f"--objective loss: {weighed[0]} changes what the loss is. Choose a metric of the images.")
+    ends = [] if plan.settings else search_space.corners(plan.dimensions)
+    for values in (*plan.settings, *ends):
+        search_space.apply(args.recipe, values)
+    if args.detector is not None:
+        detection_metric.check(args.detector, args.recipe)
+    if STAGES[args.recipe.model.stage].continues and args.start is None:
+        raise UserError(f"{args.recipe.name} starts from stage 1: give --from, the run of its restore recipe.")
+    for values in plan.settings[:1]:
+        if args.start is not None:
+            recipe = search_space.apply(args.recipe, values)
+            train_job.check_start(train_options.Args(recipe, args.corpus, args.out, start=args.start))
+    if args.workers < 1 or args.recipe.batch_size % args.workers:
+        raise UserError(f"a batch of {args.recipe.batch_size} cannot be shared by {args.workers} workers.")
+    if plan.search == "optuna":
+        try:
+            import optuna  # noqa: F401
+        except ModuleNotFoundError:
+            raise UserError("--search optuna needs Optuna: pip install 'duskfuse[optuna]'") from None
