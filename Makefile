@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED = 0
 export RAY_AUTH_MODE = disabled
 
-.PHONY: install demo test test-all lint clean
+.PHONY: install demo test test-all check lint clean
 
 install: $(VENV)/installed
 
@@ -19,19 +19,24 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/duskfuse demo
 
-test: install
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+test: check
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: install
+test-all: check
+	$(BIN)/python -m pytest
+
+# What `make lint` would change or refuse, without changing anything.
+check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy
 
 lint: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy
 
 clean:
-	rm -rf demo .pytest_cache .ruff_cache
+	rm -rf demo .pytest_cache .ruff_cache .mypy_cache .grimp_cache .import_linter_cache

@@ -62,8 +62,9 @@ def colour(place: int) -> tuple[int, int, int]:
 
 
 def found_boxes(truth: Truth, detections: Detections, threshold: float = 0.0, overlap: float = OVERLAP) -> np.ndarray:
-    """bool (n,): which labelled boxes the detections of at least this score find, the best-scored first and each one
-    box of its class: COCO's matching at this IoU."""
+    """Bool (n,): which labelled boxes the detections of at least this score find, the best-scored first and each one
+    box of its class: COCO's matching at this IoU.
+    """
     found = np.zeros(len(truth.boxes), bool)
     iou = overlaps(detections.boxes, truth.boxes)
     for place in np.argsort(-detections.scores, kind="stable"):

@@ -12,7 +12,6 @@ from fusion.errors import UserError
 
 def load(weights: str, classes: tuple[str, ...], same: dict, size: int, device: str):
     """A trained detector as a function of images: YOLO weights, or a Faster R-CNN's checkpoint. UserError: neither."""
-
     if weights_of_yolo(weights):
         from detection.yolo.detector import Yolo
 
@@ -38,7 +37,6 @@ MODEL = "detector"
 
 def detector_in(where: str) -> str:
     """The folder of a trained detector, given as that, as a training or as the output of `duskfuse detect`."""
-
     if is_file_of_weights(where):
         return where
     for parts in ((), (MODEL,), ("training", MODEL)):
@@ -54,7 +52,6 @@ def is_file_of_weights(where: str) -> bool:
 
 def local(where: str, home: Path) -> Path:
     """A local copy of the weights of a trained YOLO, given as its folder or its file."""
-
     path = where if is_file_of_weights(where) else storage.join(where, "yolo.pt")
     copy = home / "start.pt"
     try:

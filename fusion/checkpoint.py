@@ -174,7 +174,6 @@ def _digest(folder: Path) -> str:
 
 def fetch(where: str) -> Path:
     """A local folder with the checkpoint at a path or URI: a checkpoint itself, or a finished run that holds one."""
-
     if not storage.is_dir(where):
         raise UserError(f"no checkpoint at {where}: there is no such folder. Give the folder `duskfuse train` wrote.")
     if not storage.exists(storage.join(where, "config.json")):

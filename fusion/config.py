@@ -42,7 +42,8 @@ def from_dict(cls: type[T], data: dict[str, Any], where: str = "config") -> T:
 def from_yaml(text: str) -> Any:
     """Plain values out of YAML, or JSON. 1e-4 is a number, as in YAML 1.2 (PyYAML alone takes it for text).
 
-    Raises yaml.YAMLError."""
+    Raises yaml.YAMLError.
+    """
 
     class Loader(yaml.SafeLoader):
         pass

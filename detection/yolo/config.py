@@ -52,7 +52,8 @@ class YoloConfig:
 
     def overrides(self) -> dict[str, Any]:
         """`extra` as a table, values read as YAML. UserError: not of the form key=value, or a setting that has its own
-        field here or that train() decides."""
+        field here or that train() decides.
+        """
         table = {}
         for part in self.extra:
             key, equals, value = part.partition("=")

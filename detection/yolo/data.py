@@ -29,7 +29,8 @@ LONGEST = 200  # characters of a file name, well under the 255 bytes of most fil
 @dataclass(frozen=True)
 class Contents:
     """What a data.yaml says. images: how many per split; boxes: per split, how many of each class (both {} when another
-    program wrote the file); notes: lines for the user, such as a class that no training image shows."""
+    program wrote the file); notes: lines for the user, such as a class that no training image shows.
+    """
 
     classes: tuple[str, ...]
     images: dict[str, int]
@@ -87,7 +88,8 @@ def write_dataset(
 
 def read_dataset(data_yaml: str | Path) -> Contents:
     """What data.yaml says, checked. Raises UserError: no such file, not YAML, no class names, no training images or
-    boxes in them, a list of images that is missing."""
+    boxes in them, a list of images that is missing.
+    """
     path = Path(data_yaml)
     try:
         table = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -69,7 +69,8 @@ class Yolo:
         batch: int = 16,
     ) -> None:
         """Raises UserError: no such file, a damaged file, not a detector, a size that is no multiple of 32, or classes
-        that the detector does not know (not so with allow_missing, unless it knows none of them)."""
+        that the detector does not know (not so with allow_missing, unless it knows none of them).
+        """
         network, contents = load_network(fetch(str(weights), allow_download))
         size = size or int((contents.get("train_args") or {}).get("imgsz") or 640)
         if size <= 0 or size % STRIDE:
@@ -97,7 +98,8 @@ class Yolo:
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[Detections]:
         """images: uint8, (H, W, 3) RGB or (H, W) grey, of any sizes. Boxes are in pixels of each image, best
-        first. Raises ValueError for other arrays."""
+        first. Raises ValueError for other arrays.
+        """
         groups: dict[tuple[int, int], list[int]] = {}
         for place, image in enumerate(images):
             if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):

@@ -220,7 +220,8 @@ class _Warned(logging.Handler):
 def aside() -> Iterator[list[str]]:
     """A training's hold on the process, undone at its end: threads, random states, determinism, environment.
 
-    Yields the list into which ultralytics' warnings go, instead of to the console."""
+    Yields the list into which ultralytics' warnings go, instead of to the console.
+    """
     from ultralytics.utils import LOGGER, torch_utils
 
     threads, cv_threads, own = torch.get_num_threads(), cv2.getNumThreads(), torch_utils.NUM_THREADS

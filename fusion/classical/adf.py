@@ -70,7 +70,7 @@ def _step(strip: np.ndarray) -> np.ndarray:
 
 
 def _flow(ahead: np.ndarray, behind: np.ndarray) -> np.ndarray:
-    """d exp(-d^2); d^2 is at most 72, which exp(d^2) stands."""
+    """D exp(-d^2); d^2 is at most 72, which exp(d^2) stands."""
     difference = ahead - behind
     weight = difference * difference
     cv2.exp(weight, dst=weight)

@@ -86,7 +86,7 @@ class Box:
         mean: np.ndarray | None = None,
         out: np.ndarray | None = None,
     ) -> np.ndarray:
-        """q for one guide; `mean` is that of the image, for callers that have it already."""
+        """Q for one guide; `mean` is that of the image, for callers that have it already."""
         first, second, _, _, product = self.memory
         mean_guide = self.mean(guide, first)
         if image is guide:
@@ -117,7 +117,7 @@ class Box:
         epsilon: float,
         out: np.ndarray | None,
     ) -> np.ndarray:
-        """q from the means of I, p and I p (None: p is I)."""
+        """Q from the means of I, p and I p (None: p is I)."""
         _, _, b, a, _ = self.memory
         square = self._product(guide, guide, a)
 

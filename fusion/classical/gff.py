@@ -32,7 +32,7 @@ def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
 
 
 def fuse_colour(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
-    """float (H, W, 3) twice -> float (H, W, 3)."""
+    """Float (H, W, 3) twice -> float (H, W, 3)."""
     first, second = widen(visible, infrared)
     base, detail = weights(_grey(first), _grey(second))
     channels = [mix(first[..., c], second[..., c], base, detail) for c in range(3)]

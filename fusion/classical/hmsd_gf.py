@@ -80,7 +80,7 @@ def preference(first: np.ndarray, second: np.ndarray, strength: float) -> np.nda
 
 
 def steepness(visible: np.ndarray, infrared: np.ndarray) -> float:
-    """lambda."""
+    """Lambda."""
     seen = perceptual_saliency(visible)
     ratio = perceptual_saliency(infrared) / seen if seen else 0.0
     return float(np.clip(2500 * ratio - 1900, 100, 2000))

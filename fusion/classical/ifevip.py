@@ -34,13 +34,13 @@ def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
 
 
 def fuse_colour(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
-    """float (H, W, 3) twice -> float (H, W, 3); the infrared image counts by its grey version."""
+    """Float (H, W, 3) twice -> float (H, W, 3); the infrared image counts by its grey version."""
     levels = grey(quantise(infrared))
     return _fuse(visible, levels[..., None].astype(np.float64) / 255, background(levels)[..., None])
 
 
 def _fuse(visible: np.ndarray, infrared: np.ndarray, dark: np.ndarray) -> np.ndarray:
-    """visible (H, W) or (H, W, C); infrared of the same shape or with one channel; dark in grey levels."""
+    """Visible (H, W) or (H, W, C); infrared of the same shape or with one channel; dark in grey levels."""
     first, second = (image * 255 for image in widen(visible, infrared))
     known = entropy(quantise(visible))
     ratio = entropy(quantise(infrared)) / known if known else 1.0

@@ -71,7 +71,7 @@ class Tree:
         raise UserError(f"cannot read {self.full(path)}: {reason}. Put a plain file there, or remove it.")
 
     def labels(self, cell: Cell, folder: str) -> dict[str, str]:
-        """stem -> label file, of the folders named `folder` (in any case) of a cell."""
+        """Stem -> label file, of the folders named `folder` (in any case) of a cell."""
         if (cell, folder) not in self._labels:
             stems: dict[str, str] = {}
             named = [files for name, files in self.cells.get(cell, {}).items() if name.casefold() == folder.casefold()]

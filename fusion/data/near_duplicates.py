@@ -34,7 +34,7 @@ def signature(visible: np.ndarray, infrared: np.ndarray) -> bytes:
 
 
 def sequences(signatures: Mapping[str, bytes]) -> dict[str, str]:
-    """key -> name of its sequence, the least key in it."""
+    """Key -> name of its sequence, the least key in it."""
     keys = sorted(signatures)
     words = np.array([np.frombuffer(signatures[key], np.uint64) for key in keys]).reshape(len(keys), STEPS // 32)
     up, there = words[:, : STEPS // 64], words[:, STEPS // 64 :]

@@ -29,7 +29,7 @@ def quota_of(preset: str) -> dict[str, dict[str, int]] | None:
 def choose(
     refs: Sequence[PairRef], degradations: tuple[str, ...], preset: str, seed: int
 ) -> dict[str, tuple[str, ...]]:
-    """key -> the degradations it gets: all, or as many pairs per split and degradation as the preset's quota wants.
+    """Key -> the degradations it gets: all, or as many pairs per split and degradation as the preset's quota wants.
 
     Pairs are ranked by a hash of seed, degradation and key, and the first ones are taken. The training quota is for
     training and validation together, as the one is carved out of the other.

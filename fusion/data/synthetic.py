@@ -47,7 +47,6 @@ def _scene(scene) -> tuple[np.ndarray, np.ndarray]:
 
 def multifocus(scene) -> tuple[np.ndarray, np.ndarray]:
     """The near half sharp, the far half behind the focus; then the other way round. Borders are a little soft."""
-
     blurred, _ = defocus.apply(scene.visible.astype(np.float32), None, BLUR)
     solid = scene.depth[scene.depth < 1]
     middle = float(np.median(solid)) if solid.size else 0.5
@@ -81,7 +80,6 @@ def is_generated(where: str) -> bool:
 
 def settled(where: str) -> str:
     """The same pairs from any folder and node: an absolute path or URI, or the words of pairs that are drawn."""
-
     return where if is_generated(where) else storage.absolute(where)
 
 
@@ -107,7 +105,6 @@ def find(where: str) -> Found:
 
 def draw(uri: str) -> Drawn:
     """One pair. ValueError: not what `find` made."""
-
     form = re.fullmatch(rf"({_KIND}):(\d+):(\d+)x(\d+):(\d+)", uri)
     if form is None:
         raise ValueError(f"'{uri}' is no scene")

@@ -16,7 +16,8 @@ from fusion.metrics.triplet import Triplet
 @dataclass(frozen=True)
 class Scales:
     """What brings the terms to the sizes that the paper prints for its own networks. Fixed, never drawn from the images
-    being compared, so that scoring one more method changes no other score."""
+    being compared, so that scoring one more method changes no other score.
+    """
 
     niqe: float = 3.0  # NIQE of a clean picture: 3 / NIQE is about 0.7
     psnr: float = 30.0  # dB

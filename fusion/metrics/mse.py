@@ -8,7 +8,7 @@ from fusion.metrics.triplet import Triplet
 
 
 def errors(t: Triplet) -> Tensor:
-    """mean (X - F)^2 of each source, B x S, in squared grey levels."""
+    """Mean (X - F)^2 of each source, B x S, in squared grey levels."""
     return (t.source_BSHW - t.fused).square().mean(dim=(-2, -1))
 
 

@@ -24,7 +24,8 @@ HALVING = [tap / 256 for tap in (-3, -9, 29, 111, 111, 29, -9, -3)]
 
 class Aggd(NamedTuple):
     """Asymmetric generalised Gaussian distributions: density proportional to exp(-(|x| / b)^shape), b = left for
-    x < 0 and right for x >= 0."""
+    x < 0 and right for x >= 0.
+    """
 
     shape: Tensor
     left: Tensor

@@ -25,7 +25,7 @@ ALIGN = 16  # the hidden width is padded with zeros to a multiple of this; matri
 def mixture(
     x_TD: Tensor, experts_TK: Tensor, log_weights_TK: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor
 ) -> Tensor:
-    """y = log sum_k exp(log_weight_k + E_k(x)), E(x) = gelu(x w1 + b1) w2 + b2, per token and channel: (T, D).
+    """Y = log sum_k exp(log_weight_k + E_k(x)), E(x) = gelu(x w1 + b1) w2 + b2, per token and channel: (T, D).
 
     `w1` is (N, D, F), `b1` (N, F), `w2` (N, F, D), `b2` (N, D). Under autocast the products run in its type; the
     log-sum-exp always in float32 or better. Differentiable once in all but `experts_TK`.
@@ -121,7 +121,7 @@ class _Mixture(torch.autograd.Function):
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left.T @ right, in one go when the types agree; else the sum stays in the wider type."""
+    """Total += left.T @ right, in one go when the types agree; else the sum stays in the wider type."""
     if total.dtype == left.dtype:
         total.addmm_(left.T, right)
     else:

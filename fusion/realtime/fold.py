@@ -88,7 +88,7 @@ class Edges(nn.Module):
         self.corner_biases_4 = nn.Parameter(bias_C @ taps)
 
     def forward(self, top_BCW: Tensor, bottom_BCW: Tensor, left_BCH: Tensor, right_BCH: Tensor) -> list[Tensor]:
-        """f along the four sides -> what to take off there: top, bottom (B, 1, W), left, right (B, 1, H)."""
+        """F along the four sides -> what to take off there: top, bottom (B, 1, W), left, right (B, 1, H)."""
         sides = [top_BCW, bottom_BCW, left_BCH, right_BCH]
         top, bottom, left, right = (self._along(line, i) for i, line in enumerate(sides))
         more = top_BCW.shape[2] - 1

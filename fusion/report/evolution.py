@@ -170,7 +170,8 @@ def methods_table(evolved: Evolved) -> PaperTable:
 
 def evolutions_table(evolved: Evolved) -> PaperTable:
     """A row an evolution: labels replaced, their score, and the network before and after: its E2 on held-out pairs, and
-    its loss on the labels of the evolution before."""
+    its loss on the labels of the evolution before.
+    """
     heads = (("joined", "Joined", ""), ("replaced", "Replaced", ""), ("label score", "E2 of labels", "↑"))
     heads += (("before", "Held out, before", "↑"), ("after", "after", "↑"))
     heads += (("old before", "Old-label loss, before", "↓"), ("old after", "after", "↓"), ("epochs", "Epochs", ""))

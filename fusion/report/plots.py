@@ -168,7 +168,7 @@ def css_width(svg: bytes) -> int:
 
 
 def _settings():
-    """matplotlib's settings while a plot is drawn; taken back afterwards. The salt makes SVG ids repeatable."""
+    """Matplotlib's settings while a plot is drawn; taken back afterwards. The salt makes SVG ids repeatable."""
     return mpl.rc_context(
         {
             **{key: INK for key in ("text.color", "axes.titlecolor")},
@@ -189,7 +189,8 @@ def _settings():
 
 def _panels(count: int, keys: Sequence[Line2D], share_y: bool, heading: float = 0.0) -> tuple[Figure, list[Axes], int]:
     """A figure of `count` equal panels in even rows of at most five, with room for a heading and for the legend at
-    its foot, and the number of panels in a row. Sizes in inches."""
+    its foot, and the number of panels in a row. Sizes in inches.
+    """
     rows = math.ceil(count / COLUMNS)
     columns = math.ceil(count / rows)
     left, right, top, bottom = 0.6, 0.15, 0.3 + heading, 0.45

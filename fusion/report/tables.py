@@ -171,7 +171,8 @@ class Column:
 @dataclass(frozen=True)
 class Cell:
     """One mean, printed. `rank` is 1 to 3 or 0; `short`: over fewer images than another method's mean; `detail`: a
-    sentence with the spread and the counts."""
+    sentence with the spread and the counts.
+    """
 
     text: str
     rank: int
@@ -190,7 +191,8 @@ class Row:
 class PaperTable:
     """Methods x metrics under one condition. `images` is the largest number of images a mean is over; `uneven`
     says that some method stands over fewer of them than another in the same column. `head` and `counted` stand over
-    the first two columns of print."""
+    the first two columns of print.
+    """
 
     degradation: str
     level: str
@@ -206,7 +208,8 @@ def paper_table(
     summary: pd.DataFrame, degradation: str = ALL, level: str = ALL, metrics: Metrics | None = None
 ) -> PaperTable:
     """The rows of a printed table for one condition, or over everything. Its columns are those of the whole summary,
-    so that the tables of all conditions line up; its rows are the methods scored under this condition."""
+    so that the tables of all conditions line up; its rows are the methods scored under this condition.
+    """
     table = metric_table(metrics)
     names = metric_names(summary, table)
     part = summary[(summary["degradation"] == degradation) & (summary["level"] == level)]

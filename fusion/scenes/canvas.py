@@ -29,7 +29,7 @@ class Camera:
     above: float
 
     def project(self, points_N3: np.ndarray) -> np.ndarray:
-        """x = centre + f X / Z, y = horizon + f (above - Y) / Z, in pixels."""
+        """X = centre + f X / Z, y = horizon + f (above - Y) / Z, in pixels."""
         points = np.asarray(points_N3, np.float64)
         scale = self.focal / np.maximum(points[:, 2], NEAR)
         flat = np.empty((len(points), 2))
