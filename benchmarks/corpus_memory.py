@@ -28,7 +28,7 @@ def peak(count: int, size: str) -> tuple[dict[str, float], float]:
     with tempfile.TemporaryDirectory() as folder:
         words = ["corpus", "--pairs", f"scenes:{count}:{size}", "--preset", "demmi-rf", "--out", f"{folder}/corpus"]
         start = time.perf_counter()
-        job = subprocess.Popen([sys.executable, "-m", "workflows.cli", *words], stdout=subprocess.DEVNULL,
+        job = subprocess.Popen([sys.executable, "-m", "workflows", *words], stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL)  # fmt: skip
         root = psutil.Process(job.pid)
         while job.poll() is None:

@@ -74,7 +74,7 @@ def start(*words: object) -> subprocess.Popen:
     import ray
 
     environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    return subprocess.Popen([sys.executable, "-m", "workflows.cli", *map(str, words)], env=environment)
+    return subprocess.Popen([sys.executable, "-m", "workflows", *map(str, words)], env=environment)
 
 
 def finish(*words: object) -> None:

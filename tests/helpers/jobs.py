@@ -20,7 +20,7 @@ CHECKOUT = Path(__file__).parent.parent.parent
 
 def duskfuse(*words: object, **options) -> subprocess.Popen:
     """A job in its own process group, so that all of its Ray can be ended with it."""
-    command = [sys.executable, "-m", "workflows.cli", *map(str, words)]
+    command = [sys.executable, "-m", "workflows", *map(str, words)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, **options)
 
 
@@ -43,7 +43,7 @@ class Head:
 
     def duskfuse(self, *words: object, **changes: str) -> subprocess.CompletedProcess:
         """A job as a driver on this machine that joins the cluster; `changes` to the environment."""
-        command = [sys.executable, "-m", "workflows.cli", *map(str, words)]
+        command = [sys.executable, "-m", "workflows", *map(str, words)]
         environment = self.environment | {"RAY_ADDRESS": self.address} | changes
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 

@@ -129,7 +129,7 @@ class Job:
 
     def __init__(self, nodes: Nodes, folder: Path, *words: object) -> None:
         self.log = folder / f"job-{time.monotonic_ns()}.log"
-        command = [sys.executable, "-m", "workflows.cli", *map(str, words)]
+        command = [sys.executable, "-m", "workflows", *map(str, words)]
         environment = nodes.environment | {"RAY_ADDRESS": nodes.address}
         with open(self.log, "w") as file:
             self.process = subprocess.Popen(

@@ -26,7 +26,7 @@ def test_help_imports_nothing_heavy():
 
 @pytest.mark.parametrize("job", JOBS)
 def test_every_job_has_help(job):
-    done = subprocess.run([sys.executable, "-m", "workflows.cli", job, "--help"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "workflows", job, "--help"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "usage" in done.stdout.lower()
 
