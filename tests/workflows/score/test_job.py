@@ -43,7 +43,7 @@ def test_numbers_do_not_depend_on_how_the_work_is_cut(folder):
     (whole,) = score_unit(task(folder))
     parts = [row for i in (4, 0, 2, 3, 1) for row in score_unit(task(folder, {f"p{i}"}))[0]["scores"]]
     assert len(whole["scores"]) == 25 and whole["problems"] == []
-    key = lambda row: (row["image"], row["metric"])  # noqa: E731
+    key = lambda row: (row["image"], row["metric"])
     assert sorted(parts, key=key) == sorted(whole["scores"], key=key)  # to the last bit
 
 
