@@ -5,8 +5,8 @@ the fused luma likewise; float64 images give a float64 result. All compute in fl
 of threads, and leave their inputs alone.
 
     from fusion import classical, inference
-    image = inference.fuse(classical.CLASSICAL["adf"].fuse, visible, infrared)        the visible image's colour is kept
-    image = classical.fuse_colour(classical.CLASSICAL["adf"], visible, infrared)        every channel fused, as published
+    image = inference.fuse(classical.CLASSICAL["adf"].fuse, visible, infrared)     the visible image's colour is kept
+    image = classical.fuse_colour(classical.CLASSICAL["adf"], visible, infrared)     every channel fused, as published
 """
 
 from __future__ import annotations
