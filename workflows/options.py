@@ -18,12 +18,47 @@ T = TypeVar("T")
 # Given as often as needed, one value each time: --fused A=DIR --fused B=DIR.
 Repeated = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
+# Job -> its options of earlier versions -> what each is called now. A message names the new one.
+RENAMED: dict[str, dict[str, str]] = {
+    "demo": {"test-share": "test-fraction"},
+    "corpus": {
+        "val-share": "val-fraction",
+        "test-share": "test-fraction",
+        "max-rejected": "max-rejected-fraction",
+    },
+    "train": {"wait-for-nodes": "node-timeout"},
+    "tune": {"samples": "num-samples", "seeds": "num-seeds", "at-once": "max-concurrent"},
+    "evolve": {
+        "library": "methods",
+        "more-epochs": "finetune-epochs",
+        "val-share": "val-fraction",
+        "test-share": "test-fraction",
+        "max-rejected": "max-rejected-fraction",
+    },
+    "variants": {"seeds": "num-seeds"},
+    "commonness": {"library": "methods", "test-share": "test-fraction"},
+    "fuse": {"max-rejected": "max-rejected-fraction"},
+    "score": {"sources": "reference"},
+    "detect": {
+        "start": "from",
+        "same": "class-aliases",
+        "val-share": "val-fraction",
+        "test-share": "test-fraction",
+        "pictures": "num-images",
+        "max-rejected": "max-rejected-fraction",
+    },
+    "report": {"pictures": "num-images"},
+    "pipeline": {"without": "skip"},
+}
+
 
 def parse(kind: type[T], job: str, arguments: Sequence[str], **options: Any) -> T:
     """Parse command-line options into the dataclass `kind`. tyro's error boxes become one UserError line.
 
-    `options` go to `tyro.cli`. SystemExit: help was asked for.
+    `options` go to `tyro.cli`. UserError: a wrong option, or one that has another name now. SystemExit: help was asked
+    for.
     """
+    _refuse_renamed(kind, job.split()[0], arguments)
     options = {"prog": f"duskfuse {job}", "args": list(arguments)} | options
     printed = io.StringIO()
     try:
@@ -36,6 +71,20 @@ def parse(kind: type[T], job: str, arguments: Sequence[str], **options: Any) -> 
         body = re.sub(r"╭.*?╮", " ", text)  # the box's title says less than its first line
         words = " ".join(re.sub(r"[─│╰╯]+", " ", body).split()).partition("For full helptext")[0].strip()
         raise UserError(f"{words or 'cannot read the options'}. See duskfuse {job} --help.") from None
+
+
+def _refuse_renamed(kind: type, job: str, arguments: Sequence[str]) -> None:
+    """Raise UserError for an option's old name, naming the new one."""
+    for word in arguments:
+        option = word.partition("=")[0].removeprefix("--").replace("_", "-")
+        new = RENAMED.get(job, {}).get(option)
+        if new and word.startswith("--") and _has(kind, new):
+            raise UserError(f"--{option} is now --{new}.")
+
+
+def _has(kind: type, option: str) -> bool:  # until all jobs have the new names
+    fields = kind.__dataclass_fields__  # type: ignore[attr-defined]
+    return option.replace("-", "_") in fields or any(f'name="{option}"' in str(one.type) for one in fields.values())
 
 
 def parse_with_recipe(kind: type[T], job: str, arguments: Sequence[str], recipe: Any) -> T:

@@ -8,9 +8,11 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
+from fusion.errors import UserError
 from fusion.images.png import encode_png
 from tests.helpers.command_line import one_line, write_pair
-from workflows.cli import JOBS
+from workflows.cli import JOBS, read_options
+from workflows.options import RENAMED
 
 
 def test_help_imports_nothing_heavy():
@@ -97,6 +99,27 @@ def test_bad_input_is_one_line_and_exit_2(command, tmp_path, words, parts):
     one_line(err, *parts)
     made = [path.name for path in sorted(tmp_path.rglob("*")) if path not in before]
     assert not {"manifest.json", "run.json", "fused.json", "score.json", "r.html"} & set(made)
+
+
+RENAMED_OPTIONS = [(job, old, new) for job, names in RENAMED.items() for old, new in names.items()]
+
+
+@pytest.mark.parametrize(("job", "old", "new"), RENAMED_OPTIONS)
+def test_an_old_option_says_the_new_one(job, old, new, capsys):
+    recipe = ["aenet-tiny"] if job in ("train", "tune") else []
+    for words in ([f"--{old}", "1"], [f"--{old}=1"], [f"--{old.replace('-', '_')}", "1"]):
+        with pytest.raises(UserError, match=f"^--{old} is now --{new}[.]$"):
+            read_options(job, [*recipe, *words])
+    with pytest.raises(SystemExit):
+        read_options(job, [*recipe, "--help"])
+    text = capsys.readouterr().out
+    assert f"--{new} " in text and f"--{old} " not in text
+
+
+def test_an_old_option_is_one_line_and_exit_2(command):
+    code, _, err = command("report", "--scores", "s", "--pictures", "3")
+    assert code == 2
+    one_line(err, "duskfuse report: --pictures is now --num-images.")
 
 
 def test_checkpoint_of_another_kind(command, tmp_path):

@@ -17,8 +17,8 @@ class Args:
     """Degradations of the corpus."""
     epochs: int = 0
     """Epochs of each stage; 0: those of the tiny recipes."""
-    test_share: float = 0.1
-    """Share of the pairs kept for fusing and scoring."""
+    test_fraction: float = 0.1
+    """Fraction of the pairs kept for fusing and scoring."""
 
 
 def options(arguments: list[str]) -> Args:

@@ -39,7 +39,7 @@ FILE = "pipeline.yaml"
 def run(args: Args, command: list[str]) -> None:
     """Check everything, then run the stages that are not done, in order."""
 
-    changes = {"pairs": args.pairs, "out": args.out, "change": args.change, "without": args.without}
+    changes = {"pairs": args.pairs, "out": args.out, "change": args.change, "skip": args.skip}
     if args.print and not any(changes.values()):
         print(spec.source(args.pipeline), end="")
         return

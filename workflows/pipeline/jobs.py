@@ -108,7 +108,7 @@ def _detect(parsed: Any) -> None:
         return
     found = find_pairs(parsed.pairs)
     if not any(ref.labels for ref in found.refs) and found.layout != "scenes":
-        raise UserError(f"none of {parsed.pairs} has boxes to detect. Label them, or leave the stage out: --without.")
+        raise UserError(f"none of {parsed.pairs} has boxes to detect. Label them, or leave the stage out: --skip.")
 
 
 def _report(parsed: Any) -> None:

@@ -20,7 +20,7 @@ class Args:
     """Folder or s3://bucket/path of everything, instead of the one in the file."""
     change: Annotated[Repeated, tyro.conf.arg(name="set")] = ()
     """STAGE.OPTION=VALUE instead of what the file says; null takes an option away."""
-    without: Repeated = ()
+    skip: Repeated = ()
     """A stage to leave out, also of the lists and reports that name it, such as detect where pairs have no boxes."""
     until: str = ""
     """Stop after this stage."""

@@ -88,11 +88,11 @@ def source(name: str) -> str:
 
 
 def read(
-    name: str, *, pairs: str = "", out: str = "", change: Sequence[str] = (), without: Sequence[str] = ()
+    name: str, *, pairs: str = "", out: str = "", change: Sequence[str] = (), skip: Sequence[str] = ()
 ) -> Pipeline:
     """The pipeline of that file with what the command line changes. UserError: one line, naming file and stage.
 
-    change: each STAGE.OPTION=VALUE, as in "restore.recipe.epochs=3"; null takes an option away. without: stages left
+    change: each STAGE.OPTION=VALUE, as in "restore.recipe.epochs=3"; null takes an option away. skip: stages left
     out, also of lists and reports that name them.
     """
     whole = _load(source(name), name)
@@ -103,10 +103,10 @@ def read(
     raw = {stage: _options(options, f"{name}: stage {stage}") for stage, options in stages.items()}
     for text in change:
         _change(raw, text)
-    for stage in without:
+    for stage in skip:
         if stage not in raw:
-            raise UserError(f"--without {stage}: no such stage. {name} has {', '.join(raw)}.")
-    kept = {stage: _without(stage, options, without, name) for stage, options in raw.items() if stage not in without}
+            raise UserError(f"--skip {stage}: no such stage. {name} has {', '.join(raw)}.")
+    kept = {stage: _skip(stage, options, skip, name) for stage, options in raw.items() if stage not in skip}
     found = Pipeline(
         name,
         _text(out or whole.get("out", ""), f"{name}: out"),
@@ -197,21 +197,21 @@ def _change(raw: dict[str, dict[str, Any]], text: str) -> None:
         raise UserError(f"--set {text}: the value is no YAML. Put it in quotes.") from error
 
 
-def _without(stage: str, options: dict[str, Any], without: Sequence[str], where: str) -> dict[str, Any]:
+def _skip(stage: str, options: dict[str, Any], skip: Sequence[str], where: str) -> dict[str, Any]:
     """The options of a stage without the stages left out. UserError where it would become another thing: reports and
     lists become shorter, but a stage without its checkpoint or its corpus does not do what its name says."""
     for option, value in options.items():
-        needed = set(dict(references(value))) & set(without) if isinstance(value, str) else ()
+        needed = set(dict(references(value))) & set(skip) if isinstance(value, str) else ()
         if needed and options.get("job") != "report":
             lost = min(needed)
             raise UserError(
-                f"--without {lost}: {where}: stage {stage} needs it ({option}: {value}). "
+                f"--skip {lost}: {where}: stage {stage} needs it ({option}: {value}). "
                 f"Leave that out, too, or --set {stage}.{option}=null."
             )
-    return _drop(options, without)
+    return _drop(options, skip)
 
 
-def _drop(value: Any, without: Sequence[str]) -> Any:
+def _drop(value: Any, skip: Sequence[str]) -> Any:
     """Without what is null, and without what refers to stages that are left out."""
     gone = object()
 
@@ -221,7 +221,7 @@ def _drop(value: Any, without: Sequence[str]) -> Any:
         elif isinstance(item, list):
             left = [inner for inner in map(kept, item) if inner is not gone]
         else:
-            return gone if item == "null" or set(dict(references(item))) & set(without) else item
+            return gone if item == "null" or set(dict(references(item))) & set(skip) else item
         return gone if item and not left else left
 
     found = kept(value)

@@ -40,7 +40,7 @@ def run(args: Args, command: list[str]) -> None:
         facts, told, rows = {}, [], []
     else:
         about, table = read_scores(args.scores)
-        chosen = find_items(about, choose(table, args.pictures))
+        chosen = find_items(about, choose(table, args.num_images))
         rows = gallery(about, table, chosen)
         experts = experts_section(about["methods"], runs, chosen)
         sections = [*sections, experts] if experts else sections

@@ -21,7 +21,7 @@ class Args:
     """The page: a file or s3://bucket/path/report.html."""
     run: Repeated = ()
     """Training runs whose curves are shown; of a MoE-Fusion also what its experts see."""
-    pictures: int = 12
+    num_images: int = 12
     """Rows of the gallery."""
     title: str = "Duskfuse report"
 

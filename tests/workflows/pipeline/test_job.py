@@ -43,7 +43,7 @@ stages:
     job: report
     scores: $scores
     run: $train
-    pictures: 2
+    num-images: 2
 """
 STAGES = ["corpus", "train", "ours", "average", "scores", "report"]
 
@@ -164,7 +164,7 @@ def test_two_at_once(place, pipeline):
 
 def test_on_s3(store, place, command):
     out = storage.join(store.new_bucket(), "a folder")
-    words = ("pipeline", place / "mine.yaml", "--out", out, "--without", "train", "--without", "ours")
+    words = ("pipeline", place / "mine.yaml", "--out", out, "--skip", "train", "--skip", "ours")
     code, said, err = command(*words)
     assert code == 0 and "4 stages done, 4 of them now" in said, err
     assert b"Average" in storage.read_bytes(storage.join(out, "report.html"))

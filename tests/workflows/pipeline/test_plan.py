@@ -109,7 +109,7 @@ def test_commands_are_those_of_the_command_line(steps, tmp_path):
 @pytest.mark.parametrize(
     ("change", "redone"),
     [
-        ("report.pictures=3", {"report"}),
+        ("report.num-images=3", {"report"}),
         ("scores.metrics=en", {"scores", "report"}),
         ("average.method=maximum", {"average", "scores", "report"}),
         ("fuse.recipe.epochs=3", {"fuse", "images", "scores", "report"}),
@@ -210,7 +210,7 @@ def test_what_there_is_to_do_and_why(steps):
 
 
 def test_the_latest_report_has_a_place_of_its_own(steps):
-    before, after = steps(), steps("report.pictures=3")
+    before, after = steps(), steps("report.num-images=3")
     finish(before)
     state = finish(after, "report")
     copy = state.copy_of(after["report"])
@@ -237,11 +237,11 @@ def test_dry_run_tells_the_plan_and_writes_nothing(steps, command, tmp_path):
 
 
 def test_the_kept_file_is_the_same_pipeline(steps, tmp_path):
-    before = steps("restore.recipe.optim.lr=1e-4", "average.method=null", without=["report"])
+    before = steps("restore.recipe.optim.lr=1e-4", "average.method=null", skip=["report"])
     found = spec.read(
         str(tmp_path / "mine.yaml"),
         change=["restore.recipe.optim.lr=1e-4", "average.method=null"],
-        without=["report"],
+        skip=["report"],
     )
     assert "report" not in before and "method" not in found.stages[-2].options
     (tmp_path / "kept.yaml").write_text(found.text())
@@ -251,19 +251,19 @@ def test_the_kept_file_is_the_same_pipeline(steps, tmp_path):
 
 
 def test_without_a_stage_takes_away_what_refers_to_it(steps):
-    found = steps(without=["average"])
+    found = steps(skip=["average"])
     assert "average" not in found
     assert [word for word in found["scores"].command if word.startswith("Average")] == []
     assert f"Ours={found['images'].folder}" in found["scores"].command
-    with pytest.raises(UserError, match=r"--without corpus: .*stage restore needs it \(corpus: \$corpus\)"):
-        steps(without=["corpus"])
+    with pytest.raises(UserError, match=r"--skip corpus: .*stage restore needs it \(corpus: \$corpus\)"):
+        steps(skip=["corpus"])
 
 
 def test_no_stage_goes_on_with_another_network_when_its_own_is_left_out():
     for name, lost, needs in (("tgecnet", "fuse", "tgecnet"), ("moefusion-tiny", "train", "moefusion")):
-        with pytest.raises(UserError, match=rf"--without {lost}: .*stage {needs} needs it \(checkpoint"):
-            spec.read(name, pairs="p", without=[lost])
-        left = spec.read(name, pairs="p", without=[lost, needs])
+        with pytest.raises(UserError, match=rf"--skip {lost}: .*stage {needs} needs it \(checkpoint"):
+            spec.read(name, pairs="p", skip=[lost])
+        left = spec.read(name, pairs="p", skip=[lost, needs])
         assert lost not in str(left.stages[-1].options.get("run"))
 
 
@@ -342,7 +342,8 @@ AFTER = CORPUS + "  a:\n    corpus: $corpus\n    job: "  # a stage that works on
         (AFTER + "score\n    fused: A=$corpus\n    metrics: en,qq\n", ["stage a", "fused", "corpus"]),
         (AFTER + "score\n    fused: A=$corpus/x\n    metrics: en,qq\n", ["stage a", "qq"]),
         (CORPUS + "  a:\n    job: report\n    picture: 3\n", ["stage a", "--picture"]),
-        (CORPUS + "  a:\n    job: report\n    pictures: 3\n", ["stage a", "scores"]),
+        (CORPUS + "  a:\n    job: report\n    num-images: 3\n", ["stage a", "scores"]),
+        (AFTER + "report\n    pictures: 3\n", ["stage a", "--pictures is now --num-images"]),
         ("  a b:\n    job: corpus\n", ["stage a b"]),
         ("  pairs:\n    job: corpus\n", ["stage pairs"]),
         ("  - corpus\n", ["no stages"]),
@@ -369,7 +370,7 @@ def test_a_mistake_is_one_line_before_anything_runs(command, tmp_path, stages, p
         (["tgecnet-tiny", "--set", "restor.seed=1"], ["restor", "restore"]),
         (["tgecnet-tiny", "--set", "restore.recipe.epochs=many"], ["stage restore", "--recipe.epochs", "many"]),
         (["tgecnet-tiny", "--until", "fuze"], ["--until fuze", "fuse"]),
-        (["tgecnet-tiny", "--without", "fuze"], ["--without fuze", "fuse"]),
+        (["tgecnet-tiny", "--skip", "fuze"], ["--skip fuze", "fuse"]),
         ([], ["PIPELINE"]),
     ],
 )
@@ -387,8 +388,8 @@ def test_pairs_without_boxes_are_told_before_the_detector_waits_for_them(command
     words = ("pipeline", "tgecnet", "--pairs", tmp_path / "pairs", "--out", tmp_path / "out", "--dry-run")
     code, _, err = command(*words)
     assert code == 2
-    one_line(err, "stage detect", "boxes", "--without")
-    code, out, _ = command(*words, "--without", "detect")
+    one_line(err, "stage detect", "boxes", "--skip")
+    code, out, _ = command(*words, "--skip", "detect")
     assert code == 0 and "detect" not in out
 
 
