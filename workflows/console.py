@@ -3,6 +3,6 @@ from __future__ import annotations
 import sys
 
 
-def say(text: str) -> None:
+def log_progress(text: str) -> None:
     """A line of progress, on stderr: stdout is for results."""
     print(text, file=sys.stderr, flush=True)

@@ -16,7 +16,7 @@ from fusion.data.splits import FILE, assign_splits, frozen_splits, to_csv
 from fusion.data.synthetic import is_generated
 from workflows.cluster.connect import connect
 from workflows.cluster.parallel import in_parallel
-from workflows.console import say
+from workflows.console import log_progress
 from workflows.inputs import PAIRS_A_TASK
 
 
@@ -49,7 +49,7 @@ def tell_of_empty_splits(refs, config) -> None:
     """Where a share was wanted and nothing could be taken: all is one sequence, or too little."""
     for split, share in (("test", config.test_share), ("val", config.val_share)):
         if share and not any(ref.split == split for ref in refs):
-            say(
+            log_progress(
                 f"no pair is left for {split!r}: there are too few, or too few sequences of near-duplicates. "
                 "--no-sequences draws single pairs, --splits takes a split file."
             )
@@ -74,9 +74,11 @@ def found_sequences(refs) -> dict[str, str]:
             unread += done["unread"]
             bar.update(done["pairs"])
     if unread:
-        say(f"{unread} pairs could not be read and are sequences of their own")
+        log_progress(f"{unread} pairs could not be read and are sequences of their own")
     found = sequences(signatures)
-    say(f"{len(found)} pairs in {len(set(found.values()))} sequences of near-duplicates; each stays in one split")
+    log_progress(
+        f"{len(found)} pairs in {len(set(found.values()))} sequences of near-duplicates; each stays in one split"
+    )
     return found
 
 

@@ -155,7 +155,7 @@ def test_a_machine_too_busy_for_ray_is_told_and_a_mistake_stays_one(monkeypatch)
 def test_the_number_of_gpus_to_wait_for_is_a_number(monkeypatch):
     monkeypatch.setenv(join.GPUS, "six")
     with pytest.raises(UserError, match="DUSKFUSE_GPUS is 'six'"):
-        join.wait_for_gpus(console.say)
+        join.wait_for_gpus(console.log_progress)
 
 
 def test_gpus_are_asked_for_until_they_are_there(monkeypatch, capfd):
@@ -167,7 +167,7 @@ def test_gpus_are_asked_for_until_they_are_there(monkeypatch, capfd):
     monkeypatch.setattr(ray.autoscaler.sdk, "request_resources", lambda bundles: asked.append(len(bundles)))
     monkeypatch.setattr(join.time, "sleep", lambda seconds: None)
     monkeypatch.setenv(join.GPUS, "6")
-    join.wait_for_gpus(console.say)
+    join.wait_for_gpus(console.log_progress)
     assert asked == [6, 6, 0]  # once more when some had come, and taken back at the end
     assert "waiting for GPUs: 4 of 6" in capfd.readouterr().err
 

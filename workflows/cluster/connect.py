@@ -8,9 +8,9 @@ import signal
 import threading
 
 from workflows.cluster import join
-from workflows.console import say
+from workflows.console import log_progress
 
-CHATTY = ("ray.data", "ray.data._internal.execution.streaming_executor", "ray.train")
+NOISY_LOGGERS = ("ray.data", "ray.data._internal.execution.streaming_executor", "ray.train")
 
 
 def connect(crowd: int = 1) -> int:
@@ -27,8 +27,8 @@ def connect(crowd: int = 1) -> int:
     else:
         address = os.environ.get("RAY_ADDRESS", "")
         joins = address not in ("", "local")
-        options = {"logging_level": logging.WARNING, "runtime_env": WORKERS}
-        say(f"connecting to Ray at {address}" if joins else "starting Ray on this machine")
+        options = {"logging_level": logging.WARNING, "runtime_env": WORKER_RUNTIME_ENV}
+        log_progress(f"connecting to Ray at {address}" if joins else "starting Ray on this machine")
         crowd = 1 if joins else crowd
         on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
@@ -40,30 +40,30 @@ def connect(crowd: int = 1) -> int:
                 cpus = {"num_cpus": crowd * (os.cpu_count() or 1)} if crowd > 1 else {}
                 ray.init(address="local", include_dashboard=True, **cpus, **options)
         except Exception as error:
-            if (told := join.in_words(address, error)) is None:
+            if (told := join.to_user_error(address, error)) is None:
                 raise
             raise told from error
         if on_sigterm is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # ray.init has set its own
-        join.wait_for_gpus(say)
+        join.wait_for_gpus(log_progress)
     context = ray.data.DataContext.get_current()
     context.print_on_execution_start = False
-    quiet()
+    silence_ray_logs()
     return crowd
 
 
-def quiet() -> None:
+def silence_ray_logs() -> None:
     """Keep Ray's running commentary out of the jobs' own lines, in this process; warnings and errors stay."""
     import ray
 
     # this one is named after its file
     context = os.path.join(os.path.dirname(ray.__file__), "train/v2/_internal/execution/context.py")
-    for name in (*CHATTY, context):
+    for name in (*NOISY_LOGGERS, context):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # that its progress bars are off
 
 
-def in_worker() -> None:
+def setup_worker() -> None:
     """In every process that Ray starts for a job: quiet, and with this cluster's address.
 
     Without it, Ray Train's cleaner of a killed trial asks for "the" Ray of the machine, fails where there are two, and
@@ -72,10 +72,10 @@ def in_worker() -> None:
     import ray
 
     os.environ.setdefault("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
-    quiet()
+    silence_ray_logs()
 
 
-WORKERS = {"worker_process_setup_hook": in_worker}  # the `runtime_env` of a job
+WORKER_RUNTIME_ENV = {"worker_process_setup_hook": setup_worker}  # the `runtime_env` of a job
 
 
 def resources() -> tuple[float, int]:

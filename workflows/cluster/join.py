@@ -41,7 +41,7 @@ def check_head(address: str) -> None:
     GcsClient(address=head)  # the first call tells whether the token fits
 
 
-def in_words(address: str, error: Exception) -> UserError | None:
+def to_user_error(address: str, error: Exception) -> UserError | None:
     """What joining raised, in one line: what was tried, and what to change. None: it is a mistake of a program."""
     import ray
 
@@ -70,7 +70,7 @@ def in_words(address: str, error: Exception) -> UserError | None:
     return UserError(f"cannot reach Ray ({first}). Check RAY_ADDRESS and RAY_AUTH_MODE, or unset both.")
 
 
-def wait_for_gpus(say: Callable[[str], None]) -> None:
+def wait_for_gpus(log_progress: Callable[[str], None]) -> None:
     """Ask the autoscaler for as many GPUs as DUSKFUSE_GPUS says, and wait until they are there."""
     import ray
     from ray.autoscaler.sdk import request_resources
@@ -81,7 +81,7 @@ def wait_for_gpus(say: Callable[[str], None]) -> None:
     wanted, last = int(text), -1
     while (there := int(ray.cluster_resources().get("GPU", 0))) < wanted:
         if there != last:
-            say(f"waiting for GPUs: {there} of {wanted} are there")
+            log_progress(f"waiting for GPUs: {there} of {wanted} are there")
             request_resources(bundles=[{"CPU": 1, "GPU": 1}] * wanted)
         last = there
         time.sleep(2)

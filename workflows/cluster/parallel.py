@@ -8,12 +8,12 @@ from typing import Any
 from fusion.errors import UserError
 from workflows.cluster.connect import resources
 
-Row = dict[str, Any]
+JSON = dict[str, Any]
 
 
 def in_parallel(
-    rows: list[Row], work: Callable[[Row], list[Row]] | type, *, make: Row | None = None, **options: Any
-) -> Iterator[Row]:
+    rows: list[JSON], work: Callable[[JSON], list[JSON]] | type, *, make: JSON | None = None, **options: Any
+) -> Iterator[JSON]:
     """Run `work` on every row, one task a row, and yield the rows it returns as they come.
 
     `work` is a function of an importable module, run in Ray tasks, or a class whose instances are called in actors of
@@ -27,7 +27,7 @@ def in_parallel(
         yield result
 
 
-def _by_tasks(rows: list[Row], work: Callable[[Row], list[Row]], options: Row) -> Iterator[Row]:
+def _by_tasks(rows: list[JSON], work: Callable[[JSON], list[JSON]], options: JSON) -> Iterator[JSON]:
     # Plain tasks: with two or three for every core waiting, no core waits. Ray Data leaves a gap between tasks, which
     # cost a third of the time (benchmarks/corpus.py).
     import ray
@@ -50,7 +50,7 @@ def _by_tasks(rows: list[Row], work: Callable[[Row], list[Row]], options: Row) -
             ray.cancel(left)
 
 
-def unit_of_work(work: Callable[[Row], list[Row]], row: Row) -> list[Row]:
+def unit_of_work(work: Callable[[JSON], list[JSON]], row: JSON) -> list[JSON]:
     """In a task or an actor. A UserError travels as a row, as Ray wraps exceptions into its own."""
     try:
         return work(row)
@@ -58,7 +58,7 @@ def unit_of_work(work: Callable[[Row], list[Row]], row: Row) -> list[Row]:
         return [{"user error": str(error)}]
 
 
-def _by_actors(rows: list[Row], work: type, make: Row, options: Row) -> Iterator[Row]:
+def _by_actors(rows: list[JSON], work: type, make: JSON, options: JSON) -> Iterator[JSON]:
     import ray.data
 
     dataset = ray.data.from_items([{"row": json.dumps(row)} for row in rows], override_num_blocks=len(rows))
@@ -68,7 +68,7 @@ def _by_actors(rows: list[Row], work: type, make: Row, options: Row) -> Iterator
 
 
 class _Actor:
-    def __init__(self, work: type, make: Row) -> None:
+    def __init__(self, work: type, make: JSON) -> None:
         self.work = work(**make)
 
     def __call__(self, batch: dict) -> dict:

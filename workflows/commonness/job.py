@@ -21,7 +21,7 @@ from fusion.training.evolution import mean_score
 from workflows.cluster.connect import connect
 from workflows.cluster.parallel import in_parallel
 from workflows.commonness.options import Args
-from workflows.console import say
+from workflows.console import log_progress
 from workflows.evolve import job as evolve_job
 from workflows.evolve import options as evolve_options
 from workflows.evolve import train as evolve_train
@@ -60,9 +60,9 @@ def run(args: Args, command: list[str]) -> None:
     storage.write_text(storage.join(args.out, "table.csv"), frame.to_csv(index=False))
     about = {"stamp": stamp(["commonness", *command]), "tasks": tasks}
     storage.write_text(storage.join(args.out, "commonness.json"), json.dumps(about, indent=1) + "\n")
-    say(f"{'E2 of':16}" + "".join(f"{name[:14]:>15}" for name in networks) + f"{'kept':>8}")
+    log_progress(f"{'E2 of':16}" + "".join(f"{name[:14]:>15}" for name in networks) + f"{'kept':>8}")
     for row in table:
-        say(f"{row['task']:16}" + "".join(f"{row[name]:15.4f}" for name in networks) + f"{row['kept']:8.3f}")
+        log_progress(f"{row['task']:16}" + "".join(f"{row[name]:15.4f}" for name in networks) + f"{row['kept']:8.3f}")
     print(f"{args.out}: {len(tasks)} tasks, each with a network of its own, and one for all")
 
 

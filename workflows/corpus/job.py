@@ -23,7 +23,7 @@ from fusion.data.splits import FILE
 from fusion.errors import UserError
 from workflows.cluster.connect import connect
 from workflows.cluster.parallel import in_parallel
-from workflows.console import say
+from workflows.console import log_progress
 from workflows.corpus.options import Args, VerifyArgs
 from workflows.outputs import Lease, check_seen, claim
 from workflows.provenance import stamp
@@ -35,7 +35,7 @@ def verify(corpus: str) -> None:
     manifest = open_corpus(corpus)
     damaged = check(manifest)
     for line in damaged:
-        say(line)
+        log_progress(line)
     if damaged:
         raise UserError(f"{len(damaged)} of {len(manifest.shards())} shards are damaged. Delete them and build again.")
     print(f"{corpus}: {len(manifest.shards())} shards, {manifest.rows()} samples, all as the manifest says")
@@ -67,7 +67,7 @@ def build_corpus(args: Args, command: list[str]) -> None:
     config = CorpusConfig(**shared)
     found = find_pairs(args.pairs)
     frozen = checked_splits(args.splits, found.refs)
-    say(f"{args.pairs}: {len(found.refs)} pairs ({found.layout}), {len(found.rejected)} rejected")
+    log_progress(f"{args.pairs}: {len(found.refs)} pairs ({found.layout}), {len(found.rejected)} rejected")
 
     inputs = fingerprint([[asdict(ref) for ref in found.refs], frozen, versions()])
     plan = {"inputs": inputs, "config": to_dict(config)}
@@ -163,18 +163,20 @@ def count(records: list[dict]) -> list[dict]:
 def summary(data: dict, seconds: float) -> None:
     """What is in the corpus, how far from the preset's numbers, and how fast it was built."""
 
-    say(f"{'split':6} {'source':16} {'degradation':28} {'level':8} {'samples':>8}")
+    log_progress(f"{'split':6} {'source':16} {'degradation':28} {'level':8} {'samples':>8}")
     for row in data["counts"]:
-        say(f"{row['split']:6} {row['source']:16} {row['degradation']:28} {row['level']:8} {row['samples']:8}")
+        log_progress(f"{row['split']:6} {row['source']:16} {row['degradation']:28} {row['level']:8} {row['samples']:8}")
     made: Counter = Counter()
     for row in data["counts"]:
         made[row["split"], row["degradation"] + row["level"]] += row["samples"]
     for row in against_quota(data["config"]["preset"], made):
         share = row["made"] / row["wanted"]
-        say(f"{row['split']:6} {row['degradation']:12} {row['made']:6} of the paper's {row['wanted']:6} ({share:.0%})")
+        log_progress(
+            f"{row['split']:6} {row['degradation']:12} {row['made']:6} of the paper's {row['wanted']:6} ({share:.0%})"
+        )
     samples = sum(row["samples"] for row in data["counts"])
     size = sum(shard["bytes"] for shard in data["shards"])
     pace = f"; {samples / seconds:.1f} samples/s" if seconds > 1 else ""
     boxes = f", {data['boxes']} boxes in samples" if data["boxes"] else ""
-    say(f"{data['pairs']['used']} pairs used, {len(data['rejected'])} rejected{boxes}")
-    say(f"{samples} samples, {size / 1e6:.1f} MB{pace}")
+    log_progress(f"{data['pairs']['used']} pairs used, {len(data['rejected'])} rejected{boxes}")
+    log_progress(f"{samples} samples, {size / 1e6:.1f} MB{pace}")

@@ -20,7 +20,7 @@ from fusion import storage
 from fusion.data.class_names import parse_same
 from fusion.errors import UserError
 from workflows.cluster.connect import connect
-from workflows.console import say
+from workflows.console import log_progress
 from workflows.detect.evaluate import score
 from workflows.detect.labels import SOURCES, class_list, look_at, training_rows
 from workflows.detect.options import Args, size_of
@@ -49,13 +49,15 @@ def run(args: Args, command: list[str]) -> None:
     refs, problems, pairs = look_at(args, same)
     refs = [ref for ref in refs if ref.key in pairs]  # the others are among the problems
     classes = class_list(args, pairs, same)
-    say(f"classes: {', '.join(classes)}")
+    log_progress(f"classes: {', '.join(classes)}")
     if args.weights is None:
         if hasattr(args.recipe.model, "classes"):
             args = replace(args, recipe=replace(args.recipe, model=replace(args.recipe.model, classes=classes)))
         rows = training_rows(args, refs, methods)
         if args.corpus is None and args.split != "test":
-            say(f"--split {args.split}: the detector has seen some of what is scored, so its numbers are too good")
+            log_progress(
+                f"--split {args.split}: the detector has seen some of what is scored, so its numbers are too good"
+            )
         task = {"rows": rows, "classes": classes, "same": same}
         weights = detector_training.train(
             storage.join(args.out, "training"), args.recipe, task, args.start, ["detect", *command], args.workers
@@ -64,7 +66,7 @@ def run(args: Args, command: list[str]) -> None:
         weights = load.detector_in(args.weights)
         found = load(weights, classes, same, size_of(args), "cpu")  # a bad one is told here, once
         if weights_of_yolo(weights):
-            say(f"YOLO looks at images at {found.size} pixels")
+            log_progress(f"YOLO looks at images at {found.size} pixels")
     storage.remove(storage.join(args.out, "detect.json"))  # from here to the end the folder is not complete
     found, more = score(args, refs, methods, weights, classes, same)
     write(args, command, weights, classes, methods, found, problems + more)

@@ -18,7 +18,7 @@ from fusion.data.pairs import BadPair, find_pairs, read_pair
 from fusion.data.splits import FILE, assign_splits, frozen_splits
 from fusion.errors import UserError
 from workflows.cluster.parallel import in_parallel
-from workflows.console import say
+from workflows.console import log_progress
 from workflows.inputs import PAIRS_A_TASK
 from workflows.splits import split_pairs
 
@@ -122,7 +122,7 @@ def class_list(args: Args, pairs: dict[str, dict], same: dict) -> tuple[str, ...
     if args.corpus is None:
         for name in classes:
             if not counts["scored"][name]:
-                say(f"class {name!r} has no box in what is scored: it has no AP, and is no part of the mean")
+                log_progress(f"class {name!r} has no box in what is scored: it has no AP, and is no part of the mean")
     return classes
 
 
@@ -139,7 +139,7 @@ def training_rows(args: Args, refs: list, methods: dict[str, str]) -> list[dict]
         for path in open_corpus(args.corpus).paths(args.split if args.split != "all" else None):
             scored.update(read_shard(path, ["key"])["key"].to_pylist())
         if not scored & {ref.key for ref in refs}:
-            say("no image of the corpus is one of the pairs by its name: see that none of them is learnt from")
+            log_progress("no image of the corpus is one of the pairs by its name: see that none of them is learnt from")
     rows = [
         {
             "key": f"{ref.key}-{name}",

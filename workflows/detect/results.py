@@ -21,7 +21,7 @@ from fusion.images.colour import as_rgb
 from fusion.images.png import encode_png
 from fusion.report.sheets import side_by_side
 from fusion.report.tables import degradation_order, level_order
-from workflows.console import say
+from workflows.console import log_progress
 from workflows.detect.evaluate import find_items, image_of
 from workflows.detect.labels import SOURCES
 from workflows.detect.options import Args, name_of
@@ -85,12 +85,12 @@ def write(
     storage.write_text(storage.join(args.out, "detect.json"), json.dumps(about, indent=1) + "\n")
     show(table, classes)
     for item in problems[:5]:
-        say(f"problem: {item['method']} {item['image']}: {item['problem']}")
+        log_progress(f"problem: {item['method']} {item['image']}: {item['problem']}")
     if len(problems) > 5:
-        say(f"{len(problems)} problems in all, see problems.csv")
+        log_progress(f"{len(problems)} problems in all, see problems.csv")
     counts = table[table["degradation"] == "all"]["images"]
     if counts.nunique() > 1:
-        say("the methods have different numbers of images: their rows are over different sets, see table.csv")
+        log_progress("the methods have different numbers of images: their rows are over different sets, see table.csv")
     print(f"{args.out}: {len(names)} methods on {counts.max()} images, {len(classes)} classes")
 
 
@@ -211,9 +211,9 @@ def picture(image: np.ndarray, row: dict, classes: Sequence[str], threshold: flo
 def show(table: pd.DataFrame, classes: Sequence[str]) -> None:
     """The rows over all images, AP in per cent."""
     heads = " ".join(f"{name[:9]:>9}" for name in classes)
-    say(f"{'method':20} {'images':>6} {heads}     mAP50 (95 % interval)  mAP50-95")
+    log_progress(f"{'method':20} {'images':>6} {heads}     mAP50 (95 % interval)  mAP50-95")
     for row in table[table["degradation"] == ALL].to_dict("records"):
         values = " ".join(f"{100 * row[f'AP50 {name}']:9.1f}" for name in classes)
         interval = f"({100 * row['mAP50 low']:.1f} to {100 * row['mAP50 high']:.1f})"
         means = f"{100 * row['mAP50']:9.1f} {interval:16} {100 * row['mAP50-95']:8.1f}"
-        say(f"{row['method']:20} {row['images']:6} {values} {means}")
+        log_progress(f"{row['method']:20} {row['images']:6} {values} {means}")

@@ -29,17 +29,17 @@ from fusion.config import fingerprint, from_dict, to_dict
 from fusion.data.finding import PairRef
 from fusion.data.pairs import BadPair, read_pair
 from fusion.errors import UserError
-from workflows.cluster.connect import connect, quiet
-from workflows.console import say
+from workflows.cluster.connect import connect, silence_ray_logs
+from workflows.console import log_progress
 from workflows.detect.options import Recipe, name_of
 from workflows.inputs import item_of, read_fused
 from workflows.outputs import claim
 from workflows.provenance import stamp
 from workflows.train import trainer
-from workflows.train.collectives import sum_over
-from workflows.train.elastic import leave
-from workflows.train.tracking.callbacks import watchers
-from workflows.train.trainer import wrapped
+from workflows.train.collectives import all_reduce_sum
+from workflows.train.elastic import early_stop_reason
+from workflows.train.tracking.callbacks import logger_callbacks
+from workflows.train.trainer import prepare_model
 
 MEMORY = 2**31  # bytes of decoded images a worker keeps
 TICK_SECONDS = 20
@@ -97,7 +97,7 @@ def train(out: str, recipe: Recipe, task: dict, start: str | None, command: list
     claim(out, "settings.json", settings, "detector")
     model = storage.join(out, MODEL)
     if storage.exists(storage.join(out, "run.json")):
-        say(f"{out}: the detector is there")
+        log_progress(f"{out}: the detector is there")
         return model
     if start is not None:
         start = detector_in(start)
@@ -106,10 +106,10 @@ def train(out: str, recipe: Recipe, task: dict, start: str | None, command: list
     batch = 1 if isinstance(recipe, YoloConfig) else recipe.batch_size  # YOLO's is not shared
     workers = trainer.batch_norm_workers(batch, 0 if isinstance(recipe, YoloConfig) else workers)
     config = {"recipe": to_dict(recipe), "yolo": isinstance(recipe, YoloConfig), "task": task, "start": start}
-    say(f"{name_of(recipe)}: {recipe.epochs} epochs of {images} images, {workers} workers")
+    log_progress(f"{name_of(recipe)}: {recipe.epochs} epochs of {images} images, {workers} workers")
     begin = time.time()
-    watching = watchers(out, settings, recipe.epochs)
-    result = trainer.fit(out, loop, config, workers, trainer.cpus_each, batch=batch, callbacks=watching)
+    watching = logger_callbacks(out, settings, recipe.epochs)
+    result = trainer.fit(out, loop, config, workers, trainer.cpus_per_worker, batch=batch, callbacks=watching)
     with result.checkpoint.as_directory() as folder:
         found = Path(folder) / MODEL
         for path in sorted(found.iterdir()):  # state.json, which makes a checkpoint one, comes last
@@ -117,7 +117,7 @@ def train(out: str, recipe: Recipe, task: dict, start: str | None, command: list
         history = json.loads((Path(folder) / "history.json").read_text())
     about = {"stamp": stamp(command), "settings": settings, "workers": workers, "history": history}
     storage.write_text(storage.join(out, "run.json"), json.dumps(about, indent=1) + "\n")
-    say(f"{name_of(recipe)}: trained {len(history)} epochs in {time.time() - begin:.0f} s")
+    log_progress(f"{name_of(recipe)}: trained {len(history)} epochs in {time.time() - begin:.0f} s")
     return model
 
 
@@ -139,7 +139,7 @@ def check_start(recipe: Recipe, start: str, classes: Sequence[str]) -> None:
 def loop(config: dict[str, Any]) -> str | None:
     """A worker of Ray Train. Returns why it ended early, if it did."""
 
-    quiet()
+    silence_ray_logs()
     torch.set_num_threads(config["threads"])
     examples = Examples(config["task"]["rows"], config["task"]["classes"], config["task"]["same"])
     return (yolo_loop if config["yolo"] else faster_rcnn_loop)(config, examples)
@@ -157,8 +157,8 @@ def faster_rcnn_loop(config: dict[str, Any], examples: Examples) -> str | None:
         len(train) // recipe.batch_size,
         ray.train.torch.get_device(),
         rank,
-        wrap=wrapped,
-        reduce=sum_over(size),
+        wrap=prepare_model,
+        reduce=all_reduce_sum(size),
     )
     history: list[dict] = []
     saved = ray.train.get_checkpoint()
@@ -186,7 +186,7 @@ def faster_rcnn_loop(config: dict[str, Any], examples: Examples) -> str | None:
                 kept = ray.train.Checkpoint.from_directory(folder)
                 tell(recipe, numbers, recipe.epochs)
             ray.train.report(numbers, checkpoint=kept)
-        if engine.epoch < recipe.epochs and (why := leave(config)):
+        if engine.epoch < recipe.epochs and (why := early_stop_reason(config)):
             return why
     return None
 

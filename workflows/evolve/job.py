@@ -24,7 +24,7 @@ from fusion.data.synthetic import settled
 from fusion.errors import UserError
 from fusion.training import evolution
 from workflows.cluster.connect import connect
-from workflows.console import say
+from workflows.console import log_progress
 from workflows.evolve import train as evolve_train
 from workflows.evolve.library import held_out_means, library, score_method
 from workflows.evolve.options import Args
@@ -32,7 +32,7 @@ from workflows.evolve.store import image_path, latest, network_spec, read, read_
 from workflows.outputs import Lease, claim
 from workflows.provenance import stamp
 from workflows.splits import split_pairs
-from workflows.train.trainer import publish
+from workflows.train.trainer import copy_checkpoint
 
 
 def run(args: Args, command: list[str]) -> None:
@@ -92,7 +92,9 @@ def evolve(args: Args, command: list[str], methods: dict[str, dict], found, leas
         for name in ("scores.json", "method.json"):
             storage.remove(storage.join(network, name))
     won = evolution.wins(labels.values())
-    say(f"evolution {number}: {len(labels)} labels by " + ", ".join(f"{name} {count}" for name, count in won.items()))
+    log_progress(
+        f"evolution {number}: {len(labels)} labels by " + ", ".join(f"{name} {count}" for name, count in won.items())
+    )
 
     recipe = args.recipe
     if number > 1:
@@ -105,9 +107,9 @@ def evolve(args: Args, command: list[str], methods: dict[str, dict], found, leas
         if ref.key in labels
     ]
     if labels == old:
-        say(f"evolution {number}: no label is replaced, and the network stays as it is")
+        log_progress(f"evolution {number}: no label is replaced, and the network stays as it is")
         claim(training, "settings.json", {"labels": fingerprint(rows), "network of": number - 1}, "training")
-        publish(start, storage.join(training, "checkpoint"))
+        copy_checkpoint(start, storage.join(training, "checkpoint"))
         history = []
     else:
         history = evolve_train.train(training, recipe, rows, start, ["evolve", *command], args.workers)
@@ -139,7 +141,9 @@ def finish(out: str, number: int, command: list[str]) -> None:
     path = storage.join(out, "evolve.json")
     if storage.exists(path) and len(json.loads(storage.read_bytes(path))["evolutions"]) == number:
         return
-    publish(storage.join(out, "evolutions", str(number), "training", "checkpoint"), storage.join(out, "checkpoint"))
+    copy_checkpoint(
+        storage.join(out, "evolutions", str(number), "training", "checkpoint"), storage.join(out, "checkpoint")
+    )
     every = [read(out, n) for n in range(1, number + 1)]
     storage.write_text(path, json.dumps({"stamp": stamp(command), "evolutions": every}, indent=1) + "\n")
     show(every)
@@ -155,13 +159,15 @@ def settings(args: Args) -> dict:
 def show(evolutions: list[dict]) -> None:
     last = evolutions[-1]
     pairs = last["held out"]["pairs"]
-    say(f"{'E2 on ' + str(pairs) + ' held-out pairs':28} labels won")
+    log_progress(f"{'E2 on ' + str(pairs) + ' held-out pairs':28} labels won")
     for name, value in last["held out"].items():
         if name != "pairs":
             count = last.get("held out scored", {}).get(name, pairs)
             fewer = f"   over {count} pairs only" if count < pairs else ""
-            say(f"{name:18} {value:9.4f} {last['wins'].get(name, 0):10}{fewer}")
+            log_progress(f"{name:18} {value:9.4f} {last['wins'].get(name, 0):10}{fewer}")
     for one in evolutions:
         old = one["forgetting"]
         if old:
-            say(f"evolution {one['evolution']}: loss on the labels before it {old['before']:.4f} -> {old['after']:.4f}")
+            log_progress(
+                f"evolution {one['evolution']}: loss on the labels before it {old['before']:.4f} -> {old['after']:.4f}"
+            )

@@ -16,7 +16,7 @@ from fusion.metrics import score
 from fusion.training import evolution
 from fusion.training.evolution import mean_score
 from workflows.cluster.parallel import in_parallel
-from workflows.console import say
+from workflows.console import log_progress
 from workflows.evolve.options import Args
 from workflows.evolve.store import network_spec, spec_of
 from workflows.fuse.methods import load
@@ -74,7 +74,7 @@ def score_method(
     made = [f"{key}.png" for key, (_, reason) in sorted(scores.items()) if not reason]
     check_seen(args.out, [name for name in made if name not in seen], f"images of {name}")
     for key in sorted(key for key, (_, reason) in scores.items() if reason)[:3]:
-        say(f"{name} {key}: {scores[key][1]}")
+        log_progress(f"{name} {key}: {scores[key][1]}")
     # repr: JSON knows no NaN
     text = json.dumps({key: (repr(score), reason) for key, (score, reason) in sorted(scores.items())}, indent=1)
     storage.write_text(path, text + "\n")

@@ -23,17 +23,17 @@ from fusion.training.engine import Engine, terms
 from fusion.training.evolution import Labelled
 from fusion.training.losses import total
 from fusion.training.recipes import Recipe
-from workflows.cluster.connect import connect, quiet
+from workflows.cluster.connect import connect, silence_ray_logs
 from workflows.cluster.parallel import in_parallel
-from workflows.console import say
+from workflows.console import log_progress
 from workflows.evolve.store import image_path, read_labels
 from workflows.outputs import claim
 from workflows.provenance import stamp
 from workflows.train import trainer
-from workflows.train.collectives import sum_over
-from workflows.train.elastic import leave
-from workflows.train.tracking.callbacks import watchers
-from workflows.train.trainer import steps, wrapped
+from workflows.train.collectives import all_reduce_sum
+from workflows.train.elastic import early_stop_reason
+from workflows.train.tracking.callbacks import logger_callbacks
+from workflows.train.trainer import prepare_model, steps_per_epoch
 from workflows.train.worker import end_epoch
 
 MEMORY = 2**31  # bytes of decoded images a worker keeps
@@ -93,21 +93,23 @@ def train(
     connect()
     learn = [row for row in rows if row["ref"]["split"] == "train"]
     workers = trainer.batch_norm_workers(recipe.batch_size, workers)
-    steps = trainer.steps(len(learn), recipe, workers)
+    steps = trainer.steps_per_epoch(len(learn), recipe, workers)
     if not steps:
         raise UserError(f"{len(learn)} labelled pairs are too few for a batch of {recipe.batch_size}. Lower it.")
-    say(f"{recipe.name}: {recipe.epochs} epochs of {steps} steps of {recipe.batch_size} patches, {workers} workers")
+    log_progress(
+        f"{recipe.name}: {recipe.epochs} epochs of {steps} steps of {recipe.batch_size} patches, {workers} workers"
+    )
     config = {"recipe": to_dict(recipe), "rows": rows, "start": start and storage.absolute(start)}
     begin = time.time()
-    watching = watchers(out, settings, recipe.epochs)
-    cpus = trainer.cpus_each
+    watching = logger_callbacks(out, settings, recipe.epochs)
+    cpus = trainer.cpus_per_worker
     result = trainer.fit(out, loop, config, workers, cpus, batch=recipe.batch_size, callbacks=watching)
     with result.checkpoint.as_directory() as folder:
-        trainer.publish(folder, storage.join(out, "checkpoint"))
+        trainer.copy_checkpoint(folder, storage.join(out, "checkpoint"))
         history = checkpoint.read_state(Path(folder))["history"]
     about = {"stamp": stamp(command), "settings": settings, "workers": workers, "history": history}
     storage.write_text(done, json.dumps(about, indent=1) + "\n")
-    say(f"trained {len(history)} epochs in {time.time() - begin:.0f} s")
+    log_progress(f"trained {len(history)} epochs in {time.time() - begin:.0f} s")
     return history
 
 
@@ -115,14 +117,16 @@ def loop(config: dict[str, Any]) -> str | None:
     """A worker: its share of the pairs, one patch or more of each an epoch. Returns why it ended early, if it did."""
     import ray.train
 
-    quiet()
+    silence_ray_logs()
     torch.set_num_threads(config["threads"])
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
     recipe = from_dict(Recipe, config["recipe"], "recipe")
     device = ray.train.torch.get_device()
     learn = [row for row in config["rows"] if row["ref"]["split"] == "train"]
-    engine = Engine(recipe, steps(len(learn), recipe, size), device, rank, wrap=wrapped, reduce=sum_over(size))
+    engine = Engine(
+        recipe, steps_per_epoch(len(learn), recipe, size), device, rank, wrap=prepare_model, reduce=all_reduce_sum(size)
+    )
     history: list[dict] = []
     saved = ray.train.get_checkpoint()
     if saved is not None:
@@ -142,7 +146,7 @@ def loop(config: dict[str, Any]) -> str | None:
         if last or engine.epoch % 5 == 0:
             numbers |= {f"val/{name}": value for name, value in engine.validate(held_out).items()}
         end_epoch(engine, numbers, begin, history, rank)
-        if not last and (why := leave(config)):
+        if not last and (why := early_stop_reason(config)):
             return why
     return None
 

@@ -27,7 +27,7 @@ from fusion.images.colour import as_grey
 from fusion.images.decode import BadImage, decode
 from fusion.images.png import encode_png
 from fusion.models.aenet import AENet
-from workflows.console import say
+from workflows.console import log_progress
 from workflows.fuse.methods import classical, load
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def video(args: Args, fuse: Fuse) -> None:
         raise UserError(f"{args.visible} and {args.infrared} have no frames that can be read.")
     os.replace(temporary, path)
     if number < first.count:
-        say(f"{args.visible} and {args.infrared}: only {number} of {first.count} frames could be read")
+        log_progress(f"{args.visible} and {args.infrared}: only {number} of {first.count} frames could be read")
     print(f"{args.out}: {number} frames, fused at {number / max(busy, 1e-9):.1f} frames a second")
 
 

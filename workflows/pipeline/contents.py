@@ -60,9 +60,9 @@ class Inputs:
         old = self.before.get(where, {})
         fresh = [name for name, facts in sizes.items() if old.get(name, ())[:2] != facts]
         if len(fresh) >= TOLD:
-            from workflows.console import say
+            from workflows.console import log_progress
 
-            say(f"{where}: reading {len(fresh)} files once, to notice when they change")
+            log_progress(f"{where}: reading {len(fresh)} files once, to notice when they change")
         with ThreadPoolExecutor(THREADS) as pool:
             read = dict(zip(fresh, pool.map(lambda name: _checksum(storage.join(where, name)), fresh), strict=True))
         known = {name: [*facts, read.get(name) or old[name][2]] for name, facts in sizes.items()}

@@ -22,7 +22,7 @@ from fusion.errors import UserError
 from fusion.secrets import masked
 from workflows.cli import run_job
 from workflows.cluster.errors import user_error_in
-from workflows.console import say
+from workflows.console import log_progress
 from workflows.outputs import Lease, own_folder
 from workflows.pipeline import spec
 from workflows.pipeline.contents import Inputs
@@ -78,19 +78,19 @@ def one(step: Step, state: State, number: str) -> bool:
 
     why = state.why(step)
     if why:
-        say(f"\n{number} {step.stage.name}: {why}\n{masked(shlex.join(['duskfuse', *step.command]))}")
+        log_progress(f"\n{number} {step.stage.name}: {why}\n{masked(shlex.join(['duskfuse', *step.command]))}")
         start = time.monotonic()
         try:
             run_job(step.command[0], step.command[1:])
         except Exception as error:
             known = user_error_in(error)
             if known is None:
-                say(f"stage {step.stage.name} failed; the same command goes on")
+                log_progress(f"stage {step.stage.name} failed; the same command goes on")
                 raise
             raise UserError(f"stage {step.stage.name}: {known} The same command goes on.") from error
         state.done(step, stamp(list(step.command)), time.monotonic() - start)
     else:
-        say(f"{number} {step.stage.name}: done, {step.folder}")
+        log_progress(f"{number} {step.stage.name}: done, {step.folder}")
     state.point(step)
     return bool(why)
 

@@ -17,7 +17,7 @@ from workflows.cli import read_options
 from workflows.fuse.options import check as check_fuse
 
 # These shape no result: how a stage runs, and who watches.
-HOW = ("out", "workers", "cpus_per_worker", "at_once", "max_failures", "max_rejected", "wait_for_nodes")
+HOW = ("out", "workers", "cpus_per_worker", "max_concurrent", "max_failures", "max_rejected", "node_timeout")
 HOW += ("mlflow", "wandb")
 
 

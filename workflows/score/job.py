@@ -25,7 +25,7 @@ from fusion.metrics.dialects import DIALECTS
 from fusion.report.tables import summarise
 from workflows.cluster.connect import connect
 from workflows.cluster.parallel import in_parallel
-from workflows.console import say
+from workflows.console import log_progress
 from workflows.inputs import items, named_folders, open_source, read_fused
 from workflows.outputs import own_folder
 from workflows.provenance import stamp
@@ -71,7 +71,9 @@ def run(args: Args, command: list[str]) -> None:
                 f"Check that {methods[name]} holds the fused images of these pairs."
             )
     if len(set(scored.values())) > 1:
-        say("the methods have different numbers of images: their means are over different sets, see problems.csv")
+        log_progress(
+            "the methods have different numbers of images: their means are over different sets, see problems.csv"
+        )
 
     columns = ["method", "image", "degradation", "level", "metric", "value"]
     table = pd.DataFrame(scores, columns=columns)
@@ -102,7 +104,7 @@ def run(args: Args, command: list[str]) -> None:
     storage.write_text(storage.join(args.out, "score.json"), json.dumps(about, indent=1) + "\n")
     show(summary, names, args.dialect)
     for item in problems[:5]:
-        say(f"problem: {item['method']} {item['image']}: {item['problem']}")
+        log_progress(f"problem: {item['method']} {item['image']}: {item['problem']}")
     more = f"; {len(problems)} problems, see problems.csv" if problems else ""
     images = len(table.drop_duplicates(["image", "degradation", "level"]))
     print(f"{args.out}: {len(names)} metrics of {images} images by {len(methods)} methods{more}")
@@ -162,11 +164,13 @@ def show(summary, names: list[str], dialect: str) -> None:
     """The means over all images, methods by metrics."""
 
     whole = summary[summary["degradation"] == "all"]
-    say(
+    log_progress(
         f"{'method':20} {'images':>6} "
         + " ".join(f"{METRICS[name].label:>8}" for name in names)
         + f"   ({dialect} dialect)"
     )
     for method, rows in whole.groupby("method", sort=False):
         means = rows.set_index("metric")["mean"]
-        say(f"{method:20} {rows['count'].max():6} " + " ".join(f"{means.get(name, math.nan):8.4f}" for name in names))
+        log_progress(
+            f"{method:20} {rows['count'].max():6} " + " ".join(f"{means.get(name, math.nan):8.4f}" for name in names)
+        )

@@ -5,20 +5,20 @@ from typing import Any
 import torch.distributed as dist
 
 
-def sum_over(size: int):
+def all_reduce_sum(size: int):
     """Sums of named numbers over all workers; names may be missing on some."""
 
     def add(numbers: dict[str, float]) -> dict[str, float]:
         if size == 1:
             return numbers
-        parts = everywhere(numbers, size)
+        parts = all_gather(numbers, size)
         names = dict.fromkeys(name for part in parts for name in part)
         return {name: sum(part.get(name, 0.0) for part in parts) for name in names}
 
     return add
 
 
-def everywhere(value: Any, size: int) -> list[Any]:
+def all_gather(value: Any, size: int) -> list[Any]:
     """The value of every worker, in order."""
     if size == 1:
         return [value]

@@ -14,7 +14,7 @@ from fusion.data.class_names import standard_name
 from fusion.errors import UserError
 from fusion.inference import fuse
 from fusion.training.stages import STAGES
-from workflows.train.collectives import everywhere
+from workflows.train.collectives import all_gather
 
 if TYPE_CHECKING:
     from fusion.data.corpus import Sample
@@ -42,7 +42,7 @@ class Detected:
 
         self.engine, self.size = engine, size
         names = {standard_name(name) for sample in samples for name in sample.classes}
-        self.classes = tuple(sorted(set().union(*everywhere(names, size))))
+        self.classes = tuple(sorted(set().union(*all_gather(names, size))))
         if not self.classes:
             raise UserError("--detector: the validation rows of the corpus have no boxes to be found")
         roles = STAGES[engine.stage].images
@@ -54,7 +54,7 @@ class Detected:
         """{"map50", "map50_95"}, in percent: means over the classes."""
 
         found = self.find([self._fused(visible, infrared) for visible, infrared in self.pairs])
-        parts = everywhere((self.truths, found), self.size)
+        parts = all_gather((self.truths, found), self.size)
         truths, detections = ([one for part in parts for one in part[place]] for place in (0, 1))
         values_TC = ap(match(truths, detections, self.classes))
         return {

@@ -12,25 +12,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from fusion.errors import UserError
-from workflows.console import say
+from workflows.console import log_progress
 
 START_SECONDS = 60  # how long Ray Train waits for the resources of its workers
-CROWDED = "the cluster has lost CPUs"
+NOT_ENOUGH_CPUS = "the cluster has lost CPUs"
 
 
-class NoRoom(Exception):
+class InsufficientResources(Exception):
     """The cluster does not hold the workers of a run, or not now."""
 
 
 @dataclass(frozen=True)
-class Share:
+class WorkerResources:
     """What a worker takes, and the CPUs that must be `spare` beside all of them."""
 
     cpus: float
     gpu: bool
     spare: float = 0.0
 
-    def room(self) -> int:
+    def max_workers(self) -> int:
         """How many workers the nodes that are alive hold, whatever else runs there."""
         import ray
 
@@ -46,16 +46,16 @@ class Share:
         return min(by_cpu, int(node.get("GPU", 0))) if self.gpu else by_cpu
 
 
-def even(batch: int, most: int) -> int:
+def largest_divisor_up_to(batch: int, most: int) -> int:
     """The most workers, `most` at most, that share a batch evenly; 0 for none."""
     return max((n for n in range(1, most + 1) if batch % n == 0), default=0)
 
 
-def go_on(
-    attempt: Callable[[int, Share], Any],
+def run_elastic(
+    attempt: Callable[[int, WorkerResources], Any],
     workers: int,
     batch: int,
-    share: Callable[[int], Share],
+    share: Callable[[int], WorkerResources],
     patience: float,
 ) -> Any:
     """`attempt(workers, their share)` until the training is finished, with as many workers as the cluster holds.
@@ -70,39 +70,44 @@ def go_on(
             result = attempt(workers, share(workers))
             if result.return_value is None:
                 return result
-            if result.return_value == CROWDED:
-                raise NoRoom(CROWDED)
-            say(result.return_value)
+            if result.return_value == NOT_ENOUGH_CPUS:
+                raise InsufficientResources(NOT_ENOUGH_CPUS)
+            log_progress(result.return_value)
             workers, lost = wanted, None
-        except NoRoom as reason:
+        except InsufficientResources as reason:
             now = time.monotonic()
             if lost is None or now - begin > 3 * START_SECONDS:  # it has trained in between
                 lost = now
             needed = share(workers)
-            held = needed.room()
+            held = needed.max_workers()
             if held >= workers:
-                say(f"{reason}; the cluster has room for {workers} workers: trying again")
+                log_progress(f"{reason}; the cluster has room for {workers} workers: trying again")
             elif (left := lost + patience - now) > 0:
-                say(f"{reason}: room for {held} of {workers} workers. Waiting {left:.0f} s more for the others")
-            elif not (fewer := even(batch, held)):
+                log_progress(
+                    f"{reason}: room for {held} of {workers} workers. Waiting {left:.0f} s more for the others"
+                )
+            elif not (fewer := largest_divisor_up_to(batch, held)):
                 raise UserError(
                     f"the cluster has no room left for a worker of {needed.cpus:g} CPUs"
                     f"{' and a GPU' if needed.gpu else ''}. When it has, the same command goes on."
                 ) from None
             else:
-                say(f"{reason}: going on with {fewer} instead of {workers} workers, by the same batch of {batch}")
+                log_progress(
+                    f"{reason}: going on with {fewer} instead of {workers} workers, by the same batch of {batch}"
+                )
                 workers = fewer
 
 
-def crowded(config: dict[str, Any]) -> str | None:
+def check_cpus_left(config: dict[str, Any]) -> str | None:
     """Before the first epoch, on all workers alike: CROWDED where reading data would have no CPU beside them."""
-    return CROWDED if _room(config) < config["workers"] else None
+    return NOT_ENOUGH_CPUS if _room(config) < config["workers"] else None
 
 
-def leave(config: dict[str, Any]) -> str | None:
-    """At the end of an epoch, on all workers alike: why they should end here, and `go_on` begin anew; None: go on.
+def early_stop_reason(config: dict[str, Any]) -> str | None:
+    """Return why the workers should end after this epoch and be started again by `run_elastic`; None: go on.
 
-    A node has got notice that it will be taken away, or there is room for more workers again.
+    A node has got notice that it will be taken away, or there is room for more workers again. All workers return the
+    same.
     """
     import ray.train
 
@@ -110,7 +115,7 @@ def leave(config: dict[str, Any]) -> str | None:
         return "a node is about to be taken away: its workers have ended with their checkpoint"
     if config["workers"] >= config["wanted"]:
         return None
-    more = even(config["batch"], min(config["wanted"], _room(config)))
+    more = largest_divisor_up_to(config["batch"], min(config["wanted"], _room(config)))
     return f"there is room for {more} workers again" if more > config["workers"] else None
 
 
@@ -120,4 +125,4 @@ def _room(config: dict[str, Any]) -> int:
     from ray.train.collective import broadcast_from_rank_zero
 
     first = ray.train.get_context().get_world_rank() == 0
-    return broadcast_from_rank_zero(Share(**config["share"]).room() if first else None)
+    return broadcast_from_rank_zero(WorkerResources(**config["share"]).max_workers() if first else None)

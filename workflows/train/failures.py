@@ -19,13 +19,13 @@ from fusion.errors import UserError
 from fusion.storage import StoreError, s3
 from fusion.storage.errors import judge_arrow
 from workflows.cluster.errors import user_error_in
-from workflows.train.elastic import NoRoom
+from workflows.train.elastic import InsufficientResources
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-LIST, COPY = "checkpoint_manager_snapshot.json", "checkpoints.json"
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+CHECKPOINT_INDEX, CHECKPOINT_INDEX_BACKUP = "checkpoint_manager_snapshot.json", "checkpoints.json"
 
 
-def one_worker(config: dict[str, Any]) -> str | None:
+def worker_entry(config: dict[str, Any]) -> str | None:
     """The loop of a training, in a worker. A UserError leaves it without the traceback that Ray would print."""
     try:
         return config["loop"](config)
@@ -34,7 +34,7 @@ def one_worker(config: dict[str, Any]) -> str | None:
         raise
 
 
-class Guard(UserCallback):
+class FailFastCallback(UserCallback):
     """In Ray Train's controller: ends the run by raising what it should not go on after.
 
     A UserError of a worker (but a store that fails may come back), and a disk that is full.
@@ -49,16 +49,19 @@ class Guard(UserCallback):
             known = error if isinstance(error, UserError) else user_error_in(error)
             if known is not None and not isinstance(error, StoreError):
                 self._end(known)
-            if isinstance(error, OSError) and error.errno in FULL:
+            if isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS:
                 self._end(UserError(_full(self.out, error)))
 
     def after_report(self, run_context: Any, metrics: list[dict], checkpoint: Any) -> None:
         if checkpoint is not None and not storage.is_uri(self.out):  # an object of a store is never half written
             try:
-                storage.write_bytes(storage.join(self.out, COPY), storage.read_bytes(storage.join(self.out, LIST)))
+                storage.write_bytes(
+                    storage.join(self.out, CHECKPOINT_INDEX_BACKUP),
+                    storage.read_bytes(storage.join(self.out, CHECKPOINT_INDEX)),
+                )
             except UserError as error:
                 cause = error.__cause__
-                full = isinstance(cause, OSError) and cause.errno in FULL
+                full = isinstance(cause, OSError) and cause.errno in DISK_FULL_ERRNOS
                 self._end(UserError(_full(self.out, cause)) if full else error)
 
     @staticmethod
@@ -67,14 +70,16 @@ class Guard(UserCallback):
         raise error
 
 
-def repair(out: str) -> None:
+def restore_checkpoint_index(out: str) -> None:
     """Put the list of checkpoints back where Ray's own was left half written. UserError when there is no whole one."""
-    if storage.is_uri(out) or _whole(storage.join(out, LIST)) is not False:
+    if storage.is_uri(out) or _whole(storage.join(out, CHECKPOINT_INDEX)) is not False:
         return
-    if not _whole(storage.join(out, COPY)):
-        storage.remove(storage.join(out, LIST))  # of the first checkpoint: the run begins anew
+    if not _whole(storage.join(out, CHECKPOINT_INDEX_BACKUP)):
+        storage.remove(storage.join(out, CHECKPOINT_INDEX))  # of the first checkpoint: the run begins anew
         return
-    storage.write_bytes(storage.join(out, LIST), storage.read_bytes(storage.join(out, COPY)))
+    storage.write_bytes(
+        storage.join(out, CHECKPOINT_INDEX), storage.read_bytes(storage.join(out, CHECKPOINT_INDEX_BACKUP))
+    )
 
 
 def _whole(path: str) -> bool | None:
@@ -88,7 +93,7 @@ def _whole(path: str) -> bool | None:
     return True
 
 
-def translated(error: Exception, out: str) -> Exception:
+def to_user_error(error: Exception, out: str) -> Exception:
     """What ended a run of Ray Train, as UserError or NoRoom where it is one of these; else the error itself."""
     from ray.train import ControllerError, WorkerGroupError
 
@@ -97,7 +102,7 @@ def translated(error: Exception, out: str) -> Exception:
         if isinstance(cause, UserError):
             return cause
         if type(cause).__name__ in ("WorkerGroupStartupTimeoutError", "WorkerGroupStartupFailedError"):
-            return NoRoom("the workers did not start")
+            return InsufficientResources("the workers did not start")
         causes = [cause]
     else:
         causes = list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else []
@@ -111,7 +116,7 @@ def translated(error: Exception, out: str) -> Exception:
 
 def _of_storage(error: OSError, out: str) -> UserError | None:
 
-    if error.errno in FULL:
+    if error.errno in DISK_FULL_ERRNOS:
         return UserError(_full(out, error))
     if s3.is_s3(out):
         address = s3.parse(out)

@@ -25,14 +25,14 @@ from fusion.models.registry import MODELS
 from fusion.seeds import derive
 from fusion.training.stages import STAGES
 from workflows.cluster.connect import connect, resources
-from workflows.console import say
+from workflows.console import log_progress
 from workflows.outputs import Lease, claim
 from workflows.provenance import stamp
 from workflows.train import detection_metric, trainer
 from workflows.train.options import Args
-from workflows.train.tracking.callbacks import watchers
-from workflows.train.trainer import batch_norm_workers, even_workers, publish
-from workflows.train.trainer import steps as count
+from workflows.train.tracking.callbacks import logger_callbacks
+from workflows.train.trainer import batch_norm_workers, copy_checkpoint, default_num_workers
+from workflows.train.trainer import steps_per_epoch as count
 from workflows.train.worker import train_loop
 
 READING_CPUS = 0.25
@@ -60,7 +60,7 @@ def run(args: Args, command: list[str], quiet: bool = False, **options: Any) -> 
         raise UserError(f"{args.recipe.name} starts afresh; --from is for stage 2 of TG-ECNet.")
     if args.detector is not None:
         detection_metric.check(args.detector, args.recipe)
-    watching = watchers(args.out, settings, args.recipe.epochs, mlflow=args.mlflow, wandb=args.wandb)
+    watching = logger_callbacks(args.out, settings, args.recipe.epochs, mlflow=args.mlflow, wandb=args.wandb)
     claim(args.out, "settings.json", settings, "run")
     done = storage.join(args.out, "run.json")
     if storage.exists(done):
@@ -75,11 +75,11 @@ def run(args: Args, command: list[str], quiet: bool = False, **options: Any) -> 
     with nullcontext() if quiet else Lease(args.out):  # a search has its own, and kills its trials
         result = fit(args, manifest, workers, use_gpu, quiet, **options)
         with result.checkpoint.as_directory() as folder:
-            publish(folder, storage.join(args.out, "checkpoint"))
+            copy_checkpoint(folder, storage.join(args.out, "checkpoint"))
             history = checkpoint.read_state(Path(folder))["history"]
         about = {"stamp": stamp(["train", *command]), "settings": settings, "workers": workers, "history": history}
         storage.write_text(done, json.dumps(about, indent=1) + "\n")
-    say(f"trained {len(history)} epochs in {time.time() - start:.0f} s")
+    log_progress(f"trained {len(history)} epochs in {time.time() - start:.0f} s")
     print(f"{args.out}: the model is in {storage.join(args.out, 'checkpoint')}")
 
 
@@ -113,7 +113,7 @@ def plan_workers(args: Args) -> tuple[int, float, bool]:
     cpus, gpus = resources()
     batch = args.recipe.batch_size
     normalises = isinstance(args.recipe, JointRecipe) or args.recipe.model_name == "aenet"
-    workers = args.workers or (batch_norm_workers if normalises else even_workers)(batch)
+    workers = args.workers or (batch_norm_workers if normalises else default_num_workers)(batch)
     if batch % workers:
         raise UserError(
             f"a batch of {batch} cannot be shared by {workers} workers. Change --workers or the batch size."
@@ -147,7 +147,7 @@ def fit(args: Args, manifest, workers: int, use_gpu: bool, quiet: bool, **option
         shuffle=FileShuffleConfig(seed=derive(args.recipe.seed, "shards") % 2**32),
         num_cpus=READING_CPUS,  # it waits for storage more than it computes, and must not starve on a small machine
     )
-    say(
+    log_progress(
         f"{args.recipe.name}: {args.recipe.epochs} epochs of {steps_of(args, manifest, workers)} steps of "
         f"{args.recipe.batch_size} crops, "
         f"{workers} {'GPU' if use_gpu else 'CPU'} worker{'s' if workers > 1 else ''}"
@@ -167,7 +167,7 @@ def fit(args: Args, manifest, workers: int, use_gpu: bool, quiet: bool, **option
         workers,
         lambda number: cpus_of(args, number),
         batch=args.recipe.batch_size,
-        patience=args.wait_for_nodes,
+        patience=args.node_timeout,
         spare=READING_CPUS,
         max_failures=args.max_failures,
         datasets={"train": data},

@@ -29,7 +29,7 @@ class Args:
     """CPUs that Ray sets aside for a worker; 0: one, or less where reading data would have none left."""
     max_failures: int = 3
     """How often a run goes on by itself after a worker or node was lost."""
-    wait_for_nodes: float = 300
+    node_timeout: float = 300
     """Seconds to wait for a lost node before fewer workers go on by the same batch."""
     detector: str | None = None
     """A detector that `duskfuse detect` trained: validation adds its mean average precision on fused images."""

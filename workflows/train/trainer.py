@@ -11,8 +11,8 @@ import torch
 from fusion import checkpoint, storage
 from fusion.errors import UserError
 from workflows.cluster.connect import resources
-from workflows.train.elastic import Share, go_on
-from workflows.train.failures import Guard, one_worker, repair, translated
+from workflows.train.elastic import WorkerResources, run_elastic
+from workflows.train.failures import FailFastCallback, restore_checkpoint_index, to_user_error, worker_entry
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,15 +24,15 @@ PATIENCE = 300.0  # seconds that a lost node is waited for
 def batch_norm_workers(batch_size: int, wanted: int = 0) -> int:
     """How many workers train a network with batch norm: `wanted`, or as many as change nothing of its statistics.
 
-    Those are of the whole batch on GPUs (`wrapped`), but of each worker's share on CPUs, so that one worker with all
-    threads is the default there.
+    Those are of the whole batch on GPUs (`prepare_model`), but of each worker's share on CPUs, so that one worker with
+    all threads is the default there.
     """
     if wanted and batch_size % wanted:
         raise UserError(f"a batch of {batch_size} cannot be shared by {wanted} workers. Change --workers.")
-    return wanted or (even_workers(batch_size) if resources()[1] else 1)
+    return wanted or (default_num_workers(batch_size) if resources()[1] else 1)
 
 
-def wrapped(network: nn.Module) -> nn.Module:
+def prepare_model(network: nn.Module) -> nn.Module:
     """The network for Ray Train; its batch norm is over the batch of all workers where they have GPUs."""
     import ray.train
 
@@ -41,7 +41,7 @@ def wrapped(network: nn.Module) -> nn.Module:
     return ray.train.torch.prepare_model(network)
 
 
-def even_workers(batch_size: int, most: int | None = None) -> int:
+def default_num_workers(batch_size: int, most: int | None = None) -> int:
     """The most workers that share a batch evenly: at most `most`, and one per GPU (without GPUs: per CPU, and 8)."""
     cpus, gpus = resources()
     limit = gpus or min(int(cpus), MOST_WORKERS)
@@ -49,7 +49,7 @@ def even_workers(batch_size: int, most: int | None = None) -> int:
     return max(n for n in range(1, max(limit, 1) + 1) if batch_size % n == 0)
 
 
-def cpus_each(workers: int) -> float:
+def cpus_per_worker(workers: int) -> float:
     """The CPUs of each worker: one with a GPU, else its share of the cluster, on one node."""
     cpus, gpus = resources()
     return min(1.0, cpus / workers) if gpus else max(0.5, min(cpus / workers, largest_node() - 0.5))
@@ -62,7 +62,7 @@ def largest_node() -> float:
     return max((float(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=1.0)
 
 
-def steps(rows: int, recipe: Any, workers: int) -> int:
+def steps_per_epoch(rows: int, recipe: Any, workers: int) -> int:
     """Steps of an epoch; every worker gets as many rows."""
     return rows // workers * recipe.crops.per_image // (recipe.batch_size // workers)
 
@@ -93,17 +93,17 @@ def fit(
     datasets and dataset_config of the trainer. Returns Ray's result; its `checkpoint` is the last one.
     """
 
-    repair(out)
+    restore_checkpoint_index(out)
     gpu = bool(resources()[1])
     config = config | {"wanted": workers, "batch": batch}
 
-    def attempt(number: int, share: Share):
+    def attempt(number: int, share: WorkerResources):
         few = max(1, int(min(resources()[0] / number, largest_node())))
         ready = config | {"threads": threads or (1 if gpu else few), "share": asdict(share)}
         ready |= {"workers": number}
         return _fit(out, loop, ready, number, share, max_failures, callbacks, data)
 
-    return go_on(attempt, workers, batch, lambda number: Share(cpus(number), gpu, spare), patience)
+    return run_elastic(attempt, workers, batch, lambda number: WorkerResources(cpus(number), gpu, spare), patience)
 
 
 def _fit(out, loop, config, workers, share, max_failures, callbacks, data):
@@ -115,7 +115,7 @@ def _fit(out, loop, config, workers, share, max_failures, callbacks, data):
     place, inner = storage.resolve(out)
     parent, _, name = inner.rstrip("/").rpartition("/")
     trainer = TorchTrainer(
-        one_worker,
+        worker_entry,
         train_loop_config=config | {"loop": loop},
         scaling_config=ScalingConfig(
             num_workers=workers,
@@ -129,7 +129,7 @@ def _fit(out, loop, config, workers, share, max_failures, callbacks, data):
             failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=0),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             logging_config=LoggingConfig(log_level="WARNING"),
-            callbacks=[*callbacks, Guard(out)],
+            callbacks=[*callbacks, FailFastCallback(out)],
         ),
         **data,
     )
@@ -138,13 +138,13 @@ def _fit(out, loop, config, workers, share, max_failures, callbacks, data):
     except SystemExit:  # how Ray ends a run that was interrupted
         raise KeyboardInterrupt from None
     except TrainingFailedError as error:
-        known = translated(error, out)
+        known = to_user_error(error, out)
         if known is error:
             raise
         raise known from error
 
 
-def publish(folder: str, out: str) -> None:
+def copy_checkpoint(folder: str, out: str) -> None:
     """Copy a checkpoint, without its optimiser, to OUT; state.json, which makes it one, last."""
 
     for name in checkpoint.ALL_FILES:

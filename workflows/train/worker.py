@@ -19,12 +19,12 @@ from fusion.data.corpus import from_row, open_corpus, read_shard
 from fusion.training.crops import training_batches, validation_batches
 from fusion.training.engine import Engine
 from fusion.training.recipes import Recipe
-from workflows.cluster.connect import quiet
-from workflows.train.collectives import sum_over
+from workflows.cluster.connect import silence_ray_logs
+from workflows.train.collectives import all_reduce_sum
 from workflows.train.detection_metric import Detected
-from workflows.train.elastic import crowded, leave
+from workflows.train.elastic import check_cpus_left, early_stop_reason
 from workflows.train.recipes import read_recipe
-from workflows.train.trainer import steps, wrapped
+from workflows.train.trainer import prepare_model, steps_per_epoch
 
 TICK_SECONDS = 10
 UNSHOWN = ("images", "steps", "wait_s", "step_s")  # numbers of an epoch that are no losses
@@ -37,8 +37,8 @@ def train_loop(config: dict[str, Any]) -> str | None:
     """
     import ray.train
 
-    quiet()  # the lines below say the same, shorter
-    if why := crowded(config):
+    silence_ray_logs()  # the lines below say the same, shorter
+    if why := check_cpus_left(config):
         return why
     torch.set_num_threads(config["threads"])
     if config["quiet"]:
@@ -47,9 +47,9 @@ def train_loop(config: dict[str, Any]) -> str | None:
     rank, size = context.get_world_rank(), context.get_world_size()
     recipe = read_recipe(config["recipe"])
     device = ray.train.torch.get_device()
-    batches_an_epoch = steps(config["rows"], recipe, size)
+    batches_an_epoch = steps_per_epoch(config["rows"], recipe, size)
     engine_of = JointEngine if isinstance(recipe, JointRecipe) else Engine
-    engine = engine_of(recipe, batches_an_epoch, device, rank, wrap=wrapped, reduce=sum_over(size))
+    engine = engine_of(recipe, batches_an_epoch, device, rank, wrap=prepare_model, reduce=all_reduce_sum(size))
     if rank == 0:
         for note in engine.notes:
             print(note, flush=True)
@@ -83,7 +83,7 @@ def train_loop(config: dict[str, Any]) -> str | None:
         if detected is not None:
             numbers |= {f"val/{name}": value for name, value in detected().items()}
         end_epoch(engine, numbers, begin, history, rank)
-        if engine.epoch < recipe.epochs and (why := leave(config)):
+        if engine.epoch < recipe.epochs and (why := early_stop_reason(config)):
             return why
     return None
 

@@ -1,13 +1,13 @@
 """duskfuse tune RECIPE: a search over fields of a recipe, with Ray Tune; every trial is a run of `duskfuse train`.
 
-    duskfuse tune moefusion-tiny --corpus DIR --preset experts --seeds 2 --out DIR     the grid of the paper's Fig. 7
-    duskfuse tune moefusion --corpus DIR --preset nka --samples 40 --out DIR           N, K, alpha and balance at once
+    duskfuse tune moefusion-tiny --corpus DIR --preset experts --num-seeds 2 --out DIR   the grid of the paper's Fig. 7
+    duskfuse tune moefusion --corpus DIR --preset nka --num-samples 40 --out DIR         N, K, alpha and balance
     duskfuse tune tgecnet-fuse --from RUN1 --corpus DIR --out DIR \\
         --space model.experts=2..16 --space model.top-k=1..model.experts --space loss.gradient=1..40:log
 
-All trials read one finished corpus. The same command goes on after a kill and keeps what was finished; more --samples
-or --seeds add trials. OUT/trials/NAME are the runs, OUT/trials.csv and summary.csv the tables, OUT/figures the
-pictures, OUT/best.json the best recipe, which `duskfuse train` takes; OUT/tune.json is written last.
+All trials read one finished corpus. The same command resumes a killed search and keeps finished trials; more
+--num-samples or --num-seeds add trials. OUT/trials/NAME are the runs, OUT/trials.csv and summary.csv the tables,
+OUT/figures the figures, OUT/best.json the best recipe, which `duskfuse train` takes; OUT/tune.json is written last.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from fusion.config import to_dict
 from fusion.data.corpus import open_corpus
 from fusion.errors import UserError
 from workflows.cluster.connect import connect
-from workflows.console import say
+from workflows.console import log_progress
 from workflows.outputs import Lease, claim
 from workflows.tune import results as tune_results
 from workflows.tune import search as tune_search
 from workflows.tune import trial as tune_trial
 from workflows.tune.options import Args
-from workflows.tune.plan import check, objectives_of, plan_of, start_of, watched
-from workflows.tune.resources import CROWD, room
+from workflows.tune.plan import check, objectives_of, plan_of, start_of, with_objective_metrics
+from workflows.tune.resources import CPU_OVERSUBSCRIPTION, plan_resources
 
 
 def run(args: Args, command: list[str]) -> None:
 
     objectives = objectives_of(args)
-    args = replace(args, recipe=watched(args.recipe, objectives))
+    args = replace(args, recipe=with_objective_metrics(args.recipe, objectives))
     plan = plan_of(args)
     check(args, plan)
     manifest = open_corpus(args.corpus)
@@ -52,11 +52,11 @@ def run(args: Args, command: list[str]) -> None:
         todo = 0 if plan.samples and finished_samples(args.out) >= plan.samples else plan.todo(ended)
         if todo:
             storage.remove(storage.join(args.out, "tune.json"))  # from here to the end the search is not complete
-            crowd = connect(CROWD)
-            say(f"{args.recipe.name}: {todo} trials, {len(ended)} are there; {plan.search} over {plan.words}")
-            tune_search.search(args, plan, objectives, ended, room(args, crowd))
+            crowd = connect(CPU_OVERSUBSCRIPTION)
+            log_progress(f"{args.recipe.name}: {todo} trials, {len(ended)} are there; {plan.search} over {plan.words}")
+            tune_search.search(args, plan, objectives, ended, plan_resources(args, crowd))
         else:
-            say(f"{args.out}: all {len(ended)} trials are there")
+            log_progress(f"{args.out}: all {len(ended)} trials are there")
         tune_results.write(args, command, objectives, plan)
 
 

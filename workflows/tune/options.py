@@ -29,9 +29,9 @@ class Args:
     or model.top-k=1..model.experts."""
     search: str = ""
     """grid (every combination), random or optuna (TPE). By default grid where all values are listed, else random."""
-    samples: int = 20
+    num_samples: int = 20
     """Settings that random and optuna try."""
-    seeds: int = 1
+    num_seeds: int = 1
     """Trainings of each setting, from different random weights and crops."""
     objective: str = "qabf"
     """What is to be best: metrics of the validation after the last epoch (qabf, vif, ssim ...), map50 and map50_95
@@ -49,7 +49,7 @@ class Args:
     """The stage-1 run that stage 2 of TG-ECNet starts from."""
     workers: int = 1
     """Training workers of each trial."""
-    at_once: int = 0
+    max_concurrent: int = 0
     """Trials that run at once; 0: as many as the cluster has room for."""
     cpus_per_worker: float = 0
     """CPUs that Ray sets aside for a worker; 0: one, or less where reading data would have none left."""

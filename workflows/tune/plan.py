@@ -41,7 +41,7 @@ def start_of(args: Args) -> str:
     return checkpoint.load(checkpoint.fetch(args.start), expect=args.recipe.model_name).fingerprint
 
 
-def watched(recipe: Any, objectives: dict[str, bool]) -> Any:
+def with_objective_metrics(recipe: Any, objectives: dict[str, bool]) -> Any:
     """The recipe with a validation that has every objective."""
 
     own = STAGES[recipe.model.stage].metrics
@@ -83,9 +83,9 @@ def plan_of(args: Args) -> Plan:
         raise UserError("give --preset (experts, alpha or nka) or --space NAME=VALUES, one of them.")
     if args.search and args.search not in SEARCHES:
         raise UserError(f"--search is {args.search!r}; it must be one of {', '.join(SEARCHES)}")
-    if args.samples < 1 or args.seeds < 1 or args.reduction < 2:
-        raise UserError("--samples and --seeds must be at least 1, --reduction at least 2")
-    seeds = tuple(args.recipe.seed + number for number in range(args.seeds))
+    if args.num_samples < 1 or args.num_seeds < 1 or args.reduction < 2:
+        raise UserError("--num-samples and --num-seeds must be at least 1, --reduction at least 2")
+    seeds = tuple(args.recipe.seed + number for number in range(args.num_seeds))
     preset = search_space.preset(args.preset, args.recipe) if args.preset else None
     if preset is not None and preset.settings is not None:
         if args.search not in ("", "grid"):
@@ -100,16 +100,16 @@ def plan_of(args: Args) -> Plan:
     words = ", ".join(texts)
     names = tuple(one.name for one in dimensions)
     if "seed" in names:
-        raise UserError("--space seed: trials of one setting from several seeds are --seeds.")
+        raise UserError("--space seed: trials of one setting from several seeds are --num-seeds.")
     stops = kind != "grid" if args.early_stopping is None else args.early_stopping
     if kind == "grid":
         return Plan(kind, list(texts), words, names, tuple(search_space.grid(dimensions)), seeds, stops=stops)
     if kind == "random":
-        settings = tuple(search_space.draws(dimensions, args.samples, args.seed))
+        settings = tuple(search_space.draws(dimensions, args.num_samples, args.seed))
         return Plan(kind, list(texts), words, names, settings, seeds, stops=stops)
-    if args.seeds > 1:
-        raise UserError("--search optuna trains each setting once; use --seeds with grid or random.")
-    return Plan(kind, list(texts), words, names, (), seeds, tuple(dimensions), args.samples, stops)
+    if args.num_seeds > 1:
+        raise UserError("--search optuna trains each setting once; use --num-seeds with grid or random.")
+    return Plan(kind, list(texts), words, names, (), seeds, tuple(dimensions), args.num_samples, stops)
 
 
 def check(args: Args, plan: Plan) -> None:

@@ -13,7 +13,7 @@ from fusion.report.parallel import parallel_coordinates
 from fusion.report.search import learning_curves, pareto_figure, settings_figure
 from fusion.report.trials import pareto_front, summary
 from fusion.training.search_space import apply, label
-from workflows.console import say
+from workflows.console import log_progress
 from workflows.provenance import stamp
 from workflows.tune.trial import FAILED, FINISHED, key_of, name_of, records
 
@@ -54,7 +54,7 @@ def write(args: Args, command: list[str], objectives: Mapping[str, bool], plan: 
     storage.write_text(storage.join(args.out, "tune.json"), json.dumps(about, indent=1) + "\n")
     show(table, list(plan.names), keys, states)
     for error in dict.fromkeys(broken):
-        say(f"failed: {error}")
+        log_progress(f"failed: {error}")
     print(f"{args.out}: the best is {best['label']}; its recipe is {storage.join(args.out, 'best.json')}")
 
 
@@ -116,11 +116,13 @@ def write_front(
 
 
 def show(table: pd.DataFrame, names: Sequence[str], keys: Sequence[str], states: Mapping[str, int]) -> None:
-    say(", ".join(f"{count} {state}" for state, count in states.items()))
-    say(f"{'setting':34}" + "".join(f"{key.rpartition('/')[2]:>12}{'sd':>10}" for key in keys) + f"{'seeds':>7}")
+    log_progress(", ".join(f"{count} {state}" for state, count in states.items()))
+    log_progress(
+        f"{'setting':34}" + "".join(f"{key.rpartition('/')[2]:>12}{'sd':>10}" for key in keys) + f"{'seeds':>7}"
+    )
     for row in table.head(SHOWN).to_dict("records"):
         numbers = "".join(f"{row[key]:12.5g}{row[f'{key}_sd']:10.2g}" for key in keys)
         note = "" if row["state"] == FINISHED else f"  {row['state']} after {row['epochs']:.0f} epochs"
-        say(f"{row['label'][:33]:34}{numbers}{row['seeds']:7d}{note}")
+        log_progress(f"{row['label'][:33]:34}{numbers}{row['seeds']:7d}{note}")
     if len(table) > SHOWN:
-        say(f"and {len(table) - SHOWN} more in summary.csv")
+        log_progress(f"and {len(table) - SHOWN} more in summary.csv")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fusion import storage
 from fusion.config import to_dict
 from fusion.training.search_space import Choice, label
-from workflows.console import say
+from workflows.console import log_progress
 from workflows.tune.resources import DRIVER_CPUS, READING_CPUS
 from workflows.tune.trial import (
     FAILED,
@@ -32,10 +32,12 @@ from workflows.tune.trial import (
 if TYPE_CHECKING:
     from workflows.tune.options import Args
     from workflows.tune.plan import Plan
-    from workflows.tune.resources import Room
+    from workflows.tune.resources import TrialResources
 
 
-def search(args: Args, plan: Plan, objectives: Mapping[str, bool], ended: dict[str, dict], room: Room) -> None:
+def search(
+    args: Args, plan: Plan, objectives: Mapping[str, bool], ended: dict[str, dict], room: TrialResources
+) -> None:
     """Run what is left of the plan. Every trial leaves its files; returns when all have ended."""
     # Ctrl-C ends the search like any other job; Tune would go on to write a state that nothing reads.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
@@ -81,7 +83,7 @@ def search(args: Args, plan: Plan, objectives: Mapping[str, bool], ended: dict[s
             search_alg=searcher,
             scheduler=scheduler,
             num_samples=samples,
-            max_concurrent_trials=room.at_once,
+            max_concurrent_trials=room.max_concurrent,
             trial_dirname_creator=lambda one: one.trial_id,
         ),
         run_config=tune.RunConfig(
@@ -177,6 +179,6 @@ def recorder(task: Mapping[str, Any], epochs: int, objective: str, ended: int, t
 
         def line(self, me: Mapping[str, Any], text: str) -> None:
 
-            say(f"[{self.ended_so_far}/{total}] {label(me['values'])}, seed {me['seed']}  {text}")
+            log_progress(f"[{self.ended_so_far}/{total}] {label(me['values'])}, seed {me['seed']}  {text}")
 
     return Recorder()

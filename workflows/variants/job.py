@@ -28,7 +28,7 @@ from fusion.report.variants import bubbles
 from fusion.training.recipes import aenet
 from workflows.cluster.connect import connect
 from workflows.cluster.parallel import in_parallel
-from workflows.console import say
+from workflows.console import log_progress
 from workflows.evolve import train as evolve_train
 from workflows.evolve.store import image_path, latest, read_labels
 from workflows.inputs import items
@@ -61,9 +61,9 @@ def run(args: Args, command: list[str]) -> None:
     for block in blocks:
         for seed in range(args.seeds):
             runs.append(one(args, block, seed, rows, test, ["variants", *command]))
-            say("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in runs[-1].items()))
+            log_progress("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in runs[-1].items()))
     frame = pd.DataFrame(runs)
-    say("timing the networks, in turns")
+    log_progress("timing the networks, in turns")
     table = summarise(
         frame, list(in_parallel([{"checkpoints": {b: network(args.out, b, 0) for b in blocks}}], measure))
     )
@@ -141,7 +141,9 @@ def one(args: Args, block: str, seed: int, rows: list[dict], test: list[dict], c
     for name, values in sums.items():
         if len(values) < len(test):
             unread = f", {len(test) - scored} cannot be read" if scored < len(test) else ""
-            say(f"{block}, seed {seed}: {name} is the mean of {len(values)} of {len(test)} held-out pairs{unread}")
+            log_progress(
+                f"{block}, seed {seed}: {name} is the mean of {len(values)} of {len(test)} held-out pairs{unread}"
+            )
     means = {name: sum(values) / len(values) if values else math.nan for name, values in sums.items()}
     result = {"block": block, "seed": seed, **means}
     storage.write_text(path, json.dumps(result) + "\n")
@@ -207,7 +209,9 @@ def summarise(frame, costs: list[dict]):
 def show(table, pairs: int) -> None:
     heads = ("E2", "sd", "NIQE", "SSIM", "EN", "PSNR", "Brenner", "VIFF", "ms", "MB")
     names = ("e2", "e2_sd", "niqe", "ssim", "en", "psnr", "brenner", "viff", "ms", "size_mb")
-    say(f"{'block':14}" + "".join(f"{head:>9}" for head in heads))
+    log_progress(f"{'block':14}" + "".join(f"{head:>9}" for head in heads))
     for row in table.to_dict("records"):
-        say(f"{row['block']:14}" + "".join(f"{row[name]:9.4g}" for name in names))
-    say(f"means over {pairs} held-out pairs; Brenner dominates E2, which rewards sharpness, and noise, above all else")
+        log_progress(f"{row['block']:14}" + "".join(f"{row[name]:9.4g}" for name in names))
+    log_progress(
+        f"means over {pairs} held-out pairs; Brenner dominates E2, which rewards sharpness, and noise, above all else"
+    )

@@ -268,7 +268,7 @@ def test_no_stage_goes_on_with_another_network_when_its_own_is_left_out():
 
 
 def test_what_says_how_a_stage_runs_redoes_nothing(steps):
-    assert steps("restore.wait-for-nodes=900")["restore"].folder == steps()["restore"].folder
+    assert steps("restore.node-timeout=900")["restore"].folder == steps()["restore"].folder
 
 
 def test_lists_and_switches():

@@ -8,7 +8,13 @@ import pytest
 
 from fusion.errors import UserError
 from workflows.train import elastic
-from workflows.train.elastic import CROWDED, NoRoom, Share, even, go_on
+from workflows.train.elastic import (
+    NOT_ENOUGH_CPUS,
+    InsufficientResources,
+    WorkerResources,
+    largest_divisor_up_to,
+    run_elastic,
+)
 
 
 def cluster(monkeypatch, *nodes: dict) -> None:
@@ -29,7 +35,7 @@ def attempts(clock: Clock, *outcomes):
     """An attempt that does one after the other: (seconds, what comes of it). Who tried is in `tried`."""
     tried, left = [], list(outcomes)
 
-    def attempt(workers: int, share: Share):
+    def attempt(workers: int, share: WorkerResources):
         tried.append(workers)
         seconds, outcome = left.pop(0)
         clock.now += seconds
@@ -41,26 +47,28 @@ def attempts(clock: Clock, *outcomes):
 
 
 def test_even_shares_of_a_batch():
-    assert [even(12, most) for most in (0, 1, 2, 5, 6, 7, 12, 99)] == [0, 1, 2, 4, 6, 6, 12, 12]
+    assert [largest_divisor_up_to(12, most) for most in (0, 1, 2, 5, 6, 7, 12, 99)] == [0, 1, 2, 4, 6, 6, 12, 12]
 
 
 def test_room_is_counted_by_node_and_leaves_cpus_for_reading(monkeypatch):
     cluster(monkeypatch, {"CPU": 3.0}, {"CPU": 3.0}, {"CPU": 1.0})
-    assert Share(2.0, False).room() == 2
-    assert Share(1.0, False, 0.25).room() == 6
-    assert Share(0.5, False, 0.25).room() == 13
-    assert Share(1.0, True).room() == 0
+    assert WorkerResources(2.0, False).max_workers() == 2
+    assert WorkerResources(1.0, False, 0.25).max_workers() == 6
+    assert WorkerResources(0.5, False, 0.25).max_workers() == 13
+    assert WorkerResources(1.0, True).max_workers() == 0
     cluster(monkeypatch, {"CPU": 8.0, "GPU": 4.0}, {"CPU": 1.0, "GPU": 2.0}, {"CPU": 16.0})
-    assert Share(1.0, True, 0.25).room() == 5
+    assert WorkerResources(1.0, True, 0.25).max_workers() == 5
 
 
 def test_a_lost_node_is_waited_for_and_then_done_without(monkeypatch, capfd):
     """Six GPUs, two lost: four share a batch of 12 evenly. Tried again with six until the patience is over."""
     cluster(monkeypatch, {"CPU": 8.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 1.0})
     clock = Clock(monkeypatch)
-    gone = (70, NoRoom("the workers did not start"))
-    attempt, tried = attempts(clock, (5000, NoRoom("the workers did not start")), gone, gone, gone, (9000, None))
-    go_on(attempt, 6, 12, lambda number: Share(1.0, True), patience=200)
+    gone = (70, InsufficientResources("the workers did not start"))
+    attempt, tried = attempts(
+        clock, (5000, InsufficientResources("the workers did not start")), gone, gone, gone, (9000, None)
+    )
+    run_elastic(attempt, 6, 12, lambda number: WorkerResources(1.0, True), patience=200)
     assert tried == [6, 6, 6, 6, 4]
     said = capfd.readouterr().err.splitlines()
     assert "room for 5 of 6 workers. Waiting 200 s more" in said[0] and "Waiting 60 s" in said[2]
@@ -70,16 +78,18 @@ def test_a_lost_node_is_waited_for_and_then_done_without(monkeypatch, capfd):
 def test_a_node_that_comes_back_in_time_is_used(monkeypatch):
     clock = Clock(monkeypatch)
     cluster(monkeypatch, {"CPU": 8.0, "GPU": 1.0})
-    attempt, tried = attempts(clock, (900, NoRoom("gone")), (900, None))
-    go_on(attempt, 2, 4, lambda number: Share(1.0, True), patience=300)
+    attempt, tried = attempts(clock, (900, InsufficientResources("gone")), (900, None))
+    run_elastic(attempt, 2, 4, lambda number: WorkerResources(1.0, True), patience=300)
     assert tried == [2, 2]
 
 
 def test_after_an_early_end_all_workers_are_asked_for_again(monkeypatch, capfd):
     clock = Clock(monkeypatch)
     cluster(monkeypatch, {"CPU": 8.0, "GPU": 1.0})
-    attempt, tried = attempts(clock, (900, NoRoom("gone")), (900, "there is room for 2 workers again"), (900, None))
-    go_on(attempt, 2, 4, lambda number: Share(1.0, True), patience=0)
+    attempt, tried = attempts(
+        clock, (900, InsufficientResources("gone")), (900, "there is room for 2 workers again"), (900, None)
+    )
+    run_elastic(attempt, 2, 4, lambda number: WorkerResources(1.0, True), patience=0)
     assert tried == [2, 1, 2]
     assert "room for 2 workers again" in capfd.readouterr().err
 
@@ -88,17 +98,21 @@ def test_crowded_workers_take_fewer_cpus_where_they_may(monkeypatch):
     """Without GPUs a worker's share follows the cluster: as many workers, with less each."""
     clock = Clock(monkeypatch)
     cluster(monkeypatch, {"CPU": 4.0})
-    attempt, tried = attempts(clock, (20, CROWDED), (900, None))
-    go_on(attempt, 6, 12, lambda number: Share(min(1.0, 0.5 * 4 / number), False, 0.25), patience=0)
+    attempt, tried = attempts(clock, (20, NOT_ENOUGH_CPUS), (900, None))
+    run_elastic(attempt, 6, 12, lambda number: WorkerResources(min(1.0, 0.5 * 4 / number), False, 0.25), patience=0)
     assert tried == [6, 6]
 
 
 def test_no_room_at_all_is_one_line(monkeypatch):
     clock = Clock(monkeypatch)
     cluster(monkeypatch, {"CPU": 8.0})
-    attempt, _ = attempts(clock, (70, NoRoom("the workers did not start")), (70, NoRoom("the workers did not start")))
+    attempt, _ = attempts(
+        clock,
+        (70, InsufficientResources("the workers did not start")),
+        (70, InsufficientResources("the workers did not start")),
+    )
     with pytest.raises(UserError, match=r"no room left for a worker of 1 CPUs and a GPU.*the same command goes on"):
-        go_on(attempt, 2, 4, lambda number: Share(1.0, True), patience=60)
+        run_elastic(attempt, 2, 4, lambda number: WorkerResources(1.0, True), patience=60)
 
 
 @pytest.mark.ray

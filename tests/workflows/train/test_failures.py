@@ -10,12 +10,18 @@ from ray.train import ControllerError, WorkerGroupError
 
 from fusion.errors import UserError
 from fusion.storage import StoreError
-from workflows.train.elastic import NoRoom
-from workflows.train.failures import COPY, LIST, Guard, repair, translated
+from workflows.train.elastic import InsufficientResources
+from workflows.train.failures import (
+    CHECKPOINT_INDEX,
+    CHECKPOINT_INDEX_BACKUP,
+    FailFastCallback,
+    restore_checkpoint_index,
+    to_user_error,
+)
 
 
 def test_a_user_error_of_any_worker_ends_the_run(tmp_path):
-    guard = Guard(str(tmp_path))
+    guard = FailFastCallback(str(tmp_path))
     with pytest.raises(UserError, match="not finite"):
         guard.after_exception(None, {0: RuntimeError("connection closed"), 1: UserError("the loss is not finite")})
     wrapped = RuntimeError("of Ray")
@@ -26,13 +32,13 @@ def test_a_user_error_of_any_worker_ends_the_run(tmp_path):
 
 @pytest.mark.parametrize("error", [StoreError("the store does not answer"), RuntimeError("killed"), OSError(5, "I/O")])
 def test_what_may_pass_is_left_to_be_tried_again(tmp_path, error):
-    Guard(str(tmp_path)).after_exception(None, {0: error})
+    FailFastCallback(str(tmp_path)).after_exception(None, {0: error})
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_ends_the_run_and_says_what_to_do(number):
     with pytest.raises(UserError, match=r"cannot write /out: .*Free some space; the same command goes on"):
-        Guard("/out").after_exception(None, {0: OSError(number, "full")})
+        FailFastCallback("/out").after_exception(None, {0: OSError(number, "full")})
 
 
 def test_what_the_driver_is_told():
@@ -40,30 +46,32 @@ def test_what_the_driver_is_told():
         pass
 
     mine = UserError("the loss is not finite")
-    assert translated(ControllerError(mine), "/out") is mine
-    assert isinstance(translated(ControllerError(WorkerGroupStartupTimeoutError("60 s")), "/out"), NoRoom)
-    full = translated(ControllerError(OSError(errno.ENOSPC, "No space left on device")), "/out")
+    assert to_user_error(ControllerError(mine), "/out") is mine
+    assert isinstance(
+        to_user_error(ControllerError(WorkerGroupStartupTimeoutError("60 s")), "/out"), InsufficientResources
+    )
+    full = to_user_error(ControllerError(OSError(errno.ENOSPC, "No space left on device")), "/out")
     assert isinstance(full, UserError) and "No space left on device" in str(full)
     refused = OSError("When completing upload: AWS Error NETWORK_CONNECTION during UploadPart operation: cut")
-    away = translated(WorkerGroupError("", {0: refused}), "s3://bucket/run")
+    away = to_user_error(WorkerGroupError("", {0: refused}), "s3://bucket/run")
     assert isinstance(away, StoreError) and "cannot write s3://bucket/run" in str(away)
     other = WorkerGroupError("", {0: RuntimeError("a bug")})
-    assert translated(other, "/out") is other
+    assert to_user_error(other, "/out") is other
 
 
 def test_a_half_written_list_of_checkpoints_is_put_back(tmp_path):
     whole = json.dumps({"checkpoint_results": []})
-    (tmp_path / LIST).write_text(whole)
-    Guard(str(tmp_path)).after_report(None, [{}], checkpoint=object())
-    assert (tmp_path / COPY).read_text() == whole
+    (tmp_path / CHECKPOINT_INDEX).write_text(whole)
+    FailFastCallback(str(tmp_path)).after_report(None, [{}], checkpoint=object())
+    assert (tmp_path / CHECKPOINT_INDEX_BACKUP).read_text() == whole
     for broken in ("", whole[: len(whole) // 2]):
-        (tmp_path / LIST).write_text(broken)
-        repair(str(tmp_path))
-        assert (tmp_path / LIST).read_text() == whole
+        (tmp_path / CHECKPOINT_INDEX).write_text(broken)
+        restore_checkpoint_index(str(tmp_path))
+        assert (tmp_path / CHECKPOINT_INDEX).read_text() == whole
 
 
 def test_a_disk_that_is_full_for_the_copy_is_told_like_any_other(tmp_path, monkeypatch):
-    (tmp_path / LIST).write_text("{}")
+    (tmp_path / CHECKPOINT_INDEX).write_text("{}")
 
     def full(path, data):
         try:
@@ -73,18 +81,18 @@ def test_a_disk_that_is_full_for_the_copy_is_told_like_any_other(tmp_path, monke
 
     monkeypatch.setattr("fusion.storage.write_bytes", full)
     with pytest.raises(UserError, match=rf"^cannot write {tmp_path}: No space left .* the same command goes on"):
-        Guard(str(tmp_path)).after_report(None, [{}], checkpoint=object())
+        FailFastCallback(str(tmp_path)).after_report(None, [{}], checkpoint=object())
 
 
 def test_a_list_without_a_copy_is_of_no_use(tmp_path):
-    (tmp_path / LIST).write_text("{")
-    repair(str(tmp_path))
-    assert not (tmp_path / LIST).exists()
-    repair(str(tmp_path))  # a new folder
+    (tmp_path / CHECKPOINT_INDEX).write_text("{")
+    restore_checkpoint_index(str(tmp_path))
+    assert not (tmp_path / CHECKPOINT_INDEX).exists()
+    restore_checkpoint_index(str(tmp_path))  # a new folder
 
 
 def test_a_whole_list_stays(tmp_path):
-    (tmp_path / LIST).write_text("{}")
-    (tmp_path / COPY).write_text('{"older": 1}')
-    repair(str(tmp_path))
-    assert (tmp_path / LIST).read_text() == "{}"
+    (tmp_path / CHECKPOINT_INDEX).write_text("{}")
+    (tmp_path / CHECKPOINT_INDEX_BACKUP).write_text('{"older": 1}')
+    restore_checkpoint_index(str(tmp_path))
+    assert (tmp_path / CHECKPOINT_INDEX).read_text() == "{}"

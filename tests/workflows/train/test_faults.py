@@ -94,7 +94,7 @@ def test_a_lost_worker_a_lost_node_its_return_and_a_notice(nodes, train, tmp_pat
     """One run through all of them, every epoch once in its history, by the workers that there were."""
     second = nodes.add(cpus=3)
     epochs = 400
-    job = train(tmp_path / "run", epochs, *TWO, "--wait-for-nodes", 0)
+    job = train(tmp_path / "run", epochs, *TWO, "--node-timeout", 0)
     job.until(lambda: epochs_done(job) >= 3, "three epochs")
 
     nodes.workers(second)[0].kill()

@@ -63,12 +63,12 @@ def shown(folder: str) -> dict[str, dict[int, float]]:
     return found
 
 
-def report(watcher: tracking_base.Watcher, row: dict, checkpoint=None) -> None:
+def report(watcher: tracking_base.EpochLogger, row: dict, checkpoint=None) -> None:
     watcher.after_report(None, [row, row | {"train/loss": 99.0}], checkpoint)
 
 
 def test_tensorboard_has_every_epoch(tmp_path):
-    (board,) = tracking.watchers(str(tmp_path), SETTINGS, 3)
+    (board,) = tracking.logger_callbacks(str(tmp_path), SETTINGS, 3)
     board = pickle.loads(pickle.dumps(board))  # as it travels to the controller
     for epoch in (1, 2, 3):
         report(board, numbers(epoch, words="no number"))
@@ -79,7 +79,7 @@ def test_tensorboard_has_every_epoch(tmp_path):
 
 
 def test_tensorboard_shows_the_settings_without_secrets(tmp_path):
-    (board,) = tracking.watchers(str(tmp_path), SETTINGS, 3)
+    (board,) = tracking.logger_callbacks(str(tmp_path), SETTINGS, 3)
     report(board, numbers(1))
     (file,) = (tmp_path / "tensorboard").iterdir()
     texts = [
@@ -154,10 +154,10 @@ def test_a_watcher_that_fails_says_so_once_and_nothing_ends(tmp_path, capsys):
 def test_a_missing_package_is_one_line(option, tmp_path, monkeypatch):
     monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=rf"--{option} .*'duskfuse\[{option}\]'"):
-        tracking.watchers(str(tmp_path), SETTINGS, 3, **{option: "x"})
+        tracking.logger_callbacks(str(tmp_path), SETTINGS, 3, **{option: "x"})
 
 
-class Server(servers.Tracker):
+class Server(servers.RemoteLogger):
     """A tracking server in memory, which may be gone or slow."""
 
     name = "Server"
@@ -222,10 +222,10 @@ def test_mlflow_in_a_store_of_files(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     out, uri = str(tmp_path / "run"), (tmp_path / "store").as_uri()
-    _, first = tracking.watchers(out, SETTINGS, 3, mlflow=uri)
+    _, first = tracking.logger_callbacks(out, SETTINGS, 3, mlflow=uri)
     monkeypatch.setattr(servers, "PATIENCE", 120.0)  # its first import takes long on a busy machine
     report(first, numbers(1))
-    _, again = tracking.watchers(out, SETTINGS, 3, mlflow=uri)  # the run goes on; epoch 2 was never sent
+    _, again = tracking.logger_callbacks(out, SETTINGS, 3, mlflow=uri)  # the run goes on; epoch 2 was never sent
     history = [numbers(epoch) for epoch in (1, 2, 3)]
     report(again, history[2], checkpoint_of(tmp_path / "checkpoint", history))
     client = mlflow.MlflowClient(tracking_uri=uri)
@@ -238,7 +238,7 @@ def test_mlflow_in_a_store_of_files(tmp_path, monkeypatch):
 
 def test_mlflow_without_a_server_warns_and_goes_on(tmp_path, monkeypatch, capsys):
     pytest.importorskip("mlflow")
-    _, tracker = tracking.watchers(str(tmp_path), SETTINGS, 9, mlflow="http://user:word@127.0.0.1:9")
+    _, tracker = tracking.logger_callbacks(str(tmp_path), SETTINGS, 9, mlflow="http://user:word@127.0.0.1:9")
     report(tracker, numbers(1))
     tracker.thread.join(120)
     report(tracker, numbers(2))
@@ -251,7 +251,7 @@ def test_wandb_offline(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setattr(servers, "PATIENCE", 120.0)
-    _, tracker = tracking.watchers(str(tmp_path), SETTINGS, 2, wandb="project")
+    _, tracker = tracking.logger_callbacks(str(tmp_path), SETTINGS, 2, wandb="project")
     report(tracker, numbers(1))
     report(tracker, numbers(2))
     tracker.thread.join(120)

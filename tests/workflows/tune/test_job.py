@@ -19,10 +19,10 @@ SMALL = ["--recipe.crops.size", 32, "--recipe.crops.per-image", 1, "--recipe.val
 def tuning_ray():
     import ray
 
-    from workflows.cluster.connect import WORKERS
+    from workflows.cluster.connect import WORKER_RUNTIME_ENV
 
     os.environ.pop("RAY_ADDRESS", None)
-    ray.init(address="local", num_cpus=4, include_dashboard=True, logging_level="error", runtime_env=WORKERS)
+    ray.init(address="local", num_cpus=4, include_dashboard=True, logging_level="error", runtime_env=WORKER_RUNTIME_ENV)
     yield ray
     ray.shutdown()
 
@@ -75,7 +75,7 @@ def test_again_runs_nothing_and_a_seed_more_runs_what_is_new(searched, words, co
     before = {path: path.stat().st_mtime_ns for path in searched.glob("trials/*/run.json")}
     code, out, err = command(*words[1])
     assert code == 0 and "all 2 trials are there" in err and "the best is" in out
-    code, _, err = command(*words[1], "--seeds", 2)
+    code, _, err = command(*words[1], "--num-seeds", 2)
     assert code == 0, err
     assert len(list(searched.glob("trials/*/run.json"))) == 4
     assert before == {path: path.stat().st_mtime_ns for path in before}
@@ -94,7 +94,7 @@ def test_another_search_in_its_place_is_refused(searched, words, command):
 def test_trials_that_are_stopped_make_room_for_the_next(tuning_ray, corpus, tmp_path, command):
     """Six trials, two at once, of which ASHA stops some: all are begun, and nothing is held in the end."""
     out = tmp_path / "out"
-    options = ["--space", "optim.lr=1e-7..1e-2:log", "--samples", 6, "--reduction", 2, "--grace", 1]
+    options = ["--space", "optim.lr=1e-7..1e-2:log", "--num-samples", 6, "--reduction", 2, "--grace", 1]
     code, _, err = command(
         "tune", "moefusion-tiny", "--corpus", corpus, "--out", out, *options, "--recipe.epochs", 6, *SMALL
     )
@@ -116,7 +116,7 @@ def test_optuna(tuning_ray, corpus, tmp_path, command):
     space = ["--space", "model.experts=2..6:2", "--space", "model.top-k=1..model.experts"]
     words = ["tune", "moefusion-tiny", "--corpus", corpus, "--out", out, *space, "--recipe.epochs", 1, *SMALL]
     words += ["--search", "optuna"]
-    code, _, err = command(*words, "--samples", 3)
+    code, _, err = command(*words, "--num-samples", 3)
     assert code == 0, err
     found = [json.loads(path.read_text()) for path in out.glob("trials/*.json")]
     assert found and all(1 <= one["values"]["model.top_k"] <= one["values"]["model.experts"] for one in found)
@@ -126,7 +126,7 @@ def test_optuna(tuning_ray, corpus, tmp_path, command):
 @pytest.mark.slow
 def test_a_killed_search_keeps_what_was_finished(corpus, tmp_path):
     out = tmp_path / "out"
-    options = ["--space", "loss.gradient=1,5,10", "--at-once", 1, "--recipe.epochs", 3, *SMALL]
+    options = ["--space", "loss.gradient=1,5,10", "--max-concurrent", 1, "--recipe.epochs", 3, *SMALL]
     words = ["tune", "moefusion-tiny", "--corpus", corpus, "--out", out, *options]
     first = duskfuse(*words)
     deadline = time.time() + 600

@@ -12,30 +12,30 @@ from workflows.tune import plan as tune_plan
 from workflows.tune import resources as tune_resources
 from workflows.tune import trial as tune_trial
 from workflows.tune.options import Args
-from workflows.tune.plan import objectives_of, plan_of, watched
+from workflows.tune.plan import objectives_of, plan_of, with_objective_metrics
 
 ARGS = Args(recipe=RECIPES["moefusion-tiny"](), corpus="corpus", out="out")
 
 
 def test_presets_are_whole_grids_with_every_seed():
-    plan = plan_of(replace(ARGS, preset="experts", seeds=2))
+    plan = plan_of(replace(ARGS, preset="experts", num_seeds=2))
     assert plan.search == "grid" and not plan.stops
     assert len(plan.trials) == 14 and [seed for _, seed in plan.trials] == [0] * 7 + [1] * 7
     assert len({tune_trial.name_of(values, seed) for values, seed in plan.trials}) == 14
 
 
 def test_ranges_are_drawn_and_stopped_early():
-    plan = plan_of(replace(ARGS, preset="nka", samples=5))
+    plan = plan_of(replace(ARGS, preset="nka", num_samples=5))
     assert plan.search == "random" and plan.stops and len(plan.settings) == 5
-    assert not plan_of(replace(ARGS, preset="nka", samples=5, early_stopping=False)).stops
-    more = plan_of(replace(ARGS, preset="nka", samples=9))
+    assert not plan_of(replace(ARGS, preset="nka", num_samples=5, early_stopping=False)).stops
+    more = plan_of(replace(ARGS, preset="nka", num_samples=9))
     assert more.settings[:5] == plan.settings
 
 
 def test_lists_are_a_grid_unless_told_otherwise():
     space = ("loss.gradient=1,5", "model.experts=2,4,6")
     assert len(plan_of(replace(ARGS, space=space)).settings) == 6
-    assert plan_of(replace(ARGS, space=space, search="random", samples=4)).search == "random"
+    assert plan_of(replace(ARGS, space=space, search="random", num_samples=4)).search == "random"
 
 
 @pytest.mark.parametrize(
@@ -46,9 +46,9 @@ def test_lists_are_a_grid_unless_told_otherwise():
         ({"preset": "alpha", "search": "random"}, "is a grid"),
         ({"preset": "alpha", "search": "annealing"}, "grid, random, optuna"),
         ({"space": ("loss.gradient=1..5",), "search": "grid"}, "is a range"),
-        ({"preset": "nka", "search": "optuna", "seeds": 2}, "each setting once"),
-        ({"preset": "nka", "samples": 0}, "at least 1"),
-        ({"space": ("seed=1,2,3",)}, "--seeds"),
+        ({"preset": "nka", "search": "optuna", "num_seeds": 2}, "each setting once"),
+        ({"preset": "nka", "num_samples": 0}, "at least 1"),
+        ({"space": ("seed=1,2,3",)}, "--num-seeds"),
     ],
 )
 def test_options_that_make_no_search(change, part):
@@ -80,7 +80,7 @@ def test_objectives():
         objectives_of(replace(ARGS, objective="map50"))
     with pytest.raises(UserError, match="unknown metric 'quality'"):
         objectives_of(replace(ARGS, objective="quality"))
-    assert watched(ARGS.recipe, {"qabf": True, "ssim": True}).validation.metrics == ("ssim",)
+    assert with_objective_metrics(ARGS.recipe, {"qabf": True, "ssim": True}).validation.metrics == ("ssim",)
 
 
 def write(out, name, **about):
@@ -97,7 +97,7 @@ def test_what_has_ended_is_not_run_again(tmp_path):
     ended = tune_trial.ended(str(tmp_path))
     assert sorted(ended) == sorted(names[:2])
     assert plan.todo(ended) == 3
-    assert plan_of(replace(args, seeds=2)).todo(ended) == 8
+    assert plan_of(replace(args, num_seeds=2)).todo(ended) == 8
 
 
 def history(values):
@@ -123,7 +123,7 @@ def test_optuna_draws_what_a_recipe_allows(tmp_path):
     from fusion.training.search_space import apply
     from workflows.tune.search import optuna_of
 
-    plan = plan_of(replace(ARGS, preset="nka", search="optuna", samples=8))
+    plan = plan_of(replace(ARGS, preset="nka", search="optuna", num_samples=8))
     write(tmp_path, "begun", state="running", raw={**dict.fromkeys(plan.names, 0.5), "model.experts": 6})
     done = {"model.experts": 4, "model.top_k": 0.3, "loss.gradient": 10.0, "loss.load_global": 0.02}
     ended = {"done": {"raw": done, "history": history([0.4])}}
@@ -145,26 +145,28 @@ def test_optuna_draws_what_a_recipe_allows(tmp_path):
         (16, 0, 1, {"workers": 3}, (4, 0.997, 1)),
         (24, 6, 1, {}, (6, 1.0, 1)),  # six nodes with a GPU and four CPUs each
         (24, 6, 1, {"workers": 6}, (1, 1.0, 1)),
-        (16, 0, 1, {"at_once": 2}, (2, 6.99, 8)),
+        (16, 0, 1, {"max_concurrent": 2}, (2, 6.99, 8)),
     ],
 )
 def test_room(monkeypatch, cpus, gpus, crowd, change, expected):
-    monkeypatch.setattr(tune_job, "resources", lambda: (float(cpus), gpus))
+    monkeypatch.setattr(tune_resources, "resources", lambda: (float(cpus), gpus))
     monkeypatch.setattr("workflows.tune.resources.largest_node", lambda: float(cpus if not gpus else 4))
-    room = tune_resources.room(replace(ARGS, **change), crowd)
-    assert (room.at_once, round(room.cpus, 3), room.threads) == expected
+    room = tune_resources.plan_resources(replace(ARGS, **change), crowd)
+    assert (room.max_concurrent, round(room.cpus, 3), room.threads) == expected
     # all trials fit side by side: their workers, a CPU for reading each, and their own processes
     each = args_workers(change) * room.cpus + tune_resources.READING_CPUS + tune_resources.DRIVER_CPUS
-    assert room.at_once * each <= cpus + 1e-9
+    assert room.max_concurrent * each <= cpus + 1e-9
 
 
 def args_workers(change):
     return change.get("workers", ARGS.workers)
 
 
-@pytest.mark.parametrize(("cpus", "gpus", "change"), [(1, 0, {}), (4, 0, {"at_once": 4}), (8, 2, {"workers": 3})])
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "change"), [(1, 0, {}), (4, 0, {"max_concurrent": 4}), (8, 2, {"workers": 3})]
+)
 def test_no_room(monkeypatch, cpus, gpus, change):
-    monkeypatch.setattr(tune_job, "resources", lambda: (float(cpus), gpus))
+    monkeypatch.setattr(tune_resources, "resources", lambda: (float(cpus), gpus))
     monkeypatch.setattr("workflows.tune.resources.largest_node", lambda: float(cpus))
     with pytest.raises(UserError, match="no room for"):
-        tune_resources.room(replace(ARGS, **change), 1)
+        tune_resources.plan_resources(replace(ARGS, **change), 1)

@@ -38,7 +38,7 @@ def search(tmp_path):
         corpus="corpus",
         out=str(tmp_path),
         space=("model.experts=2,4,6",),
-        seeds=2,
+        num_seeds=2,
         objective="qabf,vif",
     )
     (tmp_path / "search.json").write_text(

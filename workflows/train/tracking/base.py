@@ -7,12 +7,12 @@ from typing import Any
 from ray.train import UserCallback
 
 from fusion.secrets import masked
-from workflows.console import say
+from workflows.console import log_progress
 
 Numbers = dict[str, Any]
 
 
-class Watcher(UserCallback):
+class EpochLogger(UserCallback):
     """Brings the epochs in order to `write`: one, or from the first one on where epochs are unknown or done again."""
 
     name = ""
@@ -24,11 +24,11 @@ class Watcher(UserCallback):
 
     def after_report(self, run_context: Any, metrics: list[Numbers], checkpoint: Any) -> None:
         try:
-            now, epoch = plain(metrics[0]), int(metrics[0]["epoch"])
+            now, epoch = scalar_metrics(metrics[0]), int(metrics[0]["epoch"])
             if not now:
                 return  # the end of a training, without numbers
             anew = self.last is None or epoch != self.last + 1
-            rows = {int(row["epoch"]): plain(row) for row in history_in(checkpoint)} if anew else {}
+            rows = {int(row["epoch"]): scalar_metrics(row) for row in load_history(checkpoint)} if anew else {}
             rows[epoch] = now
             self.write({number: rows[number] for number in sorted(rows) if number <= epoch}, anew)
             self.last = epoch
@@ -42,15 +42,15 @@ class Watcher(UserCallback):
         if not self.warned:
             self.warned = True
             reason = " ".join(masked(error).split())[:300] or type(error).__name__
-            say(f"{self.name} does not take numbers: {reason}. The training goes on.")
+            log_progress(f"{self.name} does not take numbers: {reason}. The training goes on.")
 
 
-def plain(row: Numbers) -> Numbers:
+def scalar_metrics(row: Numbers) -> Numbers:
     """The numbers among the values, but for that of the epoch."""
     return {n: float(value) for n, value in row.items() if isinstance(value, int | float) and n != "epoch"}
 
 
-def history_in(checkpoint: Any) -> list[Numbers]:
+def load_history(checkpoint: Any) -> list[Numbers]:
     """The numbers of all epochs that a checkpoint knows of; none without a checkpoint or a history."""
     for name in ("state.json", "history.json") if checkpoint is not None else ():
         with suppress(FileNotFoundError), checkpoint.filesystem.open_input_file(f"{checkpoint.path}/{name}") as file:

@@ -19,7 +19,7 @@ from workflows.train.tracking.servers import MLflow, WandB
 from workflows.train.tracking.tensorboard import TensorBoard
 
 
-def watchers(
+def logger_callbacks(
     out: str, settings: Numbers, epochs: int, *, mlflow: str | None = None, wandb: str | None = None
 ) -> list[UserCallback]:
     """The callbacks of a training in OUT, for `training.fit`: TensorBoard, and those asked for.

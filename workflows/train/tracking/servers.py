@@ -15,14 +15,14 @@ import uuid
 from typing import Any
 
 from fusion import storage
-from workflows.train.tracking.base import Numbers, Watcher
+from workflows.train.tracking.base import EpochLogger, Numbers
 
 PATIENCE, LAST_PATIENCE = 5.0, 60.0  # seconds that a training waits for a server, after an epoch and after the last
 BRIEFLY = 0.5  # the same for a server that failed
 EXPERIMENT = "duskfuse"
 
 
-class Tracker(Watcher):
+class RemoteLogger(EpochLogger):
     """Sends epochs from a thread of its own, so that a server that is slow or gone holds up no training.
 
     What could not be sent is kept and tried again with the next epoch. `key`: what OUT remembers of the server's run,
@@ -88,7 +88,7 @@ class Tracker(Watcher):
         return self.out.partition("?")[0].rstrip("/").rpartition("/")[2]
 
 
-class MLflow(Tracker):
+class MLflow(RemoteLogger):
     """A run of the experiment "duskfuse" on a tracking server; the settings are its parameters."""
 
     name = "MLflow"
@@ -138,7 +138,7 @@ class MLflow(Tracker):
             self.client.set_terminated(self.run)
 
 
-class WandB(Tracker):
+class WandB(RemoteLogger):
     """A run of a project of Weights & Biases; WANDB_MODE=offline keeps it in OUT/wandb."""
 
     name = "wandb"

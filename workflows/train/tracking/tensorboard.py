@@ -7,12 +7,12 @@ import time
 from typing import Any
 
 from fusion import storage
-from workflows.train.tracking.base import Numbers, Watcher
+from workflows.train.tracking.base import EpochLogger, Numbers
 
 FOLDER = "tensorboard"
 
 
-class TensorBoard(Watcher):
+class TensorBoard(EpochLogger):
     """Event files in OUT/tensorboard. On S3 they are written here and go up after each epoch."""
 
     name = "TensorBoard"
