@@ -27,7 +27,7 @@ from fusion.config import to_dict
 from fusion.data.pairs import find_pairs, read_pair
 from fusion.data.shards import CorpusConfig, build_shard, plan_shards
 from fusion.data.splits import assign_splits
-from fusion.degrade import degrade, parse
+from fusion.degrade import degrade, parse_degradation
 from fusion.images.png import encode_png
 from workflows.cluster.connect import connect
 from workflows.cluster.parallel import in_parallel
@@ -55,7 +55,7 @@ def png_files(task: tuple) -> int:
     seed, ref, degradations, root = task
     pair = read_pair(ref)
     for text in degradations:
-        what = parse(text)
+        what = parse_degradation(text)
         made = degrade(pair.visible, pair.infrared, what, seed=seed, key=ref.key, depth=pair.depth)
         for name, image in (("visible", made.visible[..., ::-1]), ("infrared", made.infrared)):
             folder = Path(root) / what.name / what.level / name

@@ -59,10 +59,10 @@ def truth(
     classes: Sequence[str],
     height: int,
     width: int,
-    same: Mapping[str, str] | None = None,
+    class_aliases: Mapping[str, str] | None = None,
 ) -> Truth:
     """The boxes of a pair as places in `classes`; boxes of other classes are left out."""
     places = {name: place for place, name in enumerate(classes)}
-    found = [places.get(standard_name(name, same), -1) for name in names]
+    found = [places.get(standard_name(name, class_aliases), -1) for name in names]
     keep = np.array([place >= 0 for place in found], bool)
     return Truth(np.asarray(boxes, np.float32).reshape(-1, 4)[keep], np.array(found, np.int64)[keep], height, width)

@@ -20,7 +20,7 @@ import numpy as np
 from detection.average_precision import Matches, ap
 from fusion.errors import UserError
 from fusion.report.tables import ALL, format_value, paper_table
-from fusion.seeds import generator
+from fusion.seeds import make_rng
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -146,7 +146,7 @@ class _Draws:
 
 def image_draws(images: int, resamples: int, seed: int) -> np.ndarray:
     """How often each image counts, int64 (1 + resamples, images): once in row 0, drawn with replacement after it."""
-    drawn = generator("bootstrap", seed, images).integers(0, max(images, 1), (resamples, images))
+    drawn = make_rng("bootstrap", seed, images).integers(0, max(images, 1), (resamples, images))
     counts = [np.bincount(row, minlength=images) for row in drawn]
     return np.stack([np.ones(images, np.int64), *counts]).astype(np.int64)
 

@@ -32,7 +32,7 @@ def from_dict(cls: type[T], data: dict[str, Any], where: str = "config") -> T:
     unknown = sorted(set(data) - set(fields))
     if unknown:
         raise UserError(f"{where}.{unknown[0]}: {cls.__name__} has no such setting; it has {', '.join(fields)}")
-    values = {name: _value(hints[name], data[name], f"{where}.{name}") for name in fields if name in data}
+    values = {name: _parse_value(hints[name], data[name], f"{where}.{name}") for name in fields if name in data}
     for name, field in fields.items():
         if name not in data and field.default is field.default_factory is dataclasses.MISSING:
             raise UserError(f"{where}.{name}: missing, and {cls.__name__} has no default for it")
@@ -52,20 +52,20 @@ def from_yaml(text: str) -> Any:
     return yaml.load(text, Loader)  # a SafeLoader: plain values only
 
 
-def _value(hint: Any, value: Any, where: str) -> Any:
+def _parse_value(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
         candidates = [a for a in arguments if a is not type(None)]
         if isinstance(value, dict) and all(dataclasses.is_dataclass(a) for a in candidates):
-            return from_dict(min(candidates, key=lambda a: _strangeness(a, value)), value, where)
+            return from_dict(min(candidates, key=lambda a: _field_mismatch(a, value)), value, where)
         for candidate in candidates[:-1]:
             try:
-                return _value(candidate, value, where)
+                return _parse_value(candidate, value, where)
             except UserError:
                 continue
-        return _value(candidates[-1], value, where)
+        return _parse_value(candidates[-1], value, where)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise UserError(f"{where}: expected a list, found {value!r}")
@@ -73,7 +73,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         if len(kinds) != len(value):
             raise UserError(f"{where}: expected {len(kinds)} values, found {len(value)}")
         return tuple(
-            _value(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
+            _parse_value(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
         )
     if dataclasses.is_dataclass(hint):
         return from_dict(hint, value, where)
@@ -84,7 +84,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
-def _strangeness(cls: type, data: dict[str, Any]) -> int:
+def _field_mismatch(cls: type, data: dict[str, Any]) -> int:
     """How many settings `data` and the dataclass do not share: of several classes, it was made from the nearest."""
     return len({field.name for field in dataclasses.fields(cls)} ^ set(data))
 

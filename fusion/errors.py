@@ -1,6 +1,6 @@
 """The one exception whose text is meant for the user."""
 
-from fusion.secrets import masked
+from fusion.secrets import mask_secrets
 
 
 class UserError(Exception):
@@ -10,4 +10,4 @@ class UserError(Exception):
     """
 
     def __init__(self, *texts: object) -> None:
-        super().__init__(*(masked(text) if isinstance(text, str) else text for text in texts))
+        super().__init__(*(mask_secrets(text) if isinstance(text, str) else text for text in texts))

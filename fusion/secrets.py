@@ -17,7 +17,7 @@ _NAMED = re.compile(
 )
 
 
-def masked(text: object) -> str:
+def mask_secrets(text: object) -> str:
     """The text without what only its owner may read.
 
     Masked are user and password of a URI (`s3://KEY:SECRET@bucket`, `https://user:word@host`) and values that a name
@@ -26,10 +26,10 @@ def masked(text: object) -> str:
     return _NAMED.sub(rf"\g<1>{MASK}", _IN_URI.sub(f"{MASK}@", str(text)))
 
 
-def masked_in(value: Any) -> Any:
+def mask_secrets_in(value: Any) -> Any:
     """JSON-like data with every text in it masked."""
     if isinstance(value, dict):
-        return {name: masked_in(item) for name, item in value.items()}
+        return {name: mask_secrets_in(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [masked_in(item) for item in value]
-    return masked(value) if isinstance(value, str) else value
+        return [mask_secrets_in(item) for item in value]
+    return mask_secrets(value) if isinstance(value, str) else value

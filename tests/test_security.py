@@ -22,7 +22,7 @@ import torch
 from fusion import checkpoint, storage
 from fusion.data import corpus
 from fusion.errors import UserError
-from fusion.secrets import masked, masked_in
+from fusion.secrets import mask_secrets, mask_secrets_in
 from workflows.inputs import items
 from workflows.provenance import stamp
 
@@ -345,7 +345,7 @@ def test_parts_of_an_address_stay_parts_of_the_key(part):
     """On S3 `..` is a name like any other: a key never leads to another bucket."""
     from fusion.storage import s3
 
-    address = s3.parse(storage.join("s3://bucket/root", part))
+    address = s3.parse_address(storage.join("s3://bucket/root", part))
     assert address.bucket == "bucket" and address.key == f"root/{part}" and address.options == ()
 
 
@@ -366,9 +366,9 @@ TOLD = {
 
 @pytest.mark.parametrize("text", TOLD)
 def test_secrets_are_masked(text):
-    assert masked(text) == TOLD[text]
+    assert mask_secrets(text) == TOLD[text]
     assert SECRET not in str(UserError(f"no corpus at {text}"))
-    assert masked_in({"a": [text, 3], "token": 5}) == {"a": [TOLD[text], 3], "token": 5}
+    assert mask_secrets_in({"a": [text, 3], "token": 5}) == {"a": [TOLD[text], 3], "token": 5}
 
 
 @pytest.mark.parametrize(
@@ -379,7 +379,7 @@ def test_secrets_are_masked(text):
     ],
 )  # fmt: skip
 def test_other_text_stays_as_it_is(text):
-    assert masked(text) == text
+    assert mask_secrets(text) == text
 
 
 def test_a_stamp_has_the_command_without_secrets():

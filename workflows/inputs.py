@@ -13,7 +13,7 @@ from fusion.config import from_dict
 from fusion.data.corpus import SPLITS, open_corpus, read_group
 from fusion.data.finding import PairRef
 from fusion.data.pairs import BadPair, find_pairs, read_pair
-from fusion.data.synthetic import settled
+from fusion.data.synthetic import resolve_pairs_uri
 from fusion.errors import UserError
 from fusion.images.decode import EXTENSIONS, BadImage, decode
 
@@ -105,7 +105,7 @@ def open_source(pairs: str | None, corpus: str | None, split: str) -> Source:
         }
         units = [{"shard": storage.absolute(path), "group": group} for path, group in groups]
         return Source(units, manifest.rows(chosen), [], about)
-    where = settled(pairs)
+    where = resolve_pairs_uri(pairs)
     found = find_pairs(where)
     refs = [asdict(ref) for ref in found.refs]
     units = [{"refs": refs[i : i + PAIRS_A_TASK]} for i in range(0, len(refs), PAIRS_A_TASK)]

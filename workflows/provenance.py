@@ -10,7 +10,7 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from fusion.secrets import masked
+from fusion.secrets import mask_secrets
 
 PACKAGES = ("duskfuse", "ray", "torch", "numpy", "opencv-python", "pyarrow", "pillow")
 
@@ -23,7 +23,7 @@ KINDS = (".py", ".json", ".html", ".safetensors")
 
 def stamp(command: list[str]) -> dict[str, object]:
     """No times, no host names: equal work has equal stamps. `command`: what follows `duskfuse`; secrets are masked."""
-    words = [masked(word) for word in ("duskfuse", *command)]
+    words = [mask_secrets(word) for word in ("duskfuse", *command)]
     return {"command": shlex.join(words), "revision": revision(), "versions": versions()}
 
 

@@ -10,10 +10,10 @@ from fusion import storage
 from fusion.config import from_dict
 from fusion.data.corpus import checksum
 from fusion.data.finding import PairRef
-from fusion.data.near_duplicates import sequences, signature
+from fusion.data.near_duplicates import group_near_duplicates, image_signature
 from fusion.data.pairs import BadPair, read_pair
-from fusion.data.splits import FILE, assign_splits, frozen_splits, to_csv
-from fusion.data.synthetic import is_generated
+from fusion.data.splits import FILE, assign_splits, read_frozen_splits, splits_to_csv
+from fusion.data.synthetic import is_synthetic
 from workflows.cluster.connect import connect
 from workflows.cluster.parallel import in_parallel
 from workflows.console import log_progress
@@ -25,7 +25,7 @@ def checked_splits(path: str, refs) -> str:
 
     if not path:
         return ""
-    frozen_splits(refs, path)
+    read_frozen_splits(refs, path)
     return checksum(storage.read_bytes(path))
 
 
@@ -34,14 +34,14 @@ def split_pairs(refs, config, out: str):
 
     path = storage.join(out, FILE)
     if storage.exists(path):
-        return frozen_splits(refs, path)[0]
+        return read_frozen_splits(refs, path)[0]
     if config.splits:
-        refs, sequence = frozen_splits(refs, config.splits)
+        refs, sequence = read_frozen_splits(refs, config.splits)
     else:
-        sequence = found_sequences(refs) if config.sequences and not is_generated(config.pairs) else {}
+        sequence = found_sequences(refs) if config.sequences and not is_synthetic(config.pairs) else {}
         refs = assign_splits(refs, config, sequence)
         tell_of_empty_splits(refs, config)
-    storage.write_text(path, to_csv(refs, sequence))
+    storage.write_text(path, splits_to_csv(refs, sequence))
     return refs
 
 
@@ -75,7 +75,7 @@ def found_sequences(refs) -> dict[str, str]:
             bar.update(done["pairs"])
     if unread:
         log_progress(f"{unread} pairs could not be read and are sequences of their own")
-    found = sequences(signatures)
+    found = group_near_duplicates(signatures)
     log_progress(
         f"{len(found)} pairs in {len(set(found.values()))} sequences of near-duplicates; each stays in one split"
     )
@@ -91,5 +91,5 @@ def sign(row: dict) -> list[dict]:
             pair = read_pair(from_dict(PairRef, ref))
         except BadPair:
             continue
-        found[pair.key] = signature(pair.visible, pair.infrared).hex()
+        found[pair.key] = image_signature(pair.visible, pair.infrared).hex()
     return [{"signatures": found, "pairs": len(row["refs"]), "unread": len(row["refs"]) - len(found)}]

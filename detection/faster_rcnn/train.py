@@ -19,7 +19,7 @@ from detection.faster_rcnn.model import Detector, load_backbone, to_target, to_t
 from detection.faster_rcnn.recipes import DetectorRecipe
 from fusion import checkpoint
 from fusion.errors import UserError
-from fusion.seeds import generator
+from fusion.seeds import make_rng
 from fusion.training.engine import Engine, descend
 from fusion.training.losses import Terms
 
@@ -41,7 +41,7 @@ def batches(
     """
     if len(examples) < recipe.batch_size:
         raise UserError(f"{len(examples)} images to learn from are less than a batch of {recipe.batch_size}. Lower it.")
-    order = generator(recipe.seed, "order", epoch).permutation(len(examples))
+    order = make_rng(recipe.seed, "order", epoch).permutation(len(examples))
     each = recipe.batch_size // size
     for start in range(0, len(order) - recipe.batch_size + 1, recipe.batch_size):
         mine = order[start + rank * each : start + (rank + 1) * each]
@@ -51,7 +51,7 @@ def batches(
 def augment(example: Example, recipe: DetectorRecipe, epoch: int) -> Example:
     """Flipped left to right or not, a little brighter or darker, with more or less contrast; named draws."""
     key, image, truth = example
-    rng = generator(recipe.seed, "augment", epoch, key)
+    rng = make_rng(recipe.seed, "augment", epoch, key)
     flip, gain, shift = rng.random() < 0.5, 1 + recipe.light * rng.uniform(-1, 1), recipe.light * rng.uniform(-1, 1)
     light = np.clip(image.astype(np.float32) * gain + 128 * shift, 0, 255)
     image = np.rint(light).astype(np.uint8)

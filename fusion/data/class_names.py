@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from fusion.errors import UserError
 
 # What the public data sets call the same things (FLIR ADAS, M3FD, LLVIP, MSRS, DroneVehicle, KAIST), in lower case.
-SAME = {
+ALIASES = {
     "people": "person",
     "pedestrian": "person",
     "bike": "bicycle",
@@ -18,23 +18,23 @@ SAME = {
 }
 
 
-def standard_name(name: str, same: Mapping[str, str] | None = None) -> str:
+def standard_name(name: str, class_aliases: Mapping[str, str] | None = None) -> str:
     """A class name as we compare it: lower case, and what data sets call differently under one name."""
     plain = " ".join(name.strip().lower().split())
-    return (SAME if same is None else same).get(plain, plain)
+    return (ALIASES if class_aliases is None else class_aliases).get(plain, plain)
 
 
-def class_list(found: Iterable[str], same: Mapping[str, str] | None = None) -> tuple[str, ...]:
+def class_list(found: Iterable[str], class_aliases: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """The standard names among `found`, each once, in order of the alphabet."""
-    return tuple(sorted({standard_name(name, same) for name in found}))
+    return tuple(sorted({standard_name(name, class_aliases) for name in found}))
 
 
-def parse_same(text: str) -> dict[str, str]:
-    """A table of names out of "people=person,van=car", beside those of SAME. UserError: not of that form, or a circle.
+def parse_aliases(text: str) -> dict[str, str]:
+    """A table of names out of "people=person,van=car", beside ALIASES. UserError: not of that form, or a circle.
 
     Names are followed to the end: with person=human, "people" is "human" too.
     """
-    table = dict(SAME)
+    table = dict(ALIASES)
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         ours, equals, theirs = (" ".join(word.lower().split()) for word in part.partition("="))
         if not (equals and ours and theirs):

@@ -162,7 +162,7 @@ def read_shard(path: str, columns: list[str] | None = None) -> pa.Table:
         with storage.store_errors(path):
             return pq.read_table(inner, filesystem=fs, columns=columns)
     except (OSError, pa.ArrowInvalid) as error:
-        raise damaged(path, error) from error
+        raise damaged_shard(path, error) from error
 
 
 def read_group(path: str, group: int) -> list[Sample]:
@@ -172,11 +172,11 @@ def read_group(path: str, group: int) -> list[Sample]:
         with storage.store_errors(path), fs.open_input_file(inner) as file:
             rows = pq.ParquetFile(file).read_row_group(group).to_pylist()
     except (OSError, pa.ArrowInvalid) as error:
-        raise damaged(path, error) from error
+        raise damaged_shard(path, error) from error
     return [from_row(row) for row in rows]
 
 
-def damaged(path: str, error: Exception) -> UserError:
+def damaged_shard(path: str, error: Exception) -> UserError:
     reason = str(error).strip().splitlines()[0]
     return UserError(f"{path} cannot be read ({reason}). Delete it and run the same `duskfuse corpus` again.")
 

@@ -11,12 +11,12 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fusion.data.layouts import DEPTH_FOLDER, LABEL_FOLDERS, LAYOUTS, Cell, Layout, known_layouts
-from fusion.data.listing import Tree, extension, flat, list_tree, normal, one_line, stem
+from fusion.data.layouts import DEPTH_FOLDER, LABEL_FOLDERS, LAYOUTS, Layout, PairFolder, known_layouts
+from fusion.data.listing import Tree, extension, list_tree, nfc, safe_name, single_line, stem
 from fusion.errors import UserError
 from fusion.images.decode import EXTENSIONS, UNREAD
 
-__all__ = ["Found", "PairRef", "Rejected", "find_in_folder"]
+__all__ = ["PairList", "PairRef", "Rejected", "find_in_folder"]
 
 MAX_NAME = 180  # bytes of a file name: results are named after it, with additions, and 255 are allowed
 
@@ -47,7 +47,7 @@ class Rejected:
 
 
 @dataclass(frozen=True)
-class Found:
+class PairList:
     """refs: in the order of their files. layout: the names of the layouts met, "scenes" for the built-in ones."""
 
     refs: tuple[PairRef, ...]
@@ -69,7 +69,7 @@ class Candidate:
     reason: str = ""
 
 
-def find_in_folder(where: str) -> Found:
+def find_in_folder(where: str) -> PairList:
     """The pairs below a local folder or a URI. Raises UserError: no such folder, no pair, a class list unreadable."""
     tree = list_tree(where)
     candidates: list[Candidate] = []
@@ -88,15 +88,17 @@ def find_in_folder(where: str) -> Found:
     _reject_shared_labels(candidates)
     if all(candidate.reason for candidate in candidates):
         raise UserError(_nothing(where, tree, candidates))
-    sources = [flat("_".join(dict.fromkeys(candidate.groups)) or tree.name) for candidate in candidates]
+    sources = [safe_name("_".join(dict.fromkeys(candidate.groups)) or tree.name) for candidate in candidates]
     keys = _keys(candidates, sources)
-    return Found(
+    return PairList(
         refs=tuple(
             _ref(tree, candidate, source, key)
             for candidate, source, key in zip(candidates, sources, keys, strict=True)
             if not candidate.reason
         ),
-        rejected=tuple(Rejected(key, one_line(c.reason)) for c, key in zip(candidates, keys, strict=True) if c.reason),
+        rejected=tuple(
+            Rejected(key, single_line(c.reason)) for c, key in zip(candidates, keys, strict=True) if c.reason
+        ),
         layout=", ".join(layouts),
     )
 
@@ -144,7 +146,7 @@ def _images(folders: dict[str, list[str]], name: str, exact: bool) -> list[str]:
     return [path for folder in named for path in folders.get(folder, ()) if extension(path) in kinds]
 
 
-def _match(tree: Tree, cell: Cell, layout: Layout, exact: bool) -> list[Candidate]:
+def _match(tree: Tree, cell: PairFolder, layout: Layout, exact: bool) -> list[Candidate]:
     """The candidates of one cell, by stem."""
     folders = tree.cells[cell]
     sides = _sides(folders, layout, exact)
@@ -181,30 +183,30 @@ def _readable(paths: list[str]) -> list[str]:
 def _trouble(tree: Tree, visible: list[str], infrared: list[str]) -> str:
     """Why these files of one stem are no pair; "" if they are one."""
     for side, paths, others in (("visible", visible, infrared), ("infrared", infrared, visible)):
-        names = [flat(posixpath.basename(path)) for path in paths]
+        names = [safe_name(posixpath.basename(path)) for path in paths]
         if len(paths) > 1:
-            twice = len({normal(name) for name in names}) < len(names)
+            twice = len({nfc(name) for name in names}) < len(names)
             spelled = " (accents composed in one, decomposed in the other)" if twice else ""
             return f"several {side} images of this name{spelled}: {', '.join(names)}"
         if not paths:
-            return f"no {side} partner for {flat(posixpath.basename(others[0]))}"
+            return f"no {side} partner for {safe_name(posixpath.basename(others[0]))}"
         if reason := tree.unusable.get(paths[0]):
             return f"{side} {names[0]}: {reason}"
         if extension(paths[0]) in UNREAD:
             return f"{side} {names[0]}: {extension(paths[0])[1:]} images are not read; save them as PNG"
         if len(os.fsencode(names[0])) > MAX_NAME:
             return f"{side}: a file name of more than {MAX_NAME} bytes"
-    clean = all(flat(part) == part for path in (*visible, *infrared) for part in path.split("/"))
+    clean = all(safe_name(part) == part for path in (*visible, *infrared) for part in path.split("/"))
     return "" if clean else "a path with control characters or not in UTF-8"
 
 
-def _set_splits(tree: Tree, cell: Cell, layout: Layout, candidates: list[Candidate]) -> None:
+def _set_splits(tree: Tree, cell: PairFolder, layout: Layout, candidates: list[Candidate]) -> None:
     """Splits from lists of stems, where the layout has such and no split folders."""
     splits: dict[str, str] = {}
     for file, split in layout.lists if not cell.split else ():
         path = "/".join((*cell.groups, file))
         for line in tree.text(path).splitlines() if tree.has(path) else ():
-            name = normal(posixpath.basename(line.strip()))
+            name = nfc(posixpath.basename(line.strip()))
             name = stem(name) if extension(name) in (*EXTENSIONS, ".xml") else name
             name = name.removesuffix(layout.visible_suffix).removesuffix(layout.infrared_suffix)
             splits.setdefault(name, split)
@@ -220,14 +222,14 @@ def _set_labels(tree: Tree, layout: Layout, candidates: list[Candidate]) -> None
             continue
         stems = dict.fromkeys((candidate.stem, stem(candidate.infrared), stem(candidate.visible)))
         indices = (
-            tree.labels(Cell(candidate.groups, split), folder)
+            tree.labels(PairFolder(candidate.groups, split), folder)
             for folder in folders
             for split in dict.fromkeys((candidate.split, ""))
         )
         candidate.labels = next((index[name] for index in indices for name in stems if name in index), "")
         for part, path in (("labels", candidate.labels), ("depth", candidate.depth)):
             if reason := tree.unusable.get(path):
-                candidate.reason = f"{part} {flat(posixpath.basename(path))}: {reason}"
+                candidate.reason = f"{part} {safe_name(posixpath.basename(path))}: {reason}"
 
 
 def _reject_shared_labels(candidates: list[Candidate]) -> None:
@@ -242,7 +244,7 @@ def _keys(candidates: list[Candidate], sources: list[str]) -> list[str]:
     """Unique flat keys: the stem; where stems repeat, with the split in front, or the source, or source and split."""
     repeats: dict[str, list[int]] = {}
     for index, candidate in enumerate(candidates):
-        repeats.setdefault(flat(candidate.stem), []).append(index)
+        repeats.setdefault(safe_name(candidate.stem), []).append(index)
     keys = [""] * len(candidates)
     for name, indices in repeats.items():
         one_source = len({sources[i] for i in indices}) == 1
@@ -267,7 +269,7 @@ def _keys(candidates: list[Candidate], sources: list[str]) -> list[str]:
 def _nothing(where: str, tree: Tree, candidates: list[Candidate]) -> str:
     if candidates:
         first = candidates[0]
-        name = flat(first.stem) if not first.groups else f"{flat(first.stem)} in {'/'.join(first.groups)}"
+        name = safe_name(first.stem) if not first.groups else f"{safe_name(first.stem)} in {'/'.join(first.groups)}"
         return f"no image pair in {where}: {len(candidates)} rejected, the first is {name}: {first.reason}."
     images = sum(extension(name) in EXTENSIONS for names in tree.folders.values() for name in names)
     return (

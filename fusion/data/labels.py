@@ -32,14 +32,14 @@ NO_BOX = (0.0, 0.0, 0.0, 0.0)  # dropped for its size
 class Labels:
     """boxes: float32 (n, 4) x1 y1 x2 y2 in pixels. classes: n names. clipped, dropped: how many boxes were.
 
-    doubts: a line of text for each box that was dropped, or of which more than half was cut off, by line or object.
+    warnings: a line of text for each box that was dropped, or of which more than half was cut off, by line or object.
     """
 
     boxes: np.ndarray
     classes: tuple[str, ...]
     clipped: int = 0
     dropped: int = 0
-    doubts: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class BadLabels(Exception):
@@ -120,7 +120,7 @@ def read_voc(text: str, height: int, width: int) -> Labels:
         classes.append(name)
         places.append(where)
     labels = _clip(np.array(boxes, np.float64).reshape(-1, 4), classes, places, height, width)
-    return replace(labels, dropped=labels.dropped + len(points), doubts=(*labels.doubts, *points))
+    return replace(labels, dropped=labels.dropped + len(points), warnings=(*labels.warnings, *points))
 
 
 def read_names(text: str, file_name: str) -> tuple[str, ...]:
@@ -190,7 +190,7 @@ def _clip(boxes_n4: np.ndarray, classes: Sequence[str], places: Sequence[str], h
     cut_n = (np.abs(inside_n4 - boxes_n4) > ROUNDING).any(axis=1)
     area_n, left_n = ((b[:, 2:] - b[:, :2]).prod(axis=1) for b in (boxes_n4, inside_n4))
     said = {True: "most of the box lies outside the image", False: "no box of a pixel or more in the image: dropped"}
-    doubts = (
+    warnings = (
         f"{place}: {said[bool(keep)]}"
         for place, keep, half in zip(places, keep_n, left_n < 0.5 * area_n, strict=True)
         if half or not keep
@@ -200,5 +200,5 @@ def _clip(boxes_n4: np.ndarray, classes: Sequence[str], places: Sequence[str], h
         classes=tuple(name for name, keep in zip(classes, keep_n, strict=True) if keep),
         clipped=int((cut_n & keep_n).sum()),
         dropped=int((~keep_n).sum()),
-        doubts=tuple(doubts),
+        warnings=tuple(warnings),
     )

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["LAYOUTS", "SPLITS", "Cell", "Layout", "known_layouts", "place"]
+__all__ = ["LAYOUTS", "SPLITS", "Layout", "PairFolder", "known_layouts", "parse_folder"]
 
 MAX_GROUPS = 2
 LABEL_FOLDERS = ("labels", "Annotations", "Annotation", "label")
@@ -108,14 +108,14 @@ FOLDER_SPLITS = {
 
 
 @dataclass(frozen=True)
-class Cell:
+class PairFolder:
     """A place in the tree that holds one set of pairs: the folders above without the split, and the split."""
 
     groups: tuple[str, ...]
     split: str
 
 
-def place(folder: str) -> tuple[Cell, str] | None:
+def parse_folder(folder: str) -> tuple[PairFolder, str] | None:
     """The cell of a folder (relative to the root) and the name of its modality or label folder; None for others."""
     parts = tuple(folder.split("/"))
     below = SPLITS.get(parts[-1].casefold(), "") if len(parts) > 1 else ""
@@ -129,7 +129,7 @@ def place(folder: str) -> tuple[Cell, str] | None:
         splits.append(implied)
     if len(splits) > 1 or len(groups) > MAX_GROUPS:
         return None
-    return Cell(groups, splits[0] if splits else ""), name
+    return PairFolder(groups, splits[0] if splits else ""), name
 
 
 def known_layouts() -> str:

@@ -14,11 +14,11 @@ from urllib.parse import unquote
 
 from fusion import storage
 from fusion.data.labels import NAME_FILES, BadLabels, read_names
-from fusion.data.layouts import Cell, place
+from fusion.data.layouts import PairFolder, parse_folder
 from fusion.errors import UserError
 from fusion.images.decode import EXTENSIONS, UNREAD
 
-__all__ = ["MAX_TEXT", "Tree", "extension", "flat", "list_tree", "normal", "one_line", "stem"]
+__all__ = ["MAX_TEXT", "Tree", "extension", "list_tree", "nfc", "safe_name", "single_line", "stem"]
 
 LABEL_EXTENSIONS = (".xml", ".txt")  # first choice first
 READABLE = (*EXTENSIONS, *UNREAD, *LABEL_EXTENSIONS)
@@ -39,10 +39,10 @@ class Tree:
 
     where: str
     folders: dict[str, list[str]] = field(default_factory=dict)
-    cells: dict[Cell, dict[str, list[str]]] = field(default_factory=dict)
+    cells: dict[PairFolder, dict[str, list[str]]] = field(default_factory=dict)
     unusable: dict[str, str] = field(default_factory=dict)
     unfollowed: list[tuple[str, str]] = field(default_factory=list)
-    _labels: dict[tuple[Cell, str], dict[str, str]] = field(default_factory=dict)
+    _labels: dict[tuple[PairFolder, str], dict[str, str]] = field(default_factory=dict)
     _names: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
@@ -70,7 +70,7 @@ class Tree:
             raise UserError(f"cannot read {self.full(path)}: {error}. It must be a UTF-8 text file.") from error
         raise UserError(f"cannot read {self.full(path)}: {reason}. Put a plain file there, or remove it.")
 
-    def labels(self, cell: Cell, folder: str) -> dict[str, str]:
+    def labels(self, cell: PairFolder, folder: str) -> dict[str, str]:
         """Stem -> label file, of the folders named `folder` (in any case) of a cell."""
         if (cell, folder) not in self._labels:
             stems: dict[str, str] = {}
@@ -122,7 +122,7 @@ def list_tree(where: str) -> Tree:
         elif not name.startswith("."):
             tree.folders.setdefault(folder, []).append(name)
     for folder, names in tree.folders.items():
-        placed = place(folder) if folder else None
+        placed = parse_folder(folder) if folder else None
         if placed and not any(part.startswith(".") or part == "__MACOSX" for part in folder.split("/")):
             cell, name = placed
             tree.cells.setdefault(cell, {}).setdefault(name, []).extend(f"{folder}/{name}" for name in names)
@@ -177,26 +177,26 @@ def _link_trouble(real: str, real_root: str) -> str:
     return "a link that leads in a circle" if os.path.islink(real) else "a broken link"
 
 
-def flat(name: str) -> str:
+def safe_name(name: str) -> str:
     """`name` without what a file name or a table must not have: slashes, control characters, broken UTF-8."""
     if name.isascii() and name.isprintable():
         return name.replace("/", "_")
     return "".join("_" if c == "/" or unicodedata.category(c) in ("Cc", "Cs") else c for c in name)
 
 
-def one_line(reason: str) -> str:
+def single_line(reason: str) -> str:
     """`reason` on one line, printable and not endless: parts of it may come from a hostile file."""
     text = "".join(c if c.isprintable() else "?" for c in " ".join(reason.split()))
     return text if len(text) <= MAX_REASON else f"{text[: MAX_REASON - 3]}..."
 
 
-def normal(name: str) -> str:
+def nfc(name: str) -> str:
     """Composed Unicode: archives made on different systems spell the same accent in two ways."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def stem(path: str) -> str:
-    return normal(posixpath.splitext(posixpath.basename(path))[0])
+    return nfc(posixpath.splitext(posixpath.basename(path))[0])
 
 
 def extension(path: str) -> str:

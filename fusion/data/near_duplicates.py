@@ -22,7 +22,7 @@ NEIGHBOURS = 256
 CHUNK = 64
 
 
-def signature(visible: np.ndarray, infrared: np.ndarray) -> bytes:
+def image_signature(visible: np.ndarray, infrared: np.ndarray) -> bytes:
     """128 bytes of a pair: uint8 H W 3 and H W."""
     up, there = [], []
     for image in (cv2.cvtColor(visible, cv2.COLOR_RGB2GRAY), infrared):
@@ -33,7 +33,7 @@ def signature(visible: np.ndarray, infrared: np.ndarray) -> bytes:
     return np.packbits(np.concatenate(up + there)).tobytes()
 
 
-def sequences(signatures: Mapping[str, bytes]) -> dict[str, str]:
+def group_near_duplicates(signatures: Mapping[str, bytes]) -> dict[str, str]:
     """Key -> name of its sequence, the least key in it."""
     keys = sorted(signatures)
     words = np.array([np.frombuffer(signatures[key], np.uint64) for key in keys]).reshape(len(keys), STEPS // 32)

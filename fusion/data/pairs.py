@@ -1,10 +1,10 @@
 """Pairs of a visible and an infrared image: where they are found, and reading one.
 
 `find_pairs` lists a folder (or s3:// prefix) once, opens no image, and matches the two modalities by file stem under
-the table of `layouts` (the work is in `finding`). What looks like half a pair is in `Found.rejected` with its reason.
+the table of `layouts` (the work is in `finding`). Half pairs are in `PairList.rejected` with their reason.
 `read_pair` reads, checks and converts one pair, or says why it cannot be used: whatever the files hold, it raises
 nothing but `BadPair`. (A store that does not answer is no fault of the pair: `StoreError`.)
-"scenes:COUNT[:WIDTHxHEIGHT[:SEED]]" instead of a folder stands for the built-in procedural scenes (`generated`).
+"scenes:COUNT[:WIDTHxHEIGHT[:SEED]]" instead of a folder stands for the built-in procedural scenes (`synthetic`).
 
 Keys name files all through the work (`<key>.png`), so they are unique over all that was found, and flat: the stem, with
 the split or the source in front only where stems repeat ("train_000001", "LLVIP_train_000001").
@@ -19,14 +19,14 @@ from urllib.parse import unquote
 import numpy as np
 
 from fusion import storage
-from fusion.data.finding import Found, PairRef, Rejected, find_in_folder
+from fusion.data.finding import PairList, PairRef, Rejected, find_in_folder
 from fusion.data.labels import BadLabels, Labels, read_voc, read_yolo
-from fusion.data.listing import MAX_TEXT, normal, one_line
-from fusion.data.synthetic import draw, find, is_generated
+from fusion.data.listing import MAX_TEXT, nfc, single_line
+from fusion.data.synthetic import draw_pair, is_synthetic, list_synthetic_pairs
 from fusion.images.colour import grey
 from fusion.images.decode import MAX_BYTES, BadImage, decode, decode_depth
 
-__all__ = ["BadPair", "Found", "Pair", "PairRef", "Rejected", "find_pairs", "read_pair"]
+__all__ = ["BadPair", "Pair", "PairList", "PairRef", "Rejected", "find_pairs", "read_pair"]
 
 MIN_IMAGE_SIDE = 16  # pixels: SSIM's window is 11 wide, and networks work down to an eighth of the size
 STRIP = 1 << 20  # pixels turned to grey at a time
@@ -47,24 +47,24 @@ class Pair:
     classes: tuple[str, ...]
     depth: np.ndarray | None
     notes: tuple[str, ...]
-    doubts: tuple[str, ...] = ()
+    label_warnings: tuple[str, ...] = ()
 
 
 class BadPair(Exception):
     """A pair that cannot be used; the text says in one line which part and why: "visible: truncated JPEG"."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(one_line(reason))
+        super().__init__(single_line(reason))
 
 
-def find_pairs(where: str) -> Found:
+def find_pairs(where: str) -> PairList:
     """All pairs below a folder or URI, or built-in scenes.
 
     Raises UserError: no such folder, no pair in it, a class list that cannot be read, a bad scenes string.
     """
     where = str(where)
-    if is_generated(where):
-        return find(where)
+    if is_synthetic(where):
+        return list_synthetic_pairs(where)
     return find_in_folder(storage.absolute(where))
 
 
@@ -79,7 +79,7 @@ def read_pair(ref: PairRef) -> Pair:
     Refused: files damaged, cut short or going on after their end; more than one frame; an alpha channel; 1-bit masks;
     a side of less than 16 or an area of more than 108e6 pixels; sizes that differ; labels that cannot be trusted.
     """
-    if is_generated(ref.visible):
+    if is_synthetic(ref.visible):
         return _render(ref)
     visible, notes = _image(ref.visible, "visible")
     infrared, infrared_notes = _image(ref.infrared, "infrared")
@@ -99,7 +99,7 @@ def read_pair(ref: PairRef) -> Pair:
     if labels.clipped or labels.dropped:
         notes.append(f"labels: {labels.clipped} boxes clipped, {labels.dropped} dropped")
     depth = _depth(ref.depth, height, width) if ref.depth else None
-    return Pair(ref.key, visible, infrared, labels.boxes, labels.classes, depth, tuple(notes), labels.doubts)
+    return Pair(ref.key, visible, infrared, labels.boxes, labels.classes, depth, tuple(notes), labels.warnings)
 
 
 def _bytes(path: str, part: str, most: int = MAX_BYTES) -> bytes:
@@ -119,11 +119,11 @@ def _image(path: str, part: str) -> tuple[np.ndarray, list[str]]:
         image = decode(_bytes(path, part))
     except BadImage as error:
         raise BadPair(f"{part}: {error}") from error
-    if image.doubts:
-        raise BadPair(f"{part}: {image.doubts[0]}")
+    if image.ambiguities:
+        raise BadPair(f"{part}: {image.ambiguities[0]}")
     notes = [f"{part}: {note}" for note in image.notes]
     name = posixpath.basename(unquote(path) if storage.is_uri(path) else path)
-    if name != normal(name):
+    if name != nfc(name):
         notes.append(f"{part}: file name in decomposed Unicode, the key is composed")
     return image.pixels, notes
 
@@ -169,7 +169,7 @@ def _depth(path: str, height: int, width: int) -> np.ndarray:
 
 def _render(ref: PairRef) -> Pair:
     try:
-        drawn = draw(ref.visible)
+        drawn = draw_pair(ref.visible)
     except ValueError as error:
         raise BadPair(str(error)) from error
     return Pair(ref.key, drawn.first, drawn.second, drawn.boxes, drawn.classes, drawn.depth, ())

@@ -19,11 +19,11 @@ from fusion.config import fingerprint
 from fusion.data.corpus import SCHEMA_VERSION, SPLITS, Sample, ShardWriter, checksum
 from fusion.data.finding import PairRef, Rejected
 from fusion.data.pairs import BadPair, Pair, read_pair
-from fusion.data.quotas import choose, quota_of
-from fusion.data.synthetic import is_generated
-from fusion.degrade import degrade, expand, parse
+from fusion.data.quotas import choose_degradations, find_quota
+from fusion.data.synthetic import is_synthetic
+from fusion.degrade import degrade, expand_preset, parse_degradation
 from fusion.errors import UserError
-from fusion.images.decode import size
+from fusion.images.decode import read_size
 
 SHARED_PIXELS = 4_000_000  # larger images draw their noise anew for every level, which needs less memory
 
@@ -48,8 +48,8 @@ class CorpusConfig:
     shard_megabytes: int = 128
 
     def __post_init__(self) -> None:
-        expand(self.preset)
-        quota_of(self.preset)
+        expand_preset(self.preset)
+        find_quota(self.preset)
         for name in ("val_share", "test_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(
@@ -77,19 +77,19 @@ class ShardPlan:
     @property
     def fingerprint(self) -> str:
         """Equal plans under equal versions of what draws and packs the pixels give equal bytes."""
-        return fingerprint([asdict(self), versions()])
+        return fingerprint([asdict(self), library_versions()])
 
 
-def versions() -> dict[str, Any]:
+def library_versions() -> dict[str, Any]:
     """Of what reads, draws and packs the pixels."""
     return {"schema": SCHEMA_VERSION} | {library.__name__: library.__version__ for library in (np, cv2, pa, PIL)}
 
 
 def plan_shards(refs: Sequence[PairRef], config: CorpusConfig) -> list[ShardPlan]:
     """Shards of one split each, whole pairs each, in the order of the keys."""
-    degradations = tuple(str(degradation) for degradation in expand(config.preset))
-    wanted = choose(refs, degradations, config.preset, config.seed)
-    group = row_group(len(degradations))
+    degradations = tuple(str(degradation) for degradation in expand_preset(config.preset))
+    wanted = choose_degradations(refs, degradations, config.preset, config.seed)
+    group = rows_per_group(len(degradations))
     plans: list[ShardPlan] = []
     for split in SPLITS:
         chosen = sorted((ref for ref in refs if ref.split == split and wanted[ref.key]), key=lambda ref: ref.key)
@@ -118,9 +118,9 @@ def _first_of_each_source(refs: Sequence[PairRef]) -> list[PairRef]:
 def _pixels(ref: PairRef) -> int:
     """Pixels of a pair by its infrared image's header; unreadable files count as VGA, they are rejected later."""
     try:
-        if is_generated(ref.infrared):
+        if is_synthetic(ref.infrared):
             return math.prod(int(n) for n in ref.infrared.split(":")[2].split("x"))
-        return math.prod(size(storage.read_bytes(ref.infrared)))
+        return math.prod(read_size(storage.read_bytes(ref.infrared)))
     except storage.StoreError:
         raise  # a store that is down must not change the plan
     except Exception:
@@ -130,7 +130,7 @@ def _pixels(ref: PairRef) -> int:
 def build_shard(plan: ShardPlan, root: str) -> dict[str, Any]:
     """Read, degrade, pack and write one shard and its record; or return the record when both are already there."""
     record_path = storage.join(root, "records", plan.name.replace(".parquet", ".json"))
-    done = finished_record(plan, root)
+    done = read_finished_record(plan, root)
     if done is not None:
         return done
     cv2.setNumThreads(1)  # Ray gives a task one core
@@ -144,9 +144,9 @@ def build_shard(plan: ShardPlan, root: str) -> dict[str, Any]:
         except BadPair as error:
             rejected.append(Rejected(ref.key, str(error)))
             continue
-        memory: dict[str, Any] | None = {} if pair.infrared.size <= SHARED_PIXELS else None
+        cache: dict[str, Any] | None = {} if pair.infrared.size <= SHARED_PIXELS else None
         for text in degradations:
-            sample = make_sample(ref, pair, text, plan.seed, memory)
+            sample = make_sample(ref, pair, text, plan.seed, cache)
             counts[sample.source, sample.degradation, sample.level] += 1
             boxes += len(sample.boxes)
             writer.add(sample)
@@ -169,12 +169,12 @@ def build_shard(plan: ShardPlan, root: str) -> dict[str, Any]:
     return record
 
 
-def row_group(degradations: int) -> int:
+def rows_per_group(degradations: int) -> int:
     """Rows of a group: whole pairs, about 8 rows."""
     return degradations * max(1, 8 // degradations)
 
 
-def finished_record(plan: ShardPlan, root: str) -> dict[str, Any] | None:
+def read_finished_record(plan: ShardPlan, root: str) -> dict[str, Any] | None:
     """The record of a shard that an earlier run of the same plan finished, else None."""
     try:
         record = json.loads(storage.read_bytes(storage.join(root, "records", plan.name.replace(".parquet", ".json"))))
@@ -184,10 +184,10 @@ def finished_record(plan: ShardPlan, root: str) -> dict[str, Any] | None:
     return record if whole and record.get("plan") == plan.fingerprint else None
 
 
-def make_sample(ref: PairRef, pair: Pair, degradation: str, seed: int, memory: dict[str, Any] | None = None) -> Sample:
+def make_sample(ref: PairRef, pair: Pair, degradation: str, seed: int, cache: dict[str, Any] | None = None) -> Sample:
     """One row: the pair, and the pair under one degradation."""
-    what = parse(degradation)
-    degraded = degrade(pair.visible, pair.infrared, what, seed=seed, key=ref.key, depth=pair.depth, memory=memory)
+    what = parse_degradation(degradation)
+    degraded = degrade(pair.visible, pair.infrared, what, seed=seed, key=ref.key, depth=pair.depth, cache=cache)
     return Sample(
         key=ref.key,
         split=ref.split,

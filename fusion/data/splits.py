@@ -15,7 +15,7 @@ from fusion import storage
 from fusion.data.corpus import SPLITS
 from fusion.data.finding import PairRef
 from fusion.errors import UserError
-from fusion.seeds import derive
+from fusion.seeds import derive_seed
 
 FILE = "splits.csv"
 COLUMNS = ["key", "split", "sequence"]
@@ -60,17 +60,17 @@ def assign_splits(refs: Sequence[PairRef], config: Shares, sequence: Mapping[str
             names = {sequence.get(key, key) for key in pool}
             ranked = [
                 [key for key in whole[one] if source[key] == name]
-                for one in sorted(names, key=lambda one: derive(config.seed, "split", one))
+                for one in sorted(names, key=lambda one: derive_seed(config.seed, "split", one))
                 if all(key not in placed or placed[key] in free for key in whole[one])
                 and not any((source[key], split) in fixed for key in whole[one])
             ]
             already = sum(placed.get(key) == split for key in mine)
-            for key in _take(ranked, round(share * (len(pool) + (0 if free else already))) - already):
+            for key in _take_sequences(ranked, round(share * (len(pool) + (0 if free else already))) - already):
                 placed |= dict.fromkeys(whole[sequence.get(key, key)], split)
     return [replace(ref, split=placed.get(ref.key, "train")) for ref in refs]
 
 
-def _take(ranked: list[list[str]], room: int) -> list[str]:
+def _take_sequences(ranked: list[list[str]], room: int) -> list[str]:
     """Keys of the first sequences that fit; of the smallest one where none does and others are left for training."""
     taken: list[str] = []
     for keys in ranked:
@@ -81,7 +81,7 @@ def _take(ranked: list[list[str]], room: int) -> list[str]:
     return taken
 
 
-def to_csv(refs: Sequence[PairRef], sequence: Mapping[str, str]) -> str:
+def splits_to_csv(refs: Sequence[PairRef], sequence: Mapping[str, str]) -> str:
     """The split file of these pairs."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -90,7 +90,7 @@ def to_csv(refs: Sequence[PairRef], sequence: Mapping[str, str]) -> str:
     return out.getvalue()
 
 
-def frozen_splits(refs: Sequence[PairRef], path: str) -> tuple[list[PairRef], dict[str, str]]:
+def read_frozen_splits(refs: Sequence[PairRef], path: str) -> tuple[list[PairRef], dict[str, str]]:
     """The pairs with the splits of a split file, which goes before their folders', and their sequences.
 
     UserError: no such file, no split file, or a pair that it does not name.

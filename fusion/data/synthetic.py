@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from fusion import storage
-from fusion.data.finding import Found, PairRef
+from fusion.data.finding import PairList, PairRef
 from fusion.degrade import defocus
 from fusion.errors import UserError
 from fusion.images.colour import grey
@@ -73,17 +73,17 @@ KEYS = {"scenes": "scene"}
 _KIND = "|".join(KINDS)
 
 
-def is_generated(where: str) -> bool:
+def is_synthetic(where: str) -> bool:
     """Whether this stands for pairs that are drawn: no folder, and the same everywhere."""
     return str(where).partition(":")[0] in KINDS and ":" in str(where)
 
 
-def settled(where: str) -> str:
+def resolve_pairs_uri(where: str) -> str:
     """The same pairs from any folder and node: an absolute path or URI, or the words of pairs that are drawn."""
-    return where if is_generated(where) else storage.absolute(where)
+    return where if is_synthetic(where) else storage.absolute(where)
 
 
-def find(where: str) -> Found:
+def list_synthetic_pairs(where: str) -> PairList:
     """The references of all pairs. UserError: a form that is not understood, too many, too small or too large ones."""
     kind = where.partition(":")[0]
     form = re.fullmatch(rf"(?:{_KIND}):(\d{{1,9}})(?::(\d{{1,5}})x(\d{{1,5}})(?::(\d{{1,18}}))?)?", where)
@@ -100,11 +100,11 @@ def find(where: str) -> Found:
     uris = [f"{kind}:{index}:{width}x{height}:{seed}" for index in range(count)]
     key = KEYS.get(kind, kind)
     refs = tuple(PairRef(f"{key}-{i:06d}", kind, "", uri, uri, None, ()) for i, uri in enumerate(uris))
-    return Found(refs, (), kind)
+    return PairList(refs, (), kind)
 
 
-def draw(uri: str) -> Drawn:
-    """One pair. ValueError: not what `find` made."""
+def draw_pair(uri: str) -> Drawn:
+    """One pair. ValueError: not what `list_synthetic_pairs` made."""
     form = re.fullmatch(rf"({_KIND}):(\d+):(\d+)x(\d+):(\d+)", uri)
     if form is None:
         raise ValueError(f"'{uri}' is no scene")

@@ -1,6 +1,6 @@
 """Degradations of a visible and infrared pair: what weather, lens and sensor do to it.
 
-    degrade(visible, infrared, parse("haze2+noise3"), seed=7, key="FLIR_00018")
+    degrade(visible, infrared, parse_degradation("haze2+noise3"), seed=7, key="FLIR_00018")
 
 A family is one file with MODALITY, LEVELS, `draw` (what is random about one image, made once) and `apply` (which only
 scales it by the level), and one line in `FAMILIES`. The order of that table is the order of the imaging chain: the
@@ -24,9 +24,9 @@ import numpy as np
 
 from fusion.degrade import defocus, haze, noise, stripes
 from fusion.errors import UserError
-from fusion.seeds import generator
+from fusion.seeds import make_rng
 
-__all__ = ["FAMILIES", "PRESETS", "Degradation", "Degraded", "Family", "degrade", "expand", "parse"]
+__all__ = ["FAMILIES", "PRESETS", "Degradation", "Degraded", "Family", "degrade", "expand_preset", "parse_degradation"]
 
 Parameters = dict[str, float | str]
 
@@ -92,7 +92,7 @@ class Degradation:
         return "+".join(f"{name}{level}" for name, level in self.parts) or "clean"
 
 
-def parse(text: str) -> Degradation:
+def parse_degradation(text: str) -> Degradation:
     """ "noise2", "haze2+noise3" (any order) or "clean". Inverse of str(). Raises UserError, naming what is known."""
     if text.strip().lower() == "clean":
         return Degradation()
@@ -107,13 +107,13 @@ def parse(text: str) -> Degradation:
 
 
 def _parse_all(text: str) -> tuple[Degradation, ...]:
-    return tuple(parse(item) for item in text.split())
+    return tuple(parse_degradation(item) for item in text.split())
 
 
 PRESETS: dict[str, tuple[Degradation, ...]] = {
     # the six of DeMMI-RF (TG-ECNet)
     "demmi-rf": _parse_all("noise1 noise2 noise3 haze2 defocus2 stripes2"),
-    # the same six, as many of each as the paper has: see fusion.quotas
+    # the same six, as many of each as the paper has: see fusion.data.quotas
     "demmi-rf-counts": _parse_all("noise1 noise2 noise3 haze2 defocus2 stripes2"),
     # every family at every level, and the clean pair
     "grid": (
@@ -132,7 +132,7 @@ PRESETS: dict[str, tuple[Degradation, ...]] = {
 }
 
 
-def expand(text: str) -> tuple[Degradation, ...]:
+def expand_preset(text: str) -> tuple[Degradation, ...]:
     """Presets and degradations, separated by commas, as a list without repeats in the order given.
 
     "demmi-rf", "noise1,haze2+noise3", "demmi-rf,clean". Raises UserError for anything else, naming what is known.
@@ -141,7 +141,7 @@ def expand(text: str) -> tuple[Degradation, ...]:
     for item in text.split(","):
         name = item.strip().lower()
         try:
-            found.update(dict.fromkeys(PRESETS[name] if name in PRESETS else (parse(name),)))
+            found.update(dict.fromkeys(PRESETS[name] if name in PRESETS else (parse_degradation(name),)))
         except UserError as error:
             raise UserError(f"{error} Presets: {', '.join(PRESETS)}.") from error
     return tuple(found)
@@ -164,13 +164,13 @@ def degrade(
     seed: int,
     key: str,
     depth: np.ndarray | None = None,
-    memory: dict[str, Any] | None = None,
+    cache: dict[str, Any] | None = None,
 ) -> Degraded:
     """Degrade one pair. The inputs are not changed; a modality that nothing applies to is handed back as it is.
 
     visible: uint8 (H, W, 3), RGB. infrared: uint8 (H, W). depth: float (H, W) in [0, 1], 0 near; only haze uses it.
     seed, key: of the corpus and of the pair; they alone decide every draw.
-    memory: a dict given to all degradations of one pair, and of no other, draws only once what its levels share. It
+    cache: a dict given to all degradations of one pair, and of no other, draws only once what its levels share. It
     holds up to five float32 images.
     Raises UserError for images or a depth of another kind.
     """
@@ -182,28 +182,28 @@ def degrade(
         family = FAMILIES[name]
         image = chain.get(family.modality)
         if image is None:
-            image = _once(memory, family.modality, lambda pixels=images[family.modality]: _unit(pixels))
+            image = _cached(cache, family.modality, lambda pixels=images[family.modality]: _to_unit(pixels))
         size = (*image.shape, 1)[:3]
-        draws = _once(memory, name, lambda f=family, size=size: f.draw(generator(seed, key, f.name), *size))
+        draws = _cached(cache, name, lambda f=family, size=size: f.draw(make_rng(seed, key, f.name), *size))
         chain[family.modality], parameters[name] = family.apply(image, draws, family.levels[level], depth)
-    images.update({modality: _quantised(image) for modality, image in chain.items()})
+    images.update({modality: _to_uint8(image) for modality, image in chain.items()})
     return Degraded(images["visible"], images["infrared"], parameters)
 
 
-def _once(memory: dict[str, Any] | None, name: str, make: Callable[[], Any]) -> Any:
+def _cached(cache: dict[str, Any] | None, name: str, make: Callable[[], Any]) -> Any:
     """`make()`, or what it gave the last time. Families leave what they are given unchanged."""
-    if memory is None:
+    if cache is None:
         return make()
-    if name not in memory:
-        memory[name] = make()
-    return memory[name]
+    if name not in cache:
+        cache[name] = make()
+    return cache[name]
 
 
-def _unit(pixels: np.ndarray) -> np.ndarray:
+def _to_unit(pixels: np.ndarray) -> np.ndarray:
     return np.divide(pixels, np.float32(255), order="C")
 
 
-def _quantised(image: np.ndarray) -> np.ndarray:
+def _to_uint8(image: np.ndarray) -> np.ndarray:
     """float32 -> uint8: clipped to [0, 1], times 255, rounded half to even. Works in `image`, which a chain owns."""
     image *= np.float32(255)
     np.rint(image, out=image)

@@ -3,7 +3,7 @@
 Decoding is strict. OpenCV fills the missing part of a truncated file with grey and says nothing; Pillow raises, and
 PNG, JPEG and WebP are also checked here for their own end marks (and PNG for its checksums), so that half an image
 never becomes a sample. Whatever is not plain 8-bit grey or RGB is converted, and every conversion is noted; what can
-be converted only by a guess (which frame, what colour under the alpha) is also a doubt, for which pairs are refused.
+be converted only by a guess (which frame, what colour under the alpha) is an ambiguity, for which pairs are refused.
 
 Work on more than 8 bits goes in strips of rows, so that a large image does not take many times its size.
 """
@@ -36,7 +36,7 @@ __all__ = [
     "decode_depth",
     "encode_png",
     "png_text",
-    "size",
+    "read_size",
 ]
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
@@ -63,7 +63,7 @@ FORMATS: dict[str, tuple[tuple[bytes, ...], type[ImageFile]]] = {
 }
 
 
-DOUBTS = {  # by note
+AMBIGUITIES = {  # by note
     "alpha dropped": "an alpha channel (transparency); save the image without one",
     "1 bit to grey": "1 bit a pixel: a mask, not a picture",
 }
@@ -77,12 +77,12 @@ class BadImage(Exception):
 class Decoded:
     """pixels: uint8, (H, W) grey or (H, W, 3) RGB. notes: each conversion made, in order.
 
-    doubts: why the pixels may not be what was meant; in plain words.
+    ambiguities: why the pixels may not be what was meant; in plain words.
     """
 
     pixels: np.ndarray
     notes: tuple[str, ...] = ()
-    doubts: tuple[str, ...] = ()
+    ambiguities: tuple[str, ...] = ()
 
 
 def decode(data: bytes) -> Decoded:
@@ -93,21 +93,21 @@ def decode(data: bytes) -> Decoded:
     black image of few grey levels, and the extremes are left to single dead or saturated pixels. The stretch is per
     image: 8-bit values of different images are then not the same temperature. 16-bit colour is divided by 257.
     """
-    values, notes, doubts = _values(data)
+    values, notes, ambiguities = _values(data)
     if values.dtype == np.uint8:
-        return Decoded(values, tuple(notes), tuple(doubts))
+        return Decoded(values, tuple(notes), tuple(ambiguities))
     if values.ndim == 3:
         notes.append("16-bit colour divided by 257")
-        return Decoded(_by_rows(values, lambda rows: (rows + np.uint32(128)) // 257), tuple(notes), tuple(doubts))
+        return Decoded(_by_rows(values, lambda rows: (rows + np.uint32(128)) // 257), tuple(notes), tuple(ambiguities))
     pixels, note = _stretch(values)
-    return Decoded(pixels, (*notes, note), tuple(doubts))
+    return Decoded(pixels, (*notes, note), tuple(ambiguities))
 
 
 def decode_depth(data: bytes) -> np.ndarray:
     """A depth map as float32 (H, W) in [0, 1]: value / largest value of the map, 0 near. Raises BadImage."""
-    values, _, doubts = _values(data)
-    if doubts:
-        raise BadImage(doubts[0])
+    values, _, ambiguities = _values(data)
+    if ambiguities:
+        raise BadImage(ambiguities[0])
     if values.ndim == 3:
         if (values != values[..., :1]).any():
             raise BadImage("a colour image is no depth map")
@@ -118,7 +118,7 @@ def decode_depth(data: bytes) -> np.ndarray:
     return _by_rows(values, lambda rows: rows.astype(np.float64) / largest, np.float32)
 
 
-def size(data: bytes) -> tuple[int, int]:
+def read_size(data: bytes) -> tuple[int, int]:
     """(height, width) after the EXIF rotation, from the header alone. Raises BadImage."""
     name = _format(data)
     image = _open(name, data)
@@ -152,9 +152,9 @@ def _open(name: str, data: bytes) -> ImageFile:
 
 
 def _values(data: bytes) -> tuple[np.ndarray, list[str], list[str]]:
-    """Upright values before the reduction to 8 bits, notes and doubts; uint8 grey or RGB, uint16 RGB, or deep grey."""
+    """Upright values before the reduction to 8 bits, notes, ambiguities; uint8 grey or RGB, uint16 RGB, deep grey."""
     name = _format(data)
-    doubts = _check_whole(name, data)
+    ambiguities = _check_whole(name, data)
     image = _open(name, data)
     notes: list[str] = []
     try:
@@ -177,15 +177,15 @@ def _values(data: bytes) -> tuple[np.ndarray, list[str], list[str]]:
         raise
     except Exception as error:
         raise BadImage(_reason(name, error)) from error
-    doubts += [doubt for note, doubt in DOUBTS.items() if note in notes]
+    ambiguities += [ambiguity for note, ambiguity in AMBIGUITIES.items() if note in notes]
     if frames > 1:
         notes.append(f"first of {frames} frames")
-        doubts.append(f"{frames} frames in one file; save the one that is meant")
+        ambiguities.append(f"{frames} frames in one file; save the one that is meant")
     if orientation != 1:
         notes.append("EXIF rotation applied")
         if name != "TIFF":  # both readers turn a TIFF while loading
             values = _turn(values, orientation)
-    return np.ascontiguousarray(values) if values.dtype == np.uint8 else values, notes, doubts
+    return np.ascontiguousarray(values) if values.dtype == np.uint8 else values, notes, ambiguities
 
 
 def _convert(image: ImageFile, mode: str, notes: list[str]) -> np.ndarray:
@@ -269,7 +269,7 @@ def _turn(values: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _check_whole(name: str, data: bytes) -> list[str]:
-    """Refuse a file that breaks off before its own end; doubt one that goes on after it."""
+    """Refuse a file that breaks off before its own end; note one that goes on after it."""
     end = len(data)
     if name == "PNG":
         kinds, end = set(), len(MAGIC)

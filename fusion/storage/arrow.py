@@ -11,7 +11,7 @@ import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from fusion.storage.errors import StoreError, judge_arrow
+from fusion.storage.errors import StoreError, classify_arrow_error
 from fusion.storage.s3 import CONNECT_TIMEOUT, OPTIONS, SWITCHES, Address, environment
 
 if TYPE_CHECKING:
@@ -58,12 +58,12 @@ def _region(bucket: str) -> str:
 
 
 @contextlib.contextmanager
-def plain_errors(address: Address) -> Iterator[None]:
+def translate_errors(address: Address) -> Iterator[None]:
     """What pyarrow says of a store that fails, as StoreError; missing and damaged files pass as they are."""
     try:
         yield
     except OSError as error:
-        verdict = judge_arrow(error, address.bucket, address.store)
+        verdict = classify_arrow_error(error, address.bucket, address.store)
         if verdict is None:
             raise
         raise verdict.error("read", address) from error

@@ -31,7 +31,7 @@ class StoreError(UserError):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ErrorInfo:
     """What is wrong, what the user can do, and for how many seconds it is worth while to try again."""
 
     reason: str
@@ -43,7 +43,7 @@ class Verdict:
         return StoreError(f"cannot {doing} {where}: {self.reason}{spent}. {self.advice}")
 
 
-def judge(error: Exception, bucket: str, store: str) -> Verdict | None:
+def classify_boto_error(error: Exception, bucket: str, store: str) -> ErrorInfo | None:
     """An exception of boto3, of a request to `store` (its address); None when it says that there is no such object."""
     from botocore import exceptions as boto
 
@@ -51,47 +51,47 @@ def judge(error: Exception, bucket: str, store: str) -> Verdict | None:
     if isinstance(error, boto.ClientError):
         told = error.response.get("Error", {})
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return answered(str(told.get("Code", "")), status, str(told.get("Message", "")), bucket, store)
+        return classify_response(str(told.get("Code", "")), status, str(told.get("Message", "")), bucket, store)
     if isinstance(error, boto.SSLError):
-        return Verdict(text, "Check AWS_ENDPOINT_URL and AWS_CA_BUNDLE.")
+        return ErrorInfo(text, "Check AWS_ENDPOINT_URL and AWS_CA_BUNDLE.")
     if isinstance(error, boto.ReadTimeoutError):
-        return Verdict(f"{store} does not answer", LATER, PATIENCE)
+        return ErrorInfo(f"{store} does not answer", LATER, PATIENCE)
     if isinstance(error, boto.EndpointConnectionError | boto.ConnectTimeoutError | boto.ProxyConnectionError):
-        return unreachable(error.kwargs.get("error") or text, store)
+        return unreachable_error(error.kwargs.get("error") or text, store)
     if isinstance(error, boto.HTTPClientError | boto.ConnectionError | boto.IncompleteReadError):
-        return Verdict(f"{store} broke off the connection", LATER, PATIENCE)
+        return ErrorInfo(f"{store} broke off the connection", LATER, PATIENCE)
     if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
-        return Verdict("there are no credentials", UNSIGNED)
-    return Verdict(text, "Check the address, the credentials and the AWS settings.")
+        return ErrorInfo("there are no credentials", UNSIGNED)
+    return ErrorInfo(text, "Check the address, the credentials and the AWS settings.")
 
 
-def answered(code: str, status: int, message: str, bucket: str, store: str) -> Verdict | None:
+def classify_response(code: str, status: int, message: str, bucket: str, store: str) -> ErrorInfo | None:
     """An answer of the store other than success: the code of S3, or the HTTP status where there is none."""
     message = " ".join(message.split()).rstrip(".")
     said = f"{store} says {code or status}" + (f" ({message})" if message else "")
     if code == "NoSuchBucket":
-        return Verdict(f"there is no bucket {bucket} at {store}", "Create it, or correct the name.")
+        return ErrorInfo(f"there is no bucket {bucket} at {store}", "Create it, or correct the name.")
     if code in MISSING:
         return None
     if code in FULL or status == 507:
-        return Verdict(f"no space left: {said}", "Free some, or choose another place.")
+        return ErrorInfo(f"no space left: {said}", "Free some, or choose another place.")
     if code in PASSING or status in (429, 500, 502, 503, 504):
-        return Verdict(said, f"It is overloaded, down or full. {LATER}", PATIENCE)
+        return ErrorInfo(said, f"It is overloaded, down or full. {LATER}", PATIENCE)
     if code in REGION:
-        return Verdict(f"the bucket is in another region: {said}", "Set AWS_REGION to the bucket's.")
+        return ErrorInfo(f"the bucket is in another region: {said}", "Set AWS_REGION to the bucket's.")
     if code == "RequestTimeTooSkewed":
-        return Verdict(said, "Set the clock of this machine.")
+        return ErrorInfo(said, "Set the clock of this machine.")
     if code in DENIED or status in (401, 403):
-        return Verdict(f"access denied: {said}", UNSIGNED)
-    return Verdict(said, "Check the address and the AWS settings.")
+        return ErrorInfo(f"access denied: {said}", UNSIGNED)
+    return ErrorInfo(said, "Check the address and the AWS settings.")
 
 
-def unreachable(cause: object, store: str) -> Verdict:
+def unreachable_error(cause: object, store: str) -> ErrorInfo:
     cause = str(cause).rpartition(": ")[2].strip("'\"()>. ")
-    return Verdict(f"{store} cannot be reached ({cause})", "Check AWS_ENDPOINT_URL and the network.", UNREACHABLE)
+    return ErrorInfo(f"{store} cannot be reached ({cause})", "Check AWS_ENDPOINT_URL and the network.", UNREACHABLE)
 
 
-def judge_arrow(error: OSError, bucket: str, store: str) -> Verdict | None:
+def classify_arrow_error(error: OSError, bucket: str, store: str) -> ErrorInfo | None:
     """An exception of pyarrow's S3 file system, which has tried again by itself; None when it is about the file."""
     found = ARROW.search(str(error))
     if found is None or isinstance(error, FileNotFoundError):
@@ -99,7 +99,7 @@ def judge_arrow(error: OSError, bucket: str, store: str) -> Verdict | None:
     code, status, message = found[1], int(found[2] or 0), found[3].strip()
     if code == "NETWORK_CONNECTION":
         never_there = "Could not" in message or "Failed to connect" in message
-        return unreachable(message, store) if never_there else Verdict(f"{store} broke off ({message})", LATER)
+        return unreachable_error(message, store) if never_there else ErrorInfo(f"{store} broke off ({message})", LATER)
     message = "" if message == "No response body." else message
     code = ARROW_CODES.get(code, code)
-    return answered(code, status, message, bucket, store)
+    return classify_response(code, status, message, bucket, store)

@@ -58,7 +58,7 @@ def resolve(path: str | Path) -> tuple[pafs.FileSystem, str]:
     if not s3.is_s3(text) and PASSWORD.search(text):
         raise UserError(f"{text}: passwords do not belong into an address, which is kept and shown.")
     if s3.is_s3(text):
-        address = s3.parse(text)
+        address = s3.parse_address(text)
         return arrow.file_system(address), f"{address.bucket}/{address.key}".rstrip("/")
     try:
         return pafs.FileSystem.from_uri(text)
@@ -68,7 +68,7 @@ def resolve(path: str | Path) -> tuple[pafs.FileSystem, str]:
 
 def store_errors(path: str | Path) -> contextlib.AbstractContextManager[None]:
     """Around reading through the file system of `resolve`: a store that fails is a StoreError there, too."""
-    return arrow.plain_errors(s3.parse(str(path))) if s3.is_s3(path) else contextlib.nullcontext()
+    return arrow.translate_errors(s3.parse_address(str(path))) if s3.is_s3(path) else contextlib.nullcontext()
 
 
 def join(root: str | Path, *parts: str) -> str:
@@ -86,15 +86,15 @@ def absolute(path: str | Path) -> str:
 
 def exists(path: str | Path) -> bool:
     if s3.is_s3(path):
-        address = s3.parse(str(path))
-        return s3.size(address) is not None or s3.is_prefix(address)
+        address = s3.parse_address(str(path))
+        return s3.object_size(address) is not None or s3.is_prefix(address)
     fs, inner = resolve(path)
     return fs.get_file_info(inner).type.name != "NotFound"
 
 
 def is_dir(path: str | Path) -> bool:
     if s3.is_s3(path):
-        return s3.is_prefix(s3.parse(str(path)))
+        return s3.is_prefix(s3.parse_address(str(path)))
     fs, inner = resolve(path)
     return fs.get_file_info(inner).type.name == "Directory"
 
@@ -102,7 +102,7 @@ def is_dir(path: str | Path) -> bool:
 def file_size(path: str | Path) -> int | None:
     """Bytes of a file; None if there is no such file."""
     if s3.is_s3(path):
-        return s3.size(s3.parse(str(path)))
+        return s3.object_size(s3.parse_address(str(path)))
     fs, inner = resolve(path)
     info = fs.get_file_info(inner)
     return info.size if info.is_file else None
@@ -113,7 +113,7 @@ def list_files(root: str | Path) -> list[str]:
     import pyarrow.fs as pafs
 
     if s3.is_s3(root):
-        return sorted(s3.keys(s3.parse(str(root))))
+        return sorted(s3.list_keys(s3.parse_address(str(root))))
 
     fs, inner = resolve(root)
     found = fs.get_file_info(pafs.FileSelector(inner, recursive=True, allow_not_found=True))
@@ -124,7 +124,7 @@ def list_files(root: str | Path) -> list[str]:
 def read_bytes(path: str | Path) -> bytes:
     """The whole file. Raises FileNotFoundError or OSError."""
     if s3.is_s3(path):
-        return s3.read(s3.parse(str(path)))
+        return s3.read(s3.parse_address(str(path)))
     fs, inner = resolve(path)
     with fs.open_input_file(inner) as file:
         return file.read()
@@ -136,7 +136,7 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     UserError when the place cannot be written: a file where a folder should be, no permission, no space.
     """
     if s3.is_s3(path):
-        s3.write(s3.parse(str(path)), data)
+        s3.write(s3.parse_address(str(path)), data)
         return
     fs, inner = resolve(path)
     try:
@@ -168,7 +168,7 @@ def _replace(path: str, data: bytes) -> None:
 def remove(path: str | Path) -> None:
     """Delete a file if it is there."""
     if s3.is_s3(path):
-        s3.delete(s3.parse(str(path)))
+        s3.delete(s3.parse_address(str(path)))
         return
     fs, inner = resolve(path)
     if fs.get_file_info(inner).is_file:

@@ -1,4 +1,4 @@
-"""Whole objects on S3 and on other stores that speak it, through boto3. (Parts of objects: `s3_arrow`.)
+"""Whole objects on S3 and on other stores that speak it, through boto3. (Parts of objects: `arrow`.)
 
 Why not pyarrow for all: its writes are multipart uploads even for a few bytes (three requests), a writer that raises
 leaves what it had written as a finished object, and a part that fails leaves the upload open for ever. Here an object
@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from fusion.errors import UserError
-from fusion.storage.errors import PATIENCE, UNREACHABLE, StoreError, judge
+from fusion.storage.errors import PATIENCE, UNREACHABLE, StoreError, classify_boto_error
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 5, 20  # seconds
 LONGEST_PAUSE = 10.0
@@ -66,7 +66,7 @@ class Address:
         return self.endpoint or "AWS"
 
 
-def parse(uri: str) -> Address:
+def parse_address(uri: str) -> Address:
     """Raises UserError: no bucket, a key in the address, an option that does not exist."""
     try:
         parts = urlsplit(uri)
@@ -89,7 +89,7 @@ def parse(uri: str) -> Address:
     return address
 
 
-def size(address: Address) -> int | None:
+def object_size(address: Address) -> int | None:
     """Bytes of an object; None if there is none."""
     if not address.key:
         return None
@@ -111,7 +111,7 @@ def is_prefix(address: Address) -> bool:
     return not address.key or bool(found.get("Contents"))
 
 
-def keys(address: Address) -> list[str]:
+def list_keys(address: Address) -> list[str]:
     """Everything below, relative to it. Objects that only mark folders are left out."""
     prefix, more, found = _below(address), {}, []
     while True:
@@ -176,7 +176,7 @@ def _call(doing: str, address: Address, work: Callable[[Any], Result], patience:
         try:
             return work(_client(address.options, environment()))
         except (BotoCoreError, ClientError, ValueError) as error:  # ValueError: no URL
-            verdict = judge(error, address.bucket, address.store)
+            verdict = classify_boto_error(error, address.bucket, address.store)
             if verdict is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(address)) from error
             passed = time.monotonic() - start

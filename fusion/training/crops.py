@@ -17,7 +17,7 @@ from torch import Tensor
 from fusion.data.class_names import standard_name
 from fusion.data.corpus import Sample
 from fusion.images.colour import luma
-from fusion.seeds import generator
+from fusion.seeds import make_rng
 from fusion.training.configs import CropConfig
 from fusion.training.stages import STAGES
 
@@ -33,7 +33,7 @@ def crops(sample: Sample, stage: str, config: CropConfig, seed: int, epoch: int)
 
     Images smaller than a crop are padded by reflection (by their edge where they are very small).
     """
-    rng = generator(seed, "crops", epoch, sample.key, sample.degradation, sample.level)
+    rng = make_rng(seed, "crops", epoch, sample.key, sample.degradation, sample.level)
     height, width = sample.infrared.shape
     size = config.size
     planes = _planes(sample, config.classes)
@@ -104,7 +104,7 @@ def training_batches(
     samples: Iterable[Sample], stage: str, config: CropConfig, batch_size: int, seed: int, epoch: int
 ) -> Iterator[Batch]:
     """Full batches of shuffled crops; what is left over at the end is dropped."""
-    rng = generator(seed, "shuffle", epoch)
+    rng = make_rng(seed, "shuffle", epoch)
     held: list[dict[str, np.ndarray]] = []
     ready: list[dict[str, np.ndarray]] = []
     for sample in samples:

@@ -20,7 +20,7 @@ from torch import nn
 from fusion import checkpoint, metrics
 from fusion.config import to_dict
 from fusion.models.registry import MODELS
-from fusion.seeds import torch_seed
+from fusion.seeds import derive_torch_seed
 from fusion.training import losses
 from fusion.training.configs import OptimConfig
 from fusion.training.crops import Batch
@@ -78,7 +78,7 @@ class Engine:
     notes: tuple[str, ...] = ()  # what a user should know of how it starts
 
     def __post_init__(self) -> None:
-        torch.manual_seed(torch_seed(self.recipe.seed, "weights"))
+        torch.manual_seed(derive_torch_seed(self.recipe.seed, "weights"))
         self.model = self.build().to(self.device)
         self.optimiser = adam(self.model, self.recipe.optim)
         self.bf16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -118,7 +118,7 @@ class Engine:
             progress = (self.epoch + min((count + 0.5) / self.batches_per_epoch, 1.0)) / self.recipe.epochs
             self.set_rate(progress)
             # Gate noise is named by where it is used, so a resumed run draws what an undisturbed one would.
-            torch.manual_seed(torch_seed(self.recipe.seed, "gates", self.epoch, count, self.rank))
+            torch.manual_seed(derive_torch_seed(self.recipe.seed, "gates", self.epoch, count, self.rank))
             batch = self._move(batch)
             latest = self.step(batch)
             for name, value in latest.items():

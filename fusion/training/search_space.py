@@ -21,7 +21,7 @@ import yaml
 
 from fusion.config import from_dict, from_yaml, to_dict
 from fusion.errors import UserError
-from fusion.seeds import generator
+from fusion.seeds import make_rng
 
 Values = dict[str, Any]  # dotted name -> value
 
@@ -153,7 +153,7 @@ def draws(dimensions: Sequence[Dimension], count: int, seed: int) -> list[Values
     for number in range(50 * count):
         if len(found) == count:
             break
-        rng = generator(seed, "search", number)
+        rng = make_rng(seed, "search", number)
         values: Values = {}
         for one in dimensions:
             values[one.name] = one.draw(rng, values)

@@ -15,7 +15,7 @@ import math
 
 from fusion import storage
 from fusion.config import to_dict
-from fusion.data.synthetic import is_generated, settled
+from fusion.data.synthetic import is_synthetic, resolve_pairs_uri
 from fusion.errors import UserError
 from fusion.training.evolution import mean_score
 from workflows.cluster.connect import connect
@@ -35,7 +35,7 @@ def run(args: Args, command: list[str]) -> None:
 
     tasks = named_tasks(args.tasks)
     kept = {name: getattr(args, name) for name in ("library", "test_share", "seed")}
-    kept |= {"tasks": {name: settled(where) for name, where in tasks.items()}, "recipe": to_dict(args.recipe)}
+    kept |= {"tasks": {name: resolve_pairs_uri(where) for name, where in tasks.items()}, "recipe": to_dict(args.recipe)}
     claim(args.out, "settings.json", kept, "study")
     storage.remove(storage.join(args.out, "commonness.json"))  # from here to the end the study is not complete
     connect()
@@ -73,7 +73,7 @@ def named_tasks(text: str) -> dict[str, str]:
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         name, equals, where = part.partition("=")
         if not equals:
-            name, where = (part.partition(":")[0] if is_generated(part) else part.rstrip("/").rpartition("/")[2]), part
+            name, where = (part.partition(":")[0] if is_synthetic(part) else part.rstrip("/").rpartition("/")[2]), part
         if name in (*tasks, "", "mixed", "task", "pairs", "unscored", "kept") or "/" in name or name[0] == ".":
             raise UserError(f"--tasks: the name {name!r} is used twice, empty or reserved. Give NAME=DIR.")
         tasks[name] = where

@@ -17,8 +17,8 @@ from fusion.config import fingerprint, from_dict, to_dict
 from fusion.data.corpus import Manifest, checksum, open_corpus, write_manifest
 from fusion.data.corpus import verify as check
 from fusion.data.pairs import find_pairs
-from fusion.data.quotas import against_quota
-from fusion.data.shards import CorpusConfig, ShardPlan, build_shard, plan_shards, versions
+from fusion.data.quotas import compare_with_quota
+from fusion.data.shards import CorpusConfig, ShardPlan, build_shard, library_versions, plan_shards
 from fusion.data.splits import FILE
 from fusion.errors import UserError
 from workflows.cluster.connect import connect
@@ -69,7 +69,7 @@ def build_corpus(args: Args, command: list[str]) -> None:
     frozen = checked_splits(args.splits, found.refs)
     log_progress(f"{args.pairs}: {len(found.refs)} pairs ({found.layout}), {len(found.rejected)} rejected")
 
-    inputs = fingerprint([[asdict(ref) for ref in found.refs], frozen, versions()])
+    inputs = fingerprint([[asdict(ref) for ref in found.refs], frozen, library_versions()])
     plan = {"inputs": inputs, "config": to_dict(config)}
     claim(args.out, "plan.json", plan, "corpus")
     if (manifest := finished(args.out, inputs)) is not None:
@@ -169,7 +169,7 @@ def summary(data: dict, seconds: float) -> None:
     made: Counter = Counter()
     for row in data["counts"]:
         made[row["split"], row["degradation"] + row["level"]] += row["samples"]
-    for row in against_quota(data["config"]["preset"], made):
+    for row in compare_with_quota(data["config"]["preset"], made):
         share = row["made"] / row["wanted"]
         log_progress(
             f"{row['split']:6} {row['degradation']:12} {row['made']:6} of the paper's {row['wanted']:6} ({share:.0%})"

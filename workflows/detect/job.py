@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from detection.load import weights_of_yolo
 from fusion import storage
-from fusion.data.class_names import parse_same
+from fusion.data.class_names import parse_aliases
 from fusion.errors import UserError
 from workflows.cluster.connect import connect
 from workflows.console import log_progress
@@ -43,7 +43,7 @@ def run(args: Args, command: list[str]) -> None:
         raise UserError("give --pairs, the labelled pairs (or --corpus and --weights, to score without training).")
     if args.split not in ("train", "val", "test", "all"):
         raise UserError(f"--split is {args.split!r}; it must be one of train, val, test, all")
-    same = parse_same(args.same)
+    same = parse_aliases(args.same)
     own_folder(args.out, "splits.csv" if args.pairs else "table.csv", "detections")
     connect()
     refs, problems, pairs = look_at(args, same)

@@ -15,7 +15,7 @@ from fusion.data.class_names import standard_name
 from fusion.data.corpus import open_corpus, read_shard
 from fusion.data.finding import PairRef, Rejected
 from fusion.data.pairs import BadPair, find_pairs, read_pair
-from fusion.data.splits import FILE, assign_splits, frozen_splits
+from fusion.data.splits import FILE, assign_splits, read_frozen_splits
 from fusion.errors import UserError
 from workflows.cluster.parallel import in_parallel
 from workflows.console import log_progress
@@ -67,11 +67,11 @@ def check_splits(args: Args, refs) -> None:
     path = storage.join(args.out, FILE)
     if not storage.exists(path):
         return
-    kept, sequence = frozen_splits(refs, path)
+    kept, sequence = read_frozen_splits(refs, path)
     if set(sequence) != {ref.key for ref in refs}:
         return
     if args.splits:
-        wanted = frozen_splits(refs, args.splits)[0]
+        wanted = read_frozen_splits(refs, args.splits)[0]
     else:
         wanted = assign_splits(refs, args, sequence if args.sequences else {})
     if {ref.key: ref.split for ref in kept} != {ref.key: ref.split for ref in wanted}:
@@ -93,7 +93,7 @@ def census(row: dict) -> list[dict]:
             results.append({"key": ref["key"], "read": False, "problems": [f"{where}{error}"], "boxes": {}})
             continue
         counts = Counter(standard_name(name, row["same"]) for name in pair.classes)
-        problems = [f"{ref['labels']}: {doubt}" for doubt in pair.doubts]
+        problems = [f"{ref['labels']}: {warning}" for warning in pair.label_warnings]
         results.append({"key": pair.key, "read": True, "problems": problems, "boxes": dict(counts)})
     return results
 

@@ -20,7 +20,7 @@ from dataclasses import asdict, replace
 from fusion import storage
 from fusion.config import fingerprint, to_dict
 from fusion.data.pairs import find_pairs
-from fusion.data.synthetic import settled
+from fusion.data.synthetic import resolve_pairs_uri
 from fusion.errors import UserError
 from fusion.training import evolution
 from workflows.cluster.connect import connect
@@ -152,7 +152,9 @@ def finish(out: str, number: int, command: list[str]) -> None:
 def settings(args: Args) -> dict:
 
     names = ("splits", "sequences", "val_share", "test_share", "seed")
-    found = {"pairs": settled(args.pairs), "recipe": to_dict(args.recipe)} | {one: getattr(args, one) for one in names}
+    found = {"pairs": resolve_pairs_uri(args.pairs), "recipe": to_dict(args.recipe)} | {
+        one: getattr(args, one) for one in names
+    }
     return found | ({"max_sharpness": args.max_sharpness} if args.max_sharpness else {})
 
 

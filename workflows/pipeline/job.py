@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from fusion import storage
 from fusion.errors import UserError
-from fusion.secrets import masked
+from fusion.secrets import mask_secrets
 from workflows.cli import run_job
 from workflows.cluster.errors import user_error_in
 from workflows.console import log_progress
@@ -58,7 +58,7 @@ def run(args: Args, command: list[str]) -> None:
         show(steps, state)
         return
     own_folder(pipeline.out, FILE, "pipeline")
-    path, kept = storage.join(pipeline.out, FILE), masked(pipeline.text())
+    path, kept = storage.join(pipeline.out, FILE), mask_secrets(pipeline.text())
     if not storage.exists(path):  # before the lease, so that a folder with nothing but a lease is never left behind
         storage.write_text(path, kept)
     start = time.monotonic()
@@ -78,7 +78,7 @@ def one(step: Step, state: State, number: str) -> bool:
 
     why = state.why(step)
     if why:
-        log_progress(f"\n{number} {step.stage.name}: {why}\n{masked(shlex.join(['duskfuse', *step.command]))}")
+        log_progress(f"\n{number} {step.stage.name}: {why}\n{mask_secrets(shlex.join(['duskfuse', *step.command]))}")
         start = time.monotonic()
         try:
             run_job(step.command[0], step.command[1:])

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fusion import storage
-from fusion.data.synthetic import is_generated
+from fusion.data.synthetic import is_synthetic
 from fusion.errors import UserError
 from workflows.pipeline.contents import read_json
 from workflows.pipeline.jobs import check, parse, settings, words
@@ -88,7 +88,7 @@ def _with_inputs(pipeline: Pipeline, stage: Stage) -> tuple[dict[str, Any], list
     def whole(text: str) -> str:
         name = (re.match(r"[^/=:]*=", text) or [""])[0]
         path = text.removeprefix(name)
-        if not path or path.startswith("$") or is_generated(path):
+        if not path or path.startswith("$") or is_synthetic(path):
             return text
         outside.append(storage.absolute(path))
         return name + outside[-1]

@@ -17,7 +17,7 @@ from ray.train import UserCallback
 from fusion import storage
 from fusion.errors import UserError
 from fusion.storage import StoreError, s3
-from fusion.storage.errors import judge_arrow
+from fusion.storage.errors import classify_arrow_error
 from workflows.cluster.errors import user_error_in
 from workflows.train.elastic import InsufficientResources
 
@@ -119,8 +119,8 @@ def _of_storage(error: OSError, out: str) -> UserError | None:
     if error.errno in DISK_FULL_ERRNOS:
         return UserError(_full(out, error))
     if s3.is_s3(out):
-        address = s3.parse(out)
-        verdict = judge_arrow(error, address.bucket, address.store)
+        address = s3.parse_address(out)
+        verdict = classify_arrow_error(error, address.bucket, address.store)
         return None if verdict is None else verdict.error("write", address)
     return None
 

@@ -22,7 +22,7 @@ from fusion.config import to_dict
 from fusion.data.corpus import open_corpus
 from fusion.errors import UserError
 from fusion.models.registry import MODELS
-from fusion.seeds import derive
+from fusion.seeds import derive_seed
 from fusion.training.stages import STAGES
 from workflows.cluster.connect import connect, resources
 from workflows.console import log_progress
@@ -144,7 +144,7 @@ def fit(args: Args, manifest, workers: int, use_gpu: bool, quiet: bool, **option
     data = ray.data.read_parquet(
         paths,
         filesystem=fs,
-        shuffle=FileShuffleConfig(seed=derive(args.recipe.seed, "shards") % 2**32),
+        shuffle=FileShuffleConfig(seed=derive_seed(args.recipe.seed, "shards") % 2**32),
         num_cpus=READING_CPUS,  # it waits for storage more than it computes, and must not starve on a small machine
     )
     log_progress(

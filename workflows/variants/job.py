@@ -18,7 +18,7 @@ import torch
 
 from fusion import checkpoint, inference, storage
 from fusion.data.pairs import find_pairs
-from fusion.data.splits import FILE, frozen_splits
+from fusion.data.splits import FILE, read_frozen_splits
 from fusion.errors import UserError
 from fusion.images.colour import grey
 from fusion.metrics import score
@@ -83,7 +83,7 @@ def labelled(where: str) -> tuple[list[dict], list[dict], int]:
     if not number:
         raise UserError(f"{where} holds no finished evolution. Give the --out folder of `duskfuse evolve`.")
     settings = json.loads(storage.read_bytes(storage.join(where, "settings.json")))
-    refs, _ = frozen_splits(find_pairs(settings["pairs"]).refs, storage.join(where, FILE))
+    refs, _ = read_frozen_splits(find_pairs(settings["pairs"]).refs, storage.join(where, FILE))
     labels = read_labels(where, number)
     rows = [
         {"ref": asdict(ref), "label": storage.absolute(image_path(where, labels[ref.key].method, ref.key))}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fusion.data.class_names import SAME, class_list, parse_same, standard_name
+from fusion.data.class_names import ALIASES, class_list, parse_aliases, standard_name
 from fusion.errors import UserError
 
 
@@ -32,9 +32,9 @@ def test_standard_names(name, expected):
 
 def test_the_table_needs_no_second_look():
     """Its keys are as names are compared, and what it gives is standard itself."""
-    for ours, theirs in SAME.items():
+    for ours, theirs in ALIASES.items():
         assert ours == " ".join(ours.lower().split())
-        assert theirs not in SAME
+        assert theirs not in ALIASES
 
 
 def test_another_table_takes_the_place_of_the_usual_one():
@@ -49,23 +49,23 @@ def test_class_lists_are_sorted_and_without_doubles():
 
 
 def test_what_users_say_is_the_same():
-    assert parse_same("") == SAME
-    found = parse_same(" Van = Car ,, truck=car,")
-    assert found == SAME | {"van": "car", "truck": "car"}
+    assert parse_aliases("") == ALIASES
+    found = parse_aliases(" Van = Car ,, truck=car,")
+    assert found == ALIASES | {"van": "car", "truck": "car"}
     assert class_list(["VAN", "truck", "car", "people"], found) == ("car", "person")
-    assert parse_same("people=human")["people"] == "human"
-    assert "van" not in SAME  # the table itself is left alone
+    assert parse_aliases("people=human")["people"] == "human"
+    assert "van" not in ALIASES  # the table itself is left alone
 
 
 @pytest.mark.parametrize("text", ["people", "people=", "=person", "a=b,c", " = "])
 def test_what_is_not_of_that_form_is_named(text):
     with pytest.raises(UserError, match="NAME=NAME"):
-        parse_same(text)
+        parse_aliases(text)
 
 
 def test_names_are_followed_to_the_end():
-    assert parse_same("person=human")["people"] == "human"
-    assert parse_same("a=b,b=c, c = d  e")["a"] == "d e"
-    assert parse_same("car=car") == SAME
+    assert parse_aliases("person=human")["people"] == "human"
+    assert parse_aliases("a=b,b=c, c = d  e")["a"] == "d e"
+    assert parse_aliases("car=car") == ALIASES
     with pytest.raises(UserError, match="circle"):
-        parse_same("a=b,b=a")
+        parse_aliases("a=b,b=a")

@@ -544,7 +544,7 @@ def test_verify_names_a_manifest_with_a_wrong_row_count(whole):
 MEASURE = """
 import resource, sys
 import cv2
-from fusion.degrade import degrade, parse
+from fusion.degrade import degrade, parse_degradation
 from fusion.data.finding import PairRef
 from fusion.data.pairs import read_pair
 
@@ -554,7 +554,7 @@ before = peak()
 pair = read_pair(PairRef("a", "s", "", sys.argv[1], sys.argv[2], None, ()))
 read = peak() - before
 for text in sys.argv[3:]:
-    degrade(pair.visible, pair.infrared, parse(text), seed=1, key="a")
+    degrade(pair.visible, pair.infrared, parse_degradation(text), seed=1, key="a")
 print(pair.visible.nbytes + pair.infrared.nbytes, read, peak() - before)
 """
 

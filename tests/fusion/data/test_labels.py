@@ -190,7 +190,7 @@ def test_class_lists_that_say_nothing_or_cannot_be_read():
             read_names(text, "data.yaml")
 
 
-# doubts
+# warnings
 
 
 @pytest.mark.filterwarnings("error")
@@ -211,7 +211,7 @@ def test_doubts_of_a_yolo_file_by_line():
     )
     labels = read_yolo(text, NAMES, height=80, width=100)
     gone, most = "no box of a pixel or more in the image: dropped", "most of the box lies outside the image"
-    assert labels.doubts == (
+    assert labels.warnings == (
         *(f"line {number}: {gone}" for number in (2, 4, 5)),
         f"line 7: {most}",
         *(f"line {number}: {gone}" for number in (8, 9)),
@@ -235,7 +235,7 @@ def test_doubts_of_a_voc_file_by_object():
     )
     labels = read_voc(text, 80, 100)
     gone, most = "no box of a pixel or more in the image: dropped", "most of the box lies outside the image"
-    assert sorted(labels.doubts) == [
+    assert sorted(labels.warnings) == [
         "object 2: a point, no box: dropped",
         f"object 3: {gone}",
         f"object 4: {most}",
@@ -247,13 +247,13 @@ def test_doubts_of_a_voc_file_by_object():
     assert (labels.dropped, labels.clipped, len(labels.boxes)) == (4, 3, 4)
 
 
-def test_sound_labels_leave_no_doubts():
-    assert read_yolo("2 0.5 0.5 0.2 0.5\n0 0.05 0.5 0.1 1\n", NAMES, 80, 100).doubts == ()
-    assert read_yolo("", NAMES, 80, 100).doubts == ()
-    assert read_voc(voc(voc_object("car", (1, 1, 100, 80)), voc_object("car", (0, 0, 9, 9))), 80, 100).doubts == ()
-    assert read_voc(voc(), 80, 100).doubts == ()
+def test_sound_labels_leave_no_warnings():
+    assert read_yolo("2 0.5 0.5 0.2 0.5\n0 0.05 0.5 0.1 1\n", NAMES, 80, 100).warnings == ()
+    assert read_yolo("", NAMES, 80, 100).warnings == ()
+    assert read_voc(voc(voc_object("car", (1, 1, 100, 80)), voc_object("car", (0, 0, 9, 9))), 80, 100).warnings == ()
+    assert read_voc(voc(), 80, 100).warnings == ()
     rounded = read_yolo("0 0.968751 0.5 0.0625 1.000001", NAMES, 1024, 1280)
-    assert rounded.doubts == ()
+    assert rounded.warnings == ()
 
 
 @pytest.mark.filterwarnings("error")
@@ -261,4 +261,4 @@ def test_sound_labels_leave_no_doubts():
 def test_boxes_that_reach_very_far_are_cut_off_and_doubted(far):
     labels = read_voc(voc(voc_object("car", (f"-{far}", 11, far, far))), 80, 100)
     assert labels.boxes.tolist() == [[0, 10, 100, 80]]
-    assert labels.doubts == ("object 1: most of the box lies outside the image",)
+    assert labels.warnings == ("object 1: most of the box lies outside the image",)

@@ -22,7 +22,7 @@ from fusion.data.finding import PairRef
 from fusion.data.pairs import find_pairs, read_pair
 from fusion.data.shards import CorpusConfig, ShardPlan, build_shard, plan_shards
 from fusion.data.splits import assign_splits
-from fusion.degrade import PRESETS, degrade, parse
+from fusion.degrade import PRESETS, degrade, parse_degradation
 from fusion.errors import UserError
 from fusion.images.png import encode_png
 from tests.helpers.shards import shard_bytes
@@ -210,7 +210,7 @@ def test_rows_hold_the_pair_and_its_degraded_images(built):
     for ref in plan.refs:
         pair = read_pair(ref)
         for text in plan.degradations[0]:
-            what = parse(text)
+            what = parse_degradation(text)
             sample = samples[ref.key, what.name, what.level]
             expected = degrade(pair.visible, pair.infrared, what, seed=4, key=ref.key, depth=pair.depth)
             for name, image in {
@@ -339,7 +339,7 @@ def test_an_unfinished_shard_is_built_again(one, damage):
         about.write_bytes(about.read_bytes()[:40])
     else:
         about.write_text(json.dumps(record | {"plan": replace(plan, seed=9).fingerprint}))
-    assert planning.finished_record(plan, str(root)) is None
+    assert planning.read_finished_record(plan, str(root)) is None
     before = make_old(root)
     assert build_shard(plan, str(root)) == record
     assert shard.read_bytes() == data

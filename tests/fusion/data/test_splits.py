@@ -12,9 +12,9 @@ import pytest
 from fusion import scenes
 from fusion.data import quotas
 from fusion.data.finding import PairRef
-from fusion.data.near_duplicates import NEAR, sequences, signature
+from fusion.data.near_duplicates import NEAR, group_near_duplicates, image_signature
 from fusion.data.shards import CorpusConfig, plan_shards
-from fusion.data.splits import assign_splits, frozen_splits, to_csv
+from fusion.data.splits import assign_splits, read_frozen_splits, splits_to_csv
 from fusion.errors import UserError
 
 CONFIG = CorpusConfig("p", "noise1", seed=4, val_share=0.25, test_share=0.25)
@@ -41,17 +41,17 @@ def test_frames_of_a_scene_are_near_and_scenes_apart():
     signatures = {}
     for scene in range(6):
         for i, frame in enumerate(frames(scene, 4)):
-            signatures[f"{scene}-{i}"] = signature(*frame)
-    found = sequences(signatures)
+            signatures[f"{scene}-{i}"] = image_signature(*frame)
+    found = group_near_duplicates(signatures)
     assert found == {key: f"{key[0]}-0" for key in signatures}
 
 
 def test_signatures_do_not_see_size_or_brightness():
     visible, infrared = frames(1, 1)[0]
     larger = [cv2.resize(x, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC) // 2 + 20 for x in (visible, infrared)]
-    signatures = {"a": signature(visible, infrared), "b": signature(*larger)}
+    signatures = {"a": image_signature(visible, infrared), "b": image_signature(*larger)}
     assert len(signatures["a"]) == 128
-    assert sequences(signatures) == {"a": "a", "b": "a"}
+    assert group_near_duplicates(signatures) == {"a": "a", "b": "a"}
 
 
 @pytest.mark.parametrize("dark", ["visible", "infrared", "both"])
@@ -62,8 +62,8 @@ def test_dark_pictures_are_not_alike_for_being_dark(dark):
         for i, (visible, infrared) in enumerate(frames(scene, 2)):
             visible = visible // 128 * 3 if dark in ("visible", "both") else visible  # lamps in the night
             infrared = np.full_like(infrared, 7) if dark in ("infrared", "both") else infrared
-            signatures[f"{scene:02d}-{i}"] = signature(visible, infrared)
-    found = sequences(signatures)
+            signatures[f"{scene:02d}-{i}"] = image_signature(visible, infrared)
+    found = group_near_duplicates(signatures)
     assert max(Counter(found.values()).values()) <= 2
     if dark == "visible":
         assert all(found[f"{scene:02d}-1"] == f"{scene:02d}-0" for scene in range(20))
@@ -76,9 +76,9 @@ def test_links_form_chains():
         base = base.copy()
         base[i * 11 : (i + 1) * 11] = 255
         signatures[f"k{i}"] = base.tobytes() + b"\xff" * 64
-    assert set(sequences(signatures).values()) == {"k0"}
+    assert set(group_near_duplicates(signatures).values()) == {"k0"}
     assert 11 * 8 / 512 < NEAR < 33 * 8 / 512
-    assert sequences({}) == {}
+    assert group_near_duplicates({}) == {}
 
 
 def test_many_pairs_are_compared_in_pieces(monkeypatch):
@@ -89,13 +89,13 @@ def test_many_pairs_are_compared_in_pieces(monkeypatch):
     signatures["0299"] = signatures["0001"]
     for i in range(120, 140):
         signatures[f"{i:04d}"] = signatures["0120"]
-    whole = sequences(signatures)
+    whole = group_near_duplicates(signatures)
     assert whole["0299"] == "0001" and whole["0139"] == "0120" and len(set(whole.values())) == 300 - 1 - 19
     monkeypatch.setattr(module, "CHUNK", 7)
-    assert sequences(signatures) == whole
+    assert group_near_duplicates(signatures) == whole
     monkeypatch.setattr(module, "ALL_PAIRS", 10)
     monkeypatch.setattr(module, "NEIGHBOURS", 5)
-    near = sequences(signatures)
+    near = group_near_duplicates(signatures)
     assert near["0299"] == "0299" and near["0139"] == "0120"
 
 
@@ -163,11 +163,11 @@ def test_split_files_come_back(tmp_path):
     sequence = {"s000": "s000", "s001": "s000"}
     placed = assign_splits(refs(12), CONFIG, sequence)
     path = tmp_path / "splits.csv"
-    path.write_text(to_csv(placed, sequence))
-    again, found = frozen_splits(refs(12), str(path))
+    path.write_text(splits_to_csv(placed, sequence))
+    again, found = read_frozen_splits(refs(12), str(path))
     assert again == placed
     assert found["s001"] == "s000" and found["s005"] == "s005"
-    fewer, _ = frozen_splits(refs(5), str(path))
+    fewer, _ = read_frozen_splits(refs(5), str(path))
     assert fewer == placed[:5]
     assert path.read_text().splitlines()[0] == "key,split,sequence"
 
@@ -187,9 +187,9 @@ def test_other_files_are_named(tmp_path, text, named):
     path = tmp_path / "splits.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match=named):
-        frozen_splits(refs(3), str(path))
+        read_frozen_splits(refs(3), str(path))
     with pytest.raises(UserError, match="cannot read"):
-        frozen_splits(refs(3), str(tmp_path / "none.csv"))
+        read_frozen_splits(refs(3), str(tmp_path / "none.csv"))
 
 
 def test_the_paper_numbers_add_up():
@@ -212,6 +212,6 @@ def test_a_quota_is_kept_where_there_are_enough_pairs(monkeypatch):
     assert made["train", "noise1"] + made["val", "noise1"] == 5  # validation is carved out of training
     assert plan_shards(placed[::-1], config) == plans
     told = {(row["split"], row["degradation"]): (row["made"], row["wanted"]) for row in
-            quotas.against_quota(config.preset, dict(made))}  # fmt: skip
+            quotas.compare_with_quota(config.preset, dict(made))}  # fmt: skip
     assert told["train", "stripes2"] == (split["train"] + split["val"], 99)
-    assert quotas.against_quota("demmi-rf", dict(made)) == []
+    assert quotas.compare_with_quota("demmi-rf", dict(made)) == []

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fusion.data.pairs import find_pairs, read_pair
-from fusion.data.synthetic import KINDS, STOPS, draw, is_generated
+from fusion.data.synthetic import KINDS, STOPS, draw_pair, is_synthetic
 from fusion.errors import UserError
 
 
@@ -26,14 +26,14 @@ def test_pairs_of_every_kind(kind):
 
 
 def test_the_kinds_share_their_scenes():
-    boxes = [draw(f"{kind}:1:128x96:2").boxes.tolist() for kind in KINDS]
+    boxes = [draw_pair(f"{kind}:1:128x96:2").boxes.tolist() for kind in KINDS]
     assert boxes[0] == boxes[1] == boxes[2]
 
 
 def test_each_focus_is_sharp_where_the_other_is_not():
     more = []
     for index in range(4):
-        scene, pair = (draw(f"{kind}:{index}:320x240:7") for kind in ("scenes", "multifocus"))
+        scene, pair = (draw_pair(f"{kind}:{index}:320x240:7") for kind in ("scenes", "multifocus"))
         near = scene.depth < np.median(scene.depth[scene.depth < 1])
         first, second = sharpness(pair.first.mean(2)), sharpness(pair.second)
         more.append((first[near].mean() / second[near].mean(), second[~near].mean() / first[~near].mean()))
@@ -41,7 +41,7 @@ def test_each_focus_is_sharp_where_the_other_is_not():
 
 
 def test_exposures_keep_the_order_of_brightness():
-    scene, pair = (draw(f"{kind}:0:160x120:7") for kind in ("scenes", "multiexposure"))
+    scene, pair = (draw_pair(f"{kind}:0:160x120:7") for kind in ("scenes", "multiexposure"))
     before = scene.first.mean(2)
     assert pair.first.mean() < before.mean() < pair.second.mean()
     dark = scene.first.astype(float) * 2 ** (-STOPS / 2.2)
@@ -57,6 +57,6 @@ def test_what_cannot_be_drawn_is_told(bad):
 
 
 def test_folders_are_not_taken_for_drawings():
-    assert not is_generated("scenes") and not is_generated("s3://bucket/scenes:3") and not is_generated("/a:b")
+    assert not is_synthetic("scenes") and not is_synthetic("s3://bucket/scenes:3") and not is_synthetic("/a:b")
     with pytest.raises(ValueError, match="no scene"):
-        draw("scenes:1:64x64")
+        draw_pair("scenes:1:64x64")

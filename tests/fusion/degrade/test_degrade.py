@@ -11,9 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion.degrade import FAMILIES, PRESETS, Degradation, defocus, degrade, expand, haze, noise, parse, stripes
+from fusion.degrade import (
+    FAMILIES,
+    PRESETS,
+    Degradation,
+    defocus,
+    degrade,
+    expand_preset,
+    haze,
+    noise,
+    parse_degradation,
+    stripes,
+)
 from fusion.errors import UserError
-from fusion.seeds import generator
+from fusion.seeds import make_rng
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 GOLDEN = [817344496, 176588473, 2148551039]
@@ -48,7 +59,7 @@ def psnr(image: np.ndarray, clean: np.ndarray) -> float:
 
 
 def as_bytes(pair: tuple[np.ndarray, np.ndarray], text: str, **options) -> bytes:
-    result = degrade(*pair, parse(text), **options)
+    result = degrade(*pair, parse_degradation(text), **options)
     return result.visible.tobytes() + result.infrared.tobytes()
 
 
@@ -68,11 +79,11 @@ def test_table_is_in_imaging_chain_order_and_has_the_stated_levels():
 
 
 def test_names_of_a_mixture_are_canonical():
-    mixture = parse(" noise3 + haze2")
+    mixture = parse_degradation(" noise3 + haze2")
     assert mixture.parts == (("haze", 2), ("noise", 3))
     assert (mixture.name, mixture.level, str(mixture)) == ("haze+noise", "2+3", "haze2+noise3")
     assert mixture == Degradation((("noise", 3), ("haze", 2)))
-    clean = parse("clean")
+    clean = parse_degradation("clean")
     assert (clean.parts, clean.name, clean.level, str(clean)) == ((), "clean", "0", "clean")
 
 
@@ -85,17 +96,17 @@ parts_strategy = st.lists(
 @given(parts_strategy, st.randoms())
 def test_parse_is_the_inverse_of_str(parts, random):
     degradation = Degradation(parts)
-    assert parse(str(degradation)) == degradation
+    assert parse_degradation(str(degradation)) == degradation
     assert set(degradation.parts) == set(parts)
     items = str(degradation).split("+")
     random.shuffle(items)
-    assert parse("+".join(items)) == degradation
+    assert parse_degradation("+".join(items)) == degradation
 
 
 @pytest.mark.parametrize("text", ["fog2", "noise4", "noise0", "noise", "noise2+noise3", "clean+noise1", "", "+", "2"])
 def test_parse_says_what_is_known(text):
     with pytest.raises(UserError) as caught:
-        parse(text)
+        parse_degradation(text)
     message = str(caught.value)
     assert "\n" not in message
     if text == "noise4":
@@ -132,13 +143,13 @@ def test_presets_are_those_of_the_paper():
 
 
 def test_expand_takes_presets_and_lists_once_each_in_order():
-    assert expand("demmi-rf") == PRESETS["demmi-rf"]
-    assert [str(d) for d in expand("noise1, noise3+haze2,noise1")] == ["noise1", "haze2+noise3"]
-    assert expand("DeMMI-RF,clean") == (*PRESETS["demmi-rf"], Degradation())
-    assert len(expand("demmi-rf,grid,combinations")) == 13 + 17
+    assert expand_preset("demmi-rf") == PRESETS["demmi-rf"]
+    assert [str(d) for d in expand_preset("noise1, noise3+haze2,noise1")] == ["noise1", "haze2+noise3"]
+    assert expand_preset("DeMMI-RF,clean") == (*PRESETS["demmi-rf"], Degradation())
+    assert len(expand_preset("demmi-rf,grid,combinations")) == 13 + 17
     for text in ("", "noise1,", "everything", "noise9"):
         with pytest.raises(UserError, match="demmi-rf, demmi-rf-counts, grid, combinations"):
-            expand(text)
+            expand_preset(text)
 
 
 # --- seeds ------------------------------------------------------------------------------------------------------------
@@ -160,21 +171,21 @@ def test_same_seed_and_key_same_bytes(degradation):
 
 def test_a_seed_and_key_give_these_numbers_for_ever():
     # sha256 of "7|a|noise" in PCG64; another value here means that every corpus changes
-    assert generator(7, "a", "noise").integers(0, 2**32, 3).tolist() == GOLDEN
-    assert generator(7, "a", "haze").integers(0, 2**32, 3).tolist() != GOLDEN
+    assert make_rng(7, "a", "noise").integers(0, 2**32, 3).tolist() == GOLDEN
+    assert make_rng(7, "a", "haze").integers(0, 2**32, 3).tolist() != GOLDEN
 
 
 @pytest.mark.parametrize(("single", "mixture"), [("noise2", "haze2+noise2"), ("stripes1", "noise3+stripes1")])
 def test_a_family_draws_the_same_alone_and_in_a_mixture(single, mixture):
     pair = grey_pair(40, 60)
-    alone = degrade(*pair, parse(single), seed=1, key="k")
-    both = degrade(*pair, parse(mixture), seed=1, key="k")
-    name = parse(single).name
+    alone = degrade(*pair, parse_degradation(single), seed=1, key="k")
+    both = degrade(*pair, parse_degradation(mixture), seed=1, key="k")
+    name = parse_degradation(single).name
     assert alone.parameters[name] == both.parameters[name]
     if name == "stripes":
         assert np.array_equal(alone.infrared, both.infrared)
     else:
-        hazy = degrade(*pair, parse("haze2"), seed=1, key="k").visible.astype(int)
+        hazy = degrade(*pair, parse_degradation("haze2"), seed=1, key="k").visible.astype(int)
         added = alone.visible.astype(int) - pair[0]
         inside = (both.visible > 0) & (both.visible < 255) & (alone.visible > 0) & (alone.visible < 255)
         assert np.abs((both.visible - hazy - added)[inside]).max() <= 1 and inside.mean() > 0.9
@@ -202,11 +213,11 @@ def test_bytes_do_not_depend_on_the_number_of_threads(size):
 def test_every_size_gives_uint8_of_that_size(size, text):
     visible, infrared = scene(*size)
     kept = visible.copy(), infrared.copy()
-    result = degrade(visible, infrared, parse(text), seed=3, key="k")
+    result = degrade(visible, infrared, parse_degradation(text), seed=3, key="k")
     assert result.visible.shape == (*size, 3) and result.infrared.shape == size
     assert result.visible.dtype == result.infrared.dtype == np.uint8
     assert np.array_equal(visible, kept[0]) and np.array_equal(infrared, kept[1])
-    assert list(result.parameters) == [name for name, _ in parse(text).parts]
+    assert list(result.parameters) == [name for name, _ in parse_degradation(text).parts]
     assert json.loads(json.dumps(result.parameters)) == result.parameters
     for value in (v for used in result.parameters.values() for v in used.values()):
         assert isinstance(value, str) or math.isfinite(value)
@@ -215,8 +226,8 @@ def test_every_size_gives_uint8_of_that_size(size, text):
 @pytest.mark.parametrize("text", ["clean", *map(str, SINGLES)])
 def test_the_other_modality_comes_back_as_it_was(text):
     visible, infrared = scene()
-    result = degrade(visible, infrared, parse(text), seed=3, key="k")
-    touched = {FAMILIES[name].modality for name, _ in parse(text).parts}
+    result = degrade(visible, infrared, parse_degradation(text), seed=3, key="k")
+    touched = {FAMILIES[name].modality for name, _ in parse_degradation(text).parts}
     assert ("visible" in touched) != np.array_equal(result.visible, visible)
     assert ("infrared" in touched) != np.array_equal(result.infrared, infrared)
 
@@ -257,10 +268,10 @@ def test_images_of_another_kind_are_refused_by_name():
     visible, infrared = scene(8, 9)
     for bad in ((visible / 255.0, infrared), (visible, visible), (infrared, infrared), (visible[:0], infrared)):
         with pytest.raises(UserError, match=r"street-1.: the (visible|infrared) image is"):
-            degrade(*bad, parse("noise1"), seed=0, key="street-1")
+            degrade(*bad, parse_degradation("noise1"), seed=0, key="street-1")
     for depth in (np.zeros((8, 8)), np.full((8, 9), 1.5), np.full((8, 9), np.nan)):
         with pytest.raises(UserError, match="pair 'street-1': the depth map"):
-            degrade(visible, infrared, parse("haze1"), seed=0, key="street-1", depth=depth)
+            degrade(visible, infrared, parse_degradation("haze1"), seed=0, key="street-1", depth=depth)
 
 
 # --- noise ------------------------------------------------------------------------------------------------------------
@@ -281,7 +292,7 @@ def test_noise_has_the_moments_of_its_level(level, sigma):
 
 
 def test_noise_is_independent_over_channels_and_pixels():
-    unit = noise.draw(generator(1, "k", "noise"), 200, 250, 3).astype(np.float64)
+    unit = noise.draw(make_rng(1, "k", "noise"), 200, 250, 3).astype(np.float64)
     bound = 5 / math.sqrt(unit[..., 0].size)
     for a, b in combinations(range(3), 2):
         assert abs(np.mean(unit[..., a] * unit[..., b])) < bound
@@ -293,8 +304,8 @@ def test_noise_is_independent_over_channels_and_pixels():
 
 def test_levels_scale_one_noise():
     pair = scene()
-    low = changed(pair, parse("noise1"), seed=1, key="k").astype(float)
-    high = changed(pair, parse("noise3"), seed=1, key="k").astype(float)
+    low = changed(pair, parse_degradation("noise1"), seed=1, key="k").astype(float)
+    high = changed(pair, parse_degradation("noise3"), seed=1, key="k").astype(float)
     inside = (low > 0) & (low < 255) & (high > 0) & (high < 255)
     error = (high - pair[0]) - (low - pair[0]) * 50 / 15
     assert inside.mean() > 0.8
@@ -319,19 +330,19 @@ def test_haze_is_the_scattering_model_over_a_depth_map(level):
 
 def test_haze_leaves_depth_zero_alone():
     visible, infrared = scene()
-    result = degrade(visible, infrared, parse("haze3"), seed=1, key="k", depth=np.zeros(visible.shape[:2]))
+    result = degrade(visible, infrared, parse_degradation("haze3"), seed=1, key="k", depth=np.zeros(visible.shape[:2]))
     assert np.array_equal(result.visible, visible)
 
 
 def test_airlight_is_nearly_grey_in_its_range_and_shared_by_the_levels():
     pair, greys = grey_pair(4, 6), []
     for i in range(200):
-        used = degrade(*pair, parse("haze1"), seed=0, key=str(i)).parameters["haze"]
+        used = degrade(*pair, parse_degradation("haze1"), seed=0, key=str(i)).parameters["haze"]
         air = [used["airlight_r"], used["airlight_g"], used["airlight_b"]]
         assert 0.7 <= min(air) and max(air) <= 0.95 and max(air) - min(air) <= 2 * haze.TINT
         greys.append(np.mean(air))
     assert min(greys) < 0.74 and max(greys) > 0.91 and abs(np.mean(greys) - 0.825) < 0.02
-    low, high = (degrade(*pair, parse(t), seed=0, key="x").parameters["haze"] for t in ("haze1", "haze3"))
+    low, high = (degrade(*pair, parse_degradation(t), seed=0, key="x").parameters["haze"] for t in ("haze1", "haze3"))
     assert {**low, "beta": 0} == {**high, "beta": 0} and low["depth"] == "proxy"
 
 
@@ -441,7 +452,7 @@ def test_defocus_keeps_the_mean_even_where_the_disc_is_larger_than_the_image(siz
 @pytest.mark.parametrize("width", [2, 3, 17, 640])
 @pytest.mark.parametrize(("level", "std"), [(1, 0.02), (2, 0.05), (3, 0.10)])
 def test_stripes_have_the_stated_deviation_at_mid_grey_before_clipping(width, level, std):
-    draws = stripes.draw(generator(1, "k", "stripes"), 5, width, 1)
+    draws = stripes.draw(make_rng(1, "k", "stripes"), 5, width, 1)
     image = np.full((5, width), 0.5, np.float32)
     added = stripes.apply(image, draws, FAMILIES["stripes"].levels[level])[0].astype(np.float64) - 0.5
     assert np.ptp(added, axis=0).max() == 0  # constant along every column
@@ -451,7 +462,7 @@ def test_stripes_have_the_stated_deviation_at_mid_grey_before_clipping(width, le
 
 def test_stripes_are_an_offset_and_a_gain_of_every_column():
     _, infrared = scene(64, 90)
-    draws = stripes.draw(generator(4, "k", "stripes"), 64, 90, 1)
+    draws = stripes.draw(make_rng(4, "k", "stripes"), 64, 90, 1)
     image = infrared / np.float32(255)
     striped = stripes.apply(image, draws, 0.05)[0].astype(np.float64)
     for x in range(0, 90, 7):
@@ -463,13 +474,13 @@ def test_stripes_are_an_offset_and_a_gain_of_every_column():
 
 def test_stripes_on_a_uniform_scene_are_the_same_in_all_rows_and_drift():
     uniform = grey_pair(40, 640)
-    image = degrade(*uniform, parse("stripes3"), seed=0, key="k").infrared.astype(float)
+    image = degrade(*uniform, parse_degradation("stripes3"), seed=0, key="k").infrared.astype(float)
     assert np.ptp(image, axis=0).max() == 0
     assert abs(image[0].std() / 255 - 0.10) < 0.002
     # the slow part: power in the first three waves over the columns, against white columns (3 of 320 waves)
     shares = []
     for i in range(20):
-        pattern = stripes.draw(generator(0, str(i), "stripes"), 1, 640, 1).pattern.astype(np.float64)
+        pattern = stripes.draw(make_rng(0, str(i), "stripes"), 1, 640, 1).pattern.astype(np.float64)
         power = np.abs(np.fft.rfft(pattern)) ** 2
         shares.append(power[1:4].sum() / power[1:].sum())
     assert np.mean(shares) == pytest.approx(stripes.DRIFT**2 / (1 + stripes.DRIFT**2), abs=0.04)
@@ -477,7 +488,9 @@ def test_stripes_on_a_uniform_scene_are_the_same_in_all_rows_and_drift():
 
 def test_levels_scale_one_pattern():
     pair = grey_pair(3, 300)
-    low, high = (changed(pair, parse(t), seed=1, key="k").astype(float) - 128 for t in ("stripes1", "stripes3"))
+    low, high = (
+        changed(pair, parse_degradation(t), seed=1, key="k").astype(float) - 128 for t in ("stripes1", "stripes3")
+    )
     assert np.abs(high - 5 * low).max() <= 0.5 + 5 * 0.5 + 0.2
 
 
@@ -488,7 +501,7 @@ def test_a_mixture_runs_scene_lens_sensor_in_float_and_rounds_once():
     visible, infrared = scene()
     height, width = infrared.shape
     depth = np.tile(np.linspace(1, 0, height)[:, None], (1, width))
-    result = degrade(visible, infrared, parse("noise2+defocus3+haze2"), seed=9, key="k", depth=depth)
+    result = degrade(visible, infrared, parse_degradation("noise2+defocus3+haze2"), seed=9, key="k", depth=depth)
 
     used = result.parameters
     air = np.array([used["haze"][f"airlight_{c}"] for c in "rgb"])
@@ -496,7 +509,7 @@ def test_a_mixture_runs_scene_lens_sensor_in_float_and_rounds_once():
     hazy = visible / 255 * t + air * (1 - t)
     psf = defocus.disc(used["defocus"]["radius"]).astype(np.float64)
     blurred = cv2.filter2D(hazy, -1, psf, borderType=cv2.BORDER_REFLECT)
-    noisy = blurred + 25 / 255 * generator(9, "k", "noise").standard_normal((height, width, 3), dtype=np.float32)
+    noisy = blurred + 25 / 255 * make_rng(9, "k", "noise").standard_normal((height, width, 3), dtype=np.float32)
     assert np.abs(result.visible - np.clip(255 * noisy, 0, 255)).max() < 0.5 + 1e-3
     assert list(used) == ["haze", "defocus", "noise"]
     assert np.array_equal(result.infrared, infrared)
@@ -509,21 +522,21 @@ def test_a_mixture_runs_scene_lens_sensor_in_float_and_rounds_once():
 @pytest.mark.parametrize("other", ["haze2", "defocus2", "noise2"])
 def test_stripes_do_not_meet_the_visible_chain(other):
     pair = scene()
-    both = degrade(*pair, parse(f"{other}+stripes2"), seed=1, key="k")
-    assert np.array_equal(both.visible, degrade(*pair, parse(other), seed=1, key="k").visible)
-    assert np.array_equal(both.infrared, degrade(*pair, parse("stripes2"), seed=1, key="k").infrared)
+    both = degrade(*pair, parse_degradation(f"{other}+stripes2"), seed=1, key="k")
+    assert np.array_equal(both.visible, degrade(*pair, parse_degradation(other), seed=1, key="k").visible)
+    assert np.array_equal(both.infrared, degrade(*pair, parse_degradation("stripes2"), seed=1, key="k").infrared)
 
 
-def test_a_memory_changes_no_byte():
+def test_a_cache_changes_no_byte():
     """All degradations of one pair share draws and floats; each is as if it were alone."""
     rng = np.random.default_rng(0)
     visible = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
     infrared = rng.integers(0, 256, (40, 50), dtype=np.uint8)
-    memory: dict = {}
+    cache: dict = {}
     for what in (*PRESETS["grid"], *PRESETS["combinations"], *PRESETS["grid"]):
         alone = degrade(visible, infrared, what, seed=3, key="k")
-        shared = degrade(visible, infrared, what, seed=3, key="k", memory=memory)
+        shared = degrade(visible, infrared, what, seed=3, key="k", cache=cache)
         assert np.array_equal(alone.visible, shared.visible), what
         assert np.array_equal(alone.infrared, shared.infrared), what
         assert alone.parameters == shared.parameters
-    assert set(memory) == {"visible", "infrared", *FAMILIES}
+    assert set(cache) == {"visible", "infrared", *FAMILIES}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, ImageOps
 
-from fusion.images.decode import MAX_PIXELS, BadImage, decode, decode_depth, size
+from fusion.images.decode import MAX_PIXELS, BadImage, decode, decode_depth, read_size
 from fusion.images.png import encode_png, png_text
 
 RNG = np.random.default_rng(5)
@@ -45,7 +45,7 @@ def test_lossless_formats_are_exact_and_without_notes(form, pixels):
     np.testing.assert_array_equal(image.pixels, pixels)
     assert image.notes == ()
     assert image.pixels.dtype == np.uint8
-    assert size(encode(pixels, form)) == pixels.shape[:2]
+    assert read_size(encode(pixels, form)) == pixels.shape[:2]
 
 
 @pytest.mark.parametrize("form", ["JPEG", "WEBP"])
@@ -113,7 +113,7 @@ def test_what_is_no_image_is_refused_with_a_reason(data, reason):
     with pytest.raises(BadImage, match=reason):
         decode(data)
     with pytest.raises(BadImage):
-        size(data)
+        read_size(data)
 
 
 @pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}, {"compression": "tiff_adobe_deflate"}])
@@ -146,7 +146,7 @@ def test_tiffs_of_any_number_of_strips_are_whole():
 
 
 @pytest.mark.parametrize(
-    ("data", "doubt"),
+    ("data", "ambiguity"),
     [
         (encode(np.dstack([COLOUR, COLOUR[..., 0]]), "PNG"), "an alpha channel"),
         (encode(Image.fromarray(COLOUR).convert("1"), "PNG"), "1 bit a pixel"),
@@ -155,10 +155,10 @@ def test_tiffs_of_any_number_of_strips_are_whole():
         (encode(COLOUR, "TIFF", save_all=True, append_images=[Image.fromarray(COLOUR)]), "2 frames"),
     ],
 )
-def test_doubts(data, doubt):
-    (found,) = decode(data).doubts
-    assert found.startswith(doubt)
-    with pytest.raises(BadImage, match=doubt):
+def test_ambiguities(data, ambiguity):
+    (found,) = decode(data).ambiguities
+    assert found.startswith(ambiguity)
+    with pytest.raises(BadImage, match=ambiguity):
         decode_depth(data)
 
 
@@ -167,7 +167,7 @@ def test_an_end_mark_inside_a_jpeg_segment_is_not_its_end():
     scan = data.rindex(b"\xff\xda")
     comment = b"\xff\xfe" + struct.pack(">H", 6) + b"\xff\xd9\xff\xd9"
     image = decode(data[:scan] + comment + data[scan:])
-    assert image.doubts == ()
+    assert image.ambiguities == ()
     np.testing.assert_array_equal(image.pixels, decode(data).pixels)
     with pytest.raises(BadImage, match="truncated JPEG"):
         decode(data[:scan] + comment)
@@ -194,7 +194,7 @@ def test_the_pixel_limit_is_108_million_without_warnings():
     header = raw_png(12_000, 9_000, 8, 0, b"")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert size(header) == (9_000, 12_000)
+        assert read_size(header) == (9_000, 12_000)
     with pytest.raises(BadImage, match="12000x9001 is above 108 megapixels"):
         decode(raw_png(12_000, 9_001, 8, 0, b""))
 
@@ -289,7 +289,7 @@ def test_exif_rotation_is_applied(orientation, form):
     expected = np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
     image = decode(data)
     np.testing.assert_array_equal(image.pixels, expected)
-    assert size(data) == expected.shape[:2] == ((60, 40) if orientation >= 5 else (40, 60))
+    assert read_size(data) == expected.shape[:2] == ((60, 40) if orientation >= 5 else (40, 60))
     assert image.notes == (("EXIF rotation applied",) if orientation > 1 else ())
 
 

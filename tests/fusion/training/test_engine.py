@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fusion.errors import UserError
-from fusion.seeds import torch_seed
+from fusion.seeds import derive_torch_seed
 from fusion.training.configs import FuseLoss, OptimConfig, RestoreLoss
 from fusion.training.engine import Engine, learning_rate, terms
 from fusion.training.recipes import Recipe
@@ -382,7 +382,7 @@ def test_the_wrapped_network_is_called_and_wrapped_once(tmp_path):
 
 
 def test_torch_seeds_have_63_bits():
-    seeds = [torch_seed("a", i) for i in range(200)]
+    seeds = [derive_torch_seed("a", i) for i in range(200)]
     assert max(seeds) < 2**63
     assert max(seeds) > 2**62
     assert len(set(seeds)) == 200

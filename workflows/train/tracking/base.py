@@ -6,7 +6,7 @@ from typing import Any
 
 from ray.train import UserCallback
 
-from fusion.secrets import masked
+from fusion.secrets import mask_secrets
 from workflows.console import log_progress
 
 Numbers = dict[str, Any]
@@ -41,7 +41,7 @@ class EpochLogger(UserCallback):
     def warn(self, error: BaseException) -> None:
         if not self.warned:
             self.warned = True
-            reason = " ".join(masked(error).split())[:300] or type(error).__name__
+            reason = " ".join(mask_secrets(error).split())[:300] or type(error).__name__
             log_progress(f"{self.name} does not take numbers: {reason}. The training goes on.")
 
 

@@ -13,7 +13,7 @@ from ray.train import UserCallback
 
 from fusion import storage
 from fusion.errors import UserError
-from fusion.secrets import masked_in
+from fusion.secrets import mask_secrets_in
 from workflows.train.tracking.base import Numbers
 from workflows.train.tracking.servers import MLflow, WandB
 from workflows.train.tracking.tensorboard import TensorBoard
@@ -31,7 +31,7 @@ def logger_callbacks(
         if package is not None and importlib.util.find_spec(option) is None:
             raise UserError(f"--{option} needs a package that is not here: pip install 'duskfuse[{option}]'.")
     out = storage.absolute(out)
-    settings = masked_in(settings)
+    settings = mask_secrets_in(settings)
 
     found: list[UserCallback] = [TensorBoard(out, settings)]
     if mlflow is not None:
