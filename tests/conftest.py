@@ -6,6 +6,7 @@ import cv2
 import pytest
 import torch
 
+from tests.helpers.data import pytest_configure, pytest_runtest_setup, pytest_terminal_summary  # noqa: F401  hooks
 from tests.helpers.s3_server import bucket, faults, s3  # noqa: F401  fixtures, by name
 
 

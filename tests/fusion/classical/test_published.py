@@ -6,16 +6,15 @@ Zhang, Ye and Xiao, VIFB: a visible and infrared image fusion benchmark, CVPR Wo
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from fusion.classical import CLASSICAL, fuse_colour
+from tests.helpers.data import DATA, evidence
 
-SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
-VIFB = SHARED / "vifb"
+VIFB = DATA / "vifb"
 FOLDERS = {
     "adf": "ADF",
     "mgff": "MGFF",
@@ -67,7 +66,7 @@ def check(name: str, key: str) -> None:
     assert found >= NEARLY.get((name, key), np.inf), f"{found:.1f} dB"
 
 
-@pytest.mark.skipif(not VIFB.is_dir(), reason="no shared/data/vifb")
+@evidence("vifb")
 @pytest.mark.parametrize("key", SMALL)
 @pytest.mark.parametrize("name", FOLDERS)
 def test_published_image(name, key):
@@ -75,7 +74,7 @@ def test_published_image(name, key):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not VIFB.is_dir(), reason="no shared/data/vifb")
+@evidence("vifb")
 @pytest.mark.parametrize("key", LARGE)
 @pytest.mark.parametrize("name", FOLDERS)
 def test_large_published_image(name, key):

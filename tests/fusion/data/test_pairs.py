@@ -22,8 +22,8 @@ from fusion.data.layouts import LAYOUTS, known_layouts
 from fusion.data.pairs import BadPair, find_pairs, read_pair
 from fusion.errors import UserError
 from fusion.images.png import encode_png
+from tests.helpers.data import DATA, evidence
 
-SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 VISIBLE = np.random.default_rng(3).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 INFRARED = VISIBLE[::-1, :, 0].copy()
 BOX = "<bndbox><xmin>3</xmin><ymin>3</ymin><xmax>8</xmax><ymax>9</ymax></bndbox>"
@@ -567,24 +567,18 @@ def test_bad_scenes_strings(text):
 # public data, where present
 
 
-def shared(name: str) -> str:
-    if not (SHARED / name).is_dir():
-        pytest.skip(f"no {name} here")
-    return str(SHARED / name)
-
-
 @pytest.mark.parametrize(
     ("name", "splits"),
     [
-        ("roadscene", {"": 204}),
-        ("roadscene_det", {"train": 50, "test": 43}),
-        ("llvip_small", {"train": 9, "test": 2}),
-        ("vifb", {"": 12}),
-        ("tno_tang", {"": 10}),
+        pytest.param("roadscene", {"": 204}, marks=evidence("roadscene")),
+        pytest.param("roadscene_det", {"train": 50, "test": 43}, marks=evidence("roadscene_det")),
+        pytest.param("llvip_small", {"train": 9, "test": 2}, marks=evidence("llvip_small")),
+        pytest.param("vifb", {"": 12}, marks=evidence("vifb")),
+        pytest.param("tno_tang", {"": 10}, marks=evidence("tno_tang")),
     ],
 )
 def test_public_pairs_are_found_and_readable(name, splits):
-    found = find_pairs(shared(name))
+    found = find_pairs(str(DATA / name))
     assert Counter(ref.split for ref in found.refs) == splits
     assert found.rejected == ()
     for ref in found.refs[::20]:
@@ -592,9 +586,10 @@ def test_public_pairs_are_found_and_readable(name, splits):
         assert pair.infrared.shape == pair.visible.shape[:2]
 
 
+@evidence("roadscene_det")
 def test_public_boxes():
     counts: Counter[tuple[str, str]] = Counter()
-    for ref in find_pairs(shared("roadscene_det")).refs:
+    for ref in find_pairs(str(DATA / "roadscene_det")).refs:
         pair = read_pair(ref)
         counts.update((ref.split, name) for name in pair.classes)
         assert (pair.boxes[:, 2:] > pair.boxes[:, :2]).all()
@@ -603,8 +598,8 @@ def test_public_boxes():
     assert counts == train | {("test", "person"): 77, ("test", "bicycle"): 8, ("test", "car"): 263}
 
 
+@evidence("roadscene", "roadscene_det", "tno_tang")
 def test_the_folder_of_all_public_sets():
-    shared("tno_tang")
-    found = find_pairs(str(SHARED))
+    found = find_pairs(str(DATA))
     assert len({ref.key for ref in found.refs}) == len(found.refs)
     assert {"roadscene_FLIR_00006", "roadscene_det_FLIR_00006", "01"} <= {ref.key for ref in found.refs}

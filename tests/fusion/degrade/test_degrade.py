@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import math
 from itertools import combinations, pairwise
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -25,8 +24,8 @@ from fusion.degrade import (
 )
 from fusion.errors import UserError
 from fusion.seeds import make_rng
+from tests.helpers.data import DATA, evidence
 
-SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 GOLDEN = [817344496, 176588473, 2148551039]
 SINGLES = [Degradation(((name, level),)) for name, family in FAMILIES.items() for level in family.levels]
 SIZES = [(1, 1), (1, 2), (2, 1), (3, 5), (17, 640), (640, 17), (61, 83)]
@@ -239,12 +238,11 @@ def test_psnr_falls_with_the_level(name, seed):
     assert_psnr_falls(pair, name, key=str(seed))
 
 
+@evidence("roadscene")
 @pytest.mark.parametrize("key", ["FLIR_00211", "FLIR_00018", "FLIR_00550", "FLIR_video_03374"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_psnr_falls_with_the_level_on_photographs(name, key):
-    folder = SHARED / "roadscene"
-    if not folder.is_dir():
-        pytest.skip("no shared data")
+    folder = DATA / "roadscene"
     visible = cv2.cvtColor(cv2.imread(str(folder / "visible" / f"{key}.jpg")), cv2.COLOR_BGR2RGB)
     assert_psnr_falls((visible, cv2.imread(str(folder / "infrared" / f"{key}.jpg"), cv2.IMREAD_GRAYSCALE)), name, key)
 

@@ -21,11 +21,7 @@ from scipy.signal import convolve2d
 
 from fusion.metrics import METRICS, score
 from fusion.metrics.dialects import DIALECTS
-
-SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
-needs_tno = pytest.mark.skipif(not (SHARED / "tno_tang").is_dir(), reason="no shared/data/tno_tang")
-needs_vifb = pytest.mark.skipif(not (SHARED / "vifb").is_dir(), reason="no shared/data/vifb")
-
+from tests.helpers.data import DATA, evidence
 
 # Plain versions: one source, float64 arrays on 0..255, no shared code with fusion.metrics
 
@@ -191,7 +187,7 @@ def test_every_metric_equals_its_plain_version(height, width):
 @cache
 def published(folder: str) -> dict[tuple[str, str], dict[str, float]]:
     found: dict[tuple[str, str], dict[str, float]] = {}
-    with open(SHARED / folder / "published.csv", newline="") as file:
+    with open(DATA / folder / "published.csv", newline="") as file:
         for row in csv.DictReader(file):
             found.setdefault((row["image"], row["method"]), {})[row["metric"]] = float(row["value"])
     return found
@@ -207,7 +203,7 @@ def read(path: Path) -> torch.Tensor:
 
 def dialect_scores(folder: str, extension: str, key: str, method: str, names: list[str], dialect: str) -> dict:
     parts = (f"fused/{method}", "visible", "infrared")
-    images = [read(SHARED / folder / part / f"{key}.{extension}") for part in parts]
+    images = [read(DATA / folder / part / f"{key}.{extension}") for part in parts]
     return {name: float(found[0]) for name, found in score(*images, names, dialect).items()}
 
 
@@ -225,14 +221,14 @@ def check_tno(key: str, method: str, metrics: dict[str, str]) -> None:
         assert ours[mine] == pytest.approx(wanted, rel=1e-7 if name == "VIF" else 1e-9), (key, method, name)
 
 
-@needs_tno
+@evidence("tno_tang")
 @pytest.mark.parametrize(("key", "method"), SOME_TNO)
 def test_tno_values_to_the_last_digits(key, method):
     """Flat areas in the last three make rounding decide Q_abf; full doubles are published."""
     check_tno(key, method, TANG)
 
 
-@needs_tno
+@evidence("tno_tang")
 @pytest.mark.slow
 def test_all_tno_values_to_the_last_digits():
     assert len(published("tno_tang")) == 90
@@ -240,13 +236,13 @@ def test_all_tno_values_to_the_last_digits():
         check_tno(key, method, TANG)
 
 
-@needs_tno
+@evidence("tno_tang")
 def test_tno_values_that_standard_has_too():
     """EN, SCD, CC as they are; SF, MSE and PSNR by their scale; AG by its divisor: all ninety fused images."""
     for (key, method), wanted in sorted(published("tno_tang").items()):
         names = ["en", "sf", "ag", "scd", "cc", "mse", "psnr"]
         ours = dialect_scores("tno_tang", "png", key, method, names, "standard")
-        height, width = read(SHARED / "tno_tang" / "visible" / f"{key}.png").shape[-2:]
+        height, width = read(DATA / "tno_tang" / "visible" / f"{key}.png").shape[-2:]
         converted = {
             "EN": ours["en"],
             "SF": ours["sf"] / 255,
@@ -260,12 +256,12 @@ def test_tno_values_that_standard_has_too():
             assert value == pytest.approx(wanted[name], rel=1e-9), (key, method, name)
 
 
-@needs_tno
+@evidence("tno_tang")
 @pytest.mark.parametrize(("key", "method"), SOME_TNO[:2])
 def test_tno_values_by_the_plain_versions(key, method):
     """SD, MI, VIF, Q_abf: the plain versions give the published values with Tang's arithmetic, and ours without."""
     parts = (f"fused/{method}", "visible", "infrared")
-    files = [read(SHARED / "tno_tang" / part / f"{key}.png") for part in parts]
+    files = [read(DATA / "tno_tang" / part / f"{key}.png") for part in parts]
     images = [DIALECTS["tang2022"].planes(image.double())[0, 0].numpy() for image in files]
     fused, visible, infrared = images
     wanted = published("tno_tang")[key, method]
@@ -293,7 +289,7 @@ def check_vifb(key: str, method: str) -> None:
     assert {name: f"{ours[mine]:.5g}" for name, mine in VIFB.items()} == {name: f"{wanted[name]:.5g}" for name in VIFB}
 
 
-@needs_vifb
+@evidence("vifb")
 @pytest.mark.parametrize(
     ("key", "method"), [("carLight", "GFF"), ("manWalking", "IFCNN"), ("snow", "Hybrid_MSD"), ("running", "ADF")]
 )
@@ -302,7 +298,7 @@ def test_vifb_values_to_all_five_digits(key, method):
     check_vifb(key, method)
 
 
-@needs_vifb
+@evidence("vifb")
 @pytest.mark.slow
 def test_all_vifb_values_to_all_five_digits():
     assert len(published("vifb")) == 276  # twelve pairs, 23 methods

@@ -13,8 +13,8 @@ from scipy.signal import convolve2d
 
 from fusion.metrics import qcb, qcv
 from fusion.metrics.triplet import Triplet
+from tests.helpers.data import DATA, evidence
 
-SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 EVERY = [qcb.compute, qcb.toolbox, qcv.compute, qcv.toolbox]
 NAMES = ["qcb", "qcb toolbox", "qcv", "qcv toolbox"]
 every = pytest.mark.parametrize("metric", EVERY, ids=NAMES)
@@ -303,7 +303,7 @@ def planes(path: Path) -> torch.Tensor:
     return torch.tensor(pixels).permute(2, 0, 1)[:, None]
 
 
-@pytest.mark.skipif(not (SHARED / "vifb").is_dir(), reason="no shared/data/vifb")
+@evidence("vifb")
 @pytest.mark.parametrize(
     ("key", "method"), [("carWhite", "GFF"), ("manWalking", "LatLRR"), ("running", "U2Fusion"), ("snow", "HMSD_GF")]
 )
@@ -312,10 +312,10 @@ def test_vifb_values_to_all_five_digits(key, method):
 
     The standard value must not give those digits, or the test could not tell the two apart.
     """
-    with open(SHARED / "vifb" / "published.csv", newline="") as file:
+    with open(DATA / "vifb" / "published.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if (row["image"], row["method"]) == (key, method)]
     wanted = {row["metric"]: f"{float(row['value']):.5g}" for row in rows}
-    root = SHARED / "vifb"
+    root = DATA / "vifb"
     t = Triplet(*(planes(root / part / f"{key}.jpg") for part in (f"fused/{method}", "visible", "infrared")))
     for name, module in (("Qcb", qcb), ("Qcv", qcv)):
         assert f"{float(module.toolbox(t).mean()):.5g}" == wanted[name], name

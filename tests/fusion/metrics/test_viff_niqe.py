@@ -20,8 +20,7 @@ from fusion.images.decode import decode
 from fusion.metrics import niqe, viff
 from fusion.metrics.niqe_features import features, fit_aggd, halve, normalise
 from fusion.metrics.triplet import Triplet
-
-SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
+from tests.helpers.data import DATA, evidence
 
 
 def plane(image) -> torch.Tensor:
@@ -249,13 +248,10 @@ def test_noise_and_blur_score_worse(clouds):
         assert values[1] > values[0] + 1 and values[2] > values[0] + 1
 
 
-@pytest.mark.skipif(not (SHARED / "vifb").is_dir(), reason="no shared/data/vifb")
+@evidence("vifb")
 @pytest.mark.parametrize("name", ["fight", "labMan", "snow"])
 def test_noise_and_blur_of_photographs_score_worse_under_the_shipped_model(name):
-    path = SHARED / "vifb" / "visible" / f"{name}.jpg"
-    if not path.exists():
-        pytest.skip(f"no {name}")
-    clean = grey(decode(path.read_bytes()).pixels).astype(np.float64)
+    clean = grey(decode((DATA / "vifb" / "visible" / f"{name}.jpg").read_bytes()).pixels).astype(np.float64)
     noisy = np.clip(np.rint(clean + 15 * np.random.default_rng(0).normal(size=clean.shape)), 0, 255)
     values = [float(niqe.compute(triplet(image))) for image in (clean, noisy, cv2.GaussianBlur(clean, (0, 0), 2))]
     assert values[1] > 2 * values[0] and values[2] > 1.3 * values[0]

@@ -10,7 +10,6 @@ import re
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -30,8 +29,7 @@ from fusion.report.tables import (
     ranking,
     summarise,
 )
-
-SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
+from tests.helpers.data import DATA, evidence
 
 
 @dataclass(frozen=True)
@@ -474,9 +472,9 @@ def test_page_is_the_same_every_time() -> None:
     assert page(**arguments) == page(**arguments)
 
 
-@pytest.mark.skipif(not (SHARED / "roadscene").is_dir(), reason="needs the RoadScene pairs")
+@evidence("roadscene")
 def test_a_gallery_of_real_pairs_stays_small() -> None:
-    files = sorted((SHARED / "roadscene" / "visible").iterdir())[:6]
+    files = sorted((DATA / "roadscene" / "visible").iterdir())[:6]
     rng = np.random.default_rng(0)
     rows = []
     for file in files:
