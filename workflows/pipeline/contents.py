@@ -1,8 +1,8 @@
-"""What a pipeline takes from outside: its files, by their content, so that a change is noticed at the next start.
+"""The content of what a pipeline takes from outside, so that a change is noticed at the next start.
 
 A file on disk counts by its bytes. Those are read once: OUT/inputs.json keeps size, time and checksum, and only files
-whose size or time is another are read again. An object on S3 counts by its size and the time it was written, which a
-listing tells. A folder that a job of this project wrote (a corpus, a run) counts by the file it writes last.
+whose size or time differs are read again. An object on S3 counts by its size and the time it was written, which a
+listing gives. A folder that a job of this project wrote (a corpus, a run) counts by its completion file.
 """
 
 from __future__ import annotations
@@ -10,78 +10,92 @@ from __future__ import annotations
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import pyarrow.fs as pafs
 
 from fusion import storage
 from fusion.config import fingerprint
 from fusion.errors import UserError
-from workflows.pipeline.jobs import KINDS
+from workflows.console import log_progress
+from workflows.pipeline.jobs import JOB_SPECS
 
 FILE = "inputs.json"
-LAST = tuple(kind.last for kind in KINDS.values() if not kind.one_file)
+COMPLETION_FILES = tuple(spec.completion_file for spec in JOB_SPECS.values() if not spec.single_file)
 THREADS = 8
-TOLD = 2000  # files to read, from which on it is told
+WARN_FILES = 2000  # from so many files to read on, a line says that it takes a while
 
-Known = dict[str, list]  # path below the folder -> size, time, checksum
+
+class FileStat(NamedTuple):
+    """Size in bytes and time of writing, in ns since 1970 (or what the store gives)."""
+
+    size: int
+    mtime_ns: int
+
+
+class FileRecord(NamedTuple):
+    """What OUT/inputs.json keeps of a file, as a list."""
+
+    size: int
+    mtime_ns: int
+    sha256: str
 
 
 class Inputs:
-    """inputs(path) -> a checksum of the content. `save` keeps what was read in OUT."""
+    """Checksums of files and folders: inputs(path). `save` keeps in OUT what was read."""
 
     def __init__(self, out: str) -> None:
-
         self.path = storage.join(out, FILE)
-        self.before: dict[str, Known] = read_json(self.path)
-        self.now: dict[str, Known] = {}
-        self.found: dict[str, str] = {}
+        # folder -> path below it -> record
+        self.saved = {
+            folder: {name: FileRecord(*record) for name, record in records.items()}
+            for folder, records in read_json(self.path).items()
+        }
+        self.current: dict[str, dict[str, FileRecord]] = {}
+        self.checksums: dict[str, str] = {}
 
-    def __call__(self, where: str) -> str:
-        """UserError: there is no such file or folder."""
-        if where not in self.found:
-            self.found[where] = self._look(where)
-        return self.found[where]
+    def __call__(self, path: str) -> str:
+        """Return the checksum of a file's or folder's content. UserError: there is none."""
+        if path not in self.checksums:
+            self.checksums[path] = self._checksum(path)
+        return self.checksums[path]
 
     def save(self) -> None:
+        """Write OUT/inputs.json if anything was read."""
+        if (records := self.saved | self.current) != self.saved:
+            storage.write_text(self.path, json.dumps(records, separators=(",", ":")) + "\n")
 
-        if (known := self.before | self.now) != self.before:
-            storage.write_text(self.path, json.dumps(known, separators=(",", ":")) + "\n")
-
-    def _look(self, where: str) -> str:
-
-        if not storage.is_dir(where):
-            return _checksum(where)
-        for name in LAST:
-            if storage.exists(path := storage.join(where, name)):
-                return _checksum(path)
-        sizes = _listing(where)
-        if storage.is_uri(where):
-            return fingerprint(sorted(sizes.items()))
-        old = self.before.get(where, {})
-        fresh = [name for name, facts in sizes.items() if old.get(name, ())[:2] != facts]
-        if len(fresh) >= TOLD:
-            from workflows.console import log_progress
-
-            log_progress(f"{where}: reading {len(fresh)} files once, to notice when they change")
+    def _checksum(self, path: str) -> str:
+        if not storage.is_dir(path):
+            return _file_checksum(path)
+        for name in COMPLETION_FILES:
+            if storage.exists(file := storage.join(path, name)):
+                return _file_checksum(file)
+        stats = _list_files(path)
+        if storage.is_uri(path):
+            return fingerprint(sorted(stats.items()))
+        saved = self.saved.get(path, {})
+        known = {name: saved[name].sha256 for name, stat in stats.items() if saved.get(name, ())[:2] == stat}
+        unknown = [name for name in stats if name not in known]
+        if len(unknown) >= WARN_FILES:
+            log_progress(f"{path}: reading {len(unknown)} files once, to notice when they change")
         with ThreadPoolExecutor(THREADS) as pool:
-            read = dict(zip(fresh, pool.map(lambda name: _checksum(storage.join(where, name)), fresh), strict=True))
-        known = {name: [*facts, read.get(name) or old[name][2]] for name, facts in sizes.items()}
-        self.now[where] = known
-        return fingerprint(sorted((name, facts[2]) for name, facts in known.items()))
+            read = pool.map(lambda name: _file_checksum(storage.join(path, name)), unknown)
+            checksums = known | dict(zip(unknown, read, strict=True))
+        self.current[path] = {name: FileRecord(*stat, checksums[name]) for name, stat in stats.items()}
+        return fingerprint(sorted(checksums.items()))
 
 
-def read_json(path: str) -> dict:
-    """{} where there is no file, or none that can be read."""
-
+def read_json(path: str) -> dict[str, Any]:
+    """Read a JSON object; {} where there is no file, or none that can be read."""
     try:
-        found = json.loads(storage.read_bytes(path))
+        content = json.loads(storage.read_bytes(path))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
-def _checksum(path: str) -> str:
-
+def _file_checksum(path: str) -> str:
     try:
         return hashlib.sha256(storage.read_bytes(path)).hexdigest()
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -90,12 +104,13 @@ def _checksum(path: str) -> str:
         return f"cannot be read: {error.strerror}"  # the job says more, about the pair
 
 
-def _listing(where: str) -> dict[str, list]:
-    """Path below the folder -> [size, time of writing], without hidden files and folders."""
-
-    with storage.store_errors(where):
-        fs, inner = storage.resolve(where)
-        found = fs.get_file_info(pafs.FileSelector(inner, recursive=True))
+def _list_files(folder: str) -> dict[str, FileStat]:
+    """Return the files below the folder, by their path in it, without hidden files and folders."""
+    with storage.store_errors(folder):
+        fs, inner = storage.resolve(folder)
+        entries = fs.get_file_info(pafs.FileSelector(inner, recursive=True))
     prefix = inner.rstrip("/") + "/"
-    files = {info.path.removeprefix(prefix): [info.size, info.mtime_ns] for info in found if info.is_file}
-    return {name: facts for name, facts in files.items() if not any(part.startswith(".") for part in name.split("/"))}
+    files = {
+        entry.path.removeprefix(prefix): FileStat(entry.size, entry.mtime_ns) for entry in entries if entry.is_file
+    }
+    return {name: stat for name, stat in files.items() if not any(part.startswith(".") for part in name.split("/"))}

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import shlex
 import time
-from typing import TYPE_CHECKING
 
 from fusion import storage
 from fusion.errors import UserError
@@ -24,28 +23,23 @@ from workflows.cli import run_job
 from workflows.cluster.errors import user_error_in
 from workflows.console import log_progress
 from workflows.outputs import Lease, own_folder
-from workflows.pipeline import spec
 from workflows.pipeline.contents import Inputs
 from workflows.pipeline.options import Args
-from workflows.pipeline.plan import State, plan
+from workflows.pipeline.plan import State, Step, plan
+from workflows.pipeline.spec import read_pipeline, read_source
 from workflows.provenance import stamp
-
-if TYPE_CHECKING:
-    from workflows.pipeline.plan import State, Step
 
 FILE = "pipeline.yaml"
 
 
 def run(args: Args, command: list[str]) -> None:
     """Check everything, then run the stages that are not done, in order."""
-
-    changes = {"pairs": args.pairs, "out": args.out, "change": args.change, "skip": args.skip}
-    if args.print and not any(changes.values()):
-        print(spec.source(args.pipeline), end="")
+    if args.print and not (args.pairs or args.out or args.change or args.skip):
+        print(read_source(args.pipeline), end="")
         return
-    pipeline = spec.read(args.pipeline, **changes)
+    pipeline = read_pipeline(args.pipeline, pairs=args.pairs, out=args.out, change=args.change, skip=args.skip)
     if args.print:
-        print(pipeline.text(), end="")
+        print(pipeline.to_yaml(), end="")
         return
     inputs = Inputs(pipeline.out)
     steps = plan(pipeline, inputs)
@@ -55,50 +49,52 @@ def run(args: Args, command: list[str]) -> None:
     steps = steps[: names.index(args.until) + 1] if args.until else steps
     state = State(pipeline.out)
     if args.dry_run:
-        show(steps, state)
+        print_plan(steps, state)
         return
     own_folder(pipeline.out, FILE, "pipeline")
-    path, kept = storage.join(pipeline.out, FILE), mask_secrets(pipeline.text())
+    path, text = storage.join(pipeline.out, FILE), mask_secrets(pipeline.to_yaml())
     if not storage.exists(path):  # before the lease, so that a folder with nothing but a lease is never left behind
-        storage.write_text(path, kept)
+        storage.write_text(path, text)
     start = time.monotonic()
     with Lease(pipeline.out) as lease:
-        storage.write_text(path, kept)
+        storage.write_text(path, text)
         inputs.save()
-        made = 0
+        num_run = 0
         for number, step in enumerate(steps, 1):
             lease.check()
-            made += one(step, state, f"[{number}/{len(steps)}]")
-    copies = "".join(f"; {copy}" for copy in map(state.copy_of, steps) if copy)
-    print(f"{pipeline.out}: {len(steps)} stages done, {made} of them now, in {time.monotonic() - start:.0f} s{copies}")
+            num_run += run_stage(step, state, f"[{number}/{len(steps)}]")
+    copies = "".join(f"; {copy}" for copy in map(state.copy_path, steps) if copy)
+    seconds = time.monotonic() - start
+    print(f"{pipeline.out}: {len(steps)} stages done, {num_run} of them now, in {seconds:.0f} s{copies}")
 
 
-def one(step: Step, state: State, number: str) -> bool:
-    """Run a stage unless it is done. UserError: the job's own, naming the stage."""
-
-    why = state.why(step)
-    if why:
-        log_progress(f"\n{number} {step.stage.name}: {why}\n{mask_secrets(shlex.join(['duskfuse', *step.command]))}")
+def run_stage(step: Step, state: State, progress: str) -> bool:
+    """Run a stage unless it is done. Returns whether it ran. UserError: the job's own, naming the stage."""
+    reason = state.stale_reason(step)
+    if reason:
+        line = mask_secrets(shlex.join(["duskfuse", *step.command]))
+        log_progress(f"\n{progress} {step.stage.name}: {reason}\n{line}")
         start = time.monotonic()
         try:
             run_job(step.command[0], step.command[1:])
-        except Exception as error:
+        except Exception as error:  # whatever a job raises; only a message is added to it
             known = user_error_in(error)
             if known is None:
                 log_progress(f"stage {step.stage.name} failed; the same command goes on")
                 raise
             raise UserError(f"stage {step.stage.name}: {known} The same command goes on.") from error
-        state.done(step, stamp(list(step.command)), time.monotonic() - start)
+        state.mark_done(step, stamp(list(step.command)), time.monotonic() - start)
     else:
-        log_progress(f"{number} {step.stage.name}: done, {step.folder}")
-    state.point(step)
-    return bool(why)
+        log_progress(f"{progress} {step.stage.name}: done, {step.folder}")
+    state.update_latest(step)
+    return bool(reason)
 
 
-def show(steps: list[Step], state: State) -> None:
-    """The plan, a line a stage."""
-    reasons = [state.why(step) for step in steps]
+def print_plan(steps: list[Step], state: State) -> None:
+    """Print the plan, a line a stage."""
+    reasons = [state.stale_reason(step) for step in steps]
     width = max(len(step.stage.name) for step in steps)
-    for step, why in zip(steps, reasons, strict=True):
-        print(f"{step.stage.name:{width}}  {'to do' if why else 'done '}  {step.folder}{f'  ({why})' if why else ''}")
+    for step, reason in zip(steps, reasons, strict=True):
+        status, suffix = ("to do", f"  ({reason})") if reason else ("done ", "")
+        print(f"{step.stage.name:{width}}  {status}  {step.folder}{suffix}")
     print(f"{sum(map(bool, reasons))} of {len(steps)} stages to do")

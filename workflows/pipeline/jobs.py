@@ -1,9 +1,9 @@
-"""What pipelines know of the jobs: what each writes, which options are files, how options are spelled and checked."""
+"""The jobs that pipelines can run: what each writes, which options are files, how options are spelled and checked."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,151 +14,174 @@ from fusion.errors import UserError
 from fusion.metrics import choose
 from fusion.training.stages import STAGES
 from workflows.cli import read_options
-from workflows.fuse.options import check as check_fuse
+from workflows.corpus import options as corpus_options
+from workflows.detect import options as detect_options
+from workflows.fuse import options as fuse_options
+from workflows.report import options as report_options
+from workflows.score import options as score_options
+from workflows.train import options as train_options
 
-# These shape no result: how a stage runs, and who watches.
-HOW = ("out", "workers", "cpus_per_worker", "max_concurrent", "max_failures", "max_rejected", "node_timeout")
-HOW += ("mlflow", "wandb")
+# Options that change how a stage runs or who follows it, but not its result.
+RUNTIME_OPTIONS = frozenset(
+    {
+        "out",
+        "workers",
+        "cpus_per_worker",
+        "max_concurrent",
+        "max_failures",
+        "max_rejected_fraction",
+        "node_timeout",
+        "mlflow",
+        "wandb",
+    }
+)
+
+# What a stage's option can be: text, a list, or NAME: VALUE.
+OptionValue = str | list[str] | dict[str, str]
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A job that pipelines can run. `last`: the file it writes last, or all that it writes (`one_file`).
+class JobSpec:
+    """A job that pipelines can run.
 
-    inputs: options that name files and folders -> the jobs whose folders they take (any other folder is taken, too).
+    Args:
+        completion_file: The file that the job writes last, or all that it writes (`single_file`).
+        inputs: Options that name files and folders -> the jobs whose folders they take. Any other folder is taken, too.
+        single_file: The job's --out is a file, not a folder.
     """
 
-    last: str
+    completion_file: str
     inputs: Mapping[str, tuple[str, ...]]
-    one_file: bool = False
+    single_file: bool = False
 
 
-NETWORKS = ("train", "evolve")
-KINDS: dict[str, Kind] = {
-    "corpus": Kind("manifest.json", {"pairs": (), "splits": ()}),
-    "train": Kind("run.json", {"corpus": ("corpus",), "from": ("train",), "detector": ("detect",)}),
-    "tune": Kind("tune.json", {"corpus": ("corpus",), "from": ("train",), "detector": ("detect",)}),
-    "evolve": Kind("evolve.json", {"pairs": (), "splits": (), "checkpoint": NETWORKS, "fused": ("fuse",)}),
-    "variants": Kind("variants.json", {"evolution": ("evolve",)}),
-    "fuse": Kind("fused.json", {"checkpoint": NETWORKS, "pairs": (), "corpus": ("corpus",)}),
-    "export": Kind("model.onnx", {"checkpoint": NETWORKS}, one_file=True),
-    "score": Kind("score.json", {"fused": ("fuse",), "pairs": (), "corpus": ("corpus",), "niqe-model": ()}),
-    "detect": Kind(
-        "detect.json",
-        {"pairs": (), "corpus": ("corpus",), "fused": ("fuse",), "splits": ()}
-        | {"weights": ("detect",), "start": ("detect",)},
+JOB_SPECS: dict[str, JobSpec] = {
+    "corpus": JobSpec("manifest.json", {"pairs": (), "splits": ()}),
+    "train": JobSpec("run.json", {"corpus": ("corpus",), "from": ("train",), "detector": ("detect",)}),
+    "tune": JobSpec("tune.json", {"corpus": ("corpus",), "from": ("train",), "detector": ("detect",)}),
+    "evolve": JobSpec(
+        "evolve.json", {"pairs": (), "splits": (), "checkpoint": ("train", "evolve"), "fused": ("fuse",)}
     ),
-    "report": Kind(
+    "variants": JobSpec("variants.json", {"evolution": ("evolve",)}),
+    "fuse": JobSpec("fused.json", {"checkpoint": ("train", "evolve"), "pairs": (), "corpus": ("corpus",)}),
+    "export": JobSpec("model.onnx", {"checkpoint": ("train", "evolve")}, single_file=True),
+    "score": JobSpec("score.json", {"fused": ("fuse",), "pairs": (), "corpus": ("corpus",), "niqe-model": ()}),
+    "detect": JobSpec(
+        "detect.json",
+        {
+            "pairs": (),
+            "corpus": ("corpus",),
+            "fused": ("fuse",),
+            "splits": (),
+            "weights": ("detect",),
+            "from": ("detect",),
+        },
+    ),
+    "report": JobSpec(
         "report.html",
         {"scores": ("score",), "detect": ("detect",), "evolution": ("evolve",), "search": ("tune",), "run": ("train",)},
-        one_file=True,
+        single_file=True,
     ),
 }
 
 
-def parse(job: tuple[str, ...], options: list[str]) -> Any:
-    """Return the dataclass of options that the job makes of these words."""
+def parse_options(job: tuple[str, ...], argv: list[str]) -> Any:
+    """Return the options dataclass that the job makes of these words. UserError: a wrong one."""
     try:
-        return read_options(job[0], [*job[1:], *options])
+        return read_options(job[0], [*job[1:], *argv])
     except SystemExit:  # an option called "help"
-        raise UserError("this is no option that does work.") from None
+        raise UserError("help is not an option of a stage.") from None
 
 
-def check(job: str, parsed: Any) -> None:
-    """What a job refuses only when it begins, for which others may have run for hours. UserError."""
+def check_options(job: str, options: Any) -> None:
+    """Raise UserError for what a job refuses only when it begins, which others may precede by hours."""
     if job in CHECKS:
-        CHECKS[job](parsed)
+        CHECKS[job](options)
 
 
-def _corpus(parsed: Any) -> None:
+def _check_corpus(options: corpus_options.Args) -> None:
+    CorpusConfig(**{field.name: getattr(options, field.name) for field in dataclasses.fields(CorpusConfig)})
 
-    CorpusConfig(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(CorpusConfig)})
 
-
-def _train(parsed: Any) -> None:
-
-    if STAGES[parsed.recipe.model.stage].continues != (parsed.start is not None):
+def _check_train(options: train_options.Args) -> None:
+    if STAGES[options.recipe.model.stage].continues != (options.start is not None):
         raise UserError("from: stage 2 of TG-ECNet starts from a stage 1, and nothing else does.")
 
 
-def _fuse(parsed: Any) -> None:
-    if parsed.files:
+def _check_fuse(options: fuse_options.Args) -> None:
+    if options.files:
         raise UserError("visible, infrared: a pipeline fuses pairs or a corpus, not single files.")
-    _one_source(parsed)
-    check_fuse(parsed)
+    _check_source(options)
+    fuse_options.check(options)
 
 
-def _score(parsed: Any) -> None:
+def _check_score(options: score_options.Args) -> None:
+    _check_source(options)
+    if options.metrics != "all":
+        choose([name.strip().lower() for name in options.metrics.split(",") if name.strip()], options.dialect)
 
-    _one_source(parsed)
-    if parsed.metrics != "all":
-        choose([name.strip().lower() for name in parsed.metrics.split(",") if name.strip()], parsed.dialect)
 
-
-def _one_source(parsed: Any) -> None:
-    if (parsed.pairs is None) == (parsed.corpus is None):
+def _check_source(options: fuse_options.Args | score_options.Args) -> None:
+    if (options.pairs is None) == (options.corpus is None):
         raise UserError("give either pairs or a corpus.")
 
 
-def _detect(parsed: Any) -> None:
-
-    if parsed.pairs is None:
-        if parsed.corpus is None or parsed.weights is None:
+def _check_detect(options: detect_options.Args) -> None:
+    if options.pairs is None:
+        if options.corpus is None or options.weights is None:
             raise UserError("give pairs, with boxes (or corpus and weights).")
         return
-    found = find_pairs(parsed.pairs)
-    if not any(ref.labels for ref in found.refs) and found.layout != "scenes":
-        raise UserError(f"none of {parsed.pairs} has boxes to detect. Label them, or leave the stage out: --skip.")
+    pairs = find_pairs(options.pairs)
+    if not any(ref.labels for ref in pairs.refs) and pairs.layout != "scenes":
+        raise UserError(f"none of {options.pairs} has boxes to detect. Label them, or leave the stage out: --skip.")
 
 
-def _report(parsed: Any) -> None:
-    if parsed.scores is None and not (parsed.detect or parsed.evolution or parsed.search):
+def _check_report(options: report_options.Args) -> None:
+    if options.scores is None and not (options.detect or options.evolution or options.search):
         raise UserError("give scores, detect, evolution or search: what the report is of.")
 
 
-CHECKS = {
-    "corpus": _corpus,
-    "train": _train,
-    "fuse": _fuse,
-    "score": _score,
-    "detect": _detect,
-    "report": _report,
+CHECKS: dict[str, Callable[[Any], None]] = {
+    "corpus": _check_corpus,
+    "train": _check_train,
+    "fuse": _check_fuse,
+    "score": _check_score,
+    "detect": _check_detect,
+    "report": _check_report,
 }
 
 
-def words(options: dict[str, Any]) -> list[str]:
-    """Options as words of the command line."""
-    found: list[str] = []
+def to_argv(options: Mapping[str, OptionValue]) -> list[str]:
+    """Return the options as words of the command line."""
+    argv: list[str] = []
     for name, value in options.items():
-        flag = f"--{name}"
         if isinstance(value, list) and name.startswith("recipe."):
-            found += [flag, *value]
+            argv += [f"--{name}", *value]
         elif isinstance(value, dict):
-            found += [word for key, item in value.items() for word in _two(flag, f"{key}={item}")]
+            argv += [word for key, item in value.items() for word in _flag(name, f"{key}={item}")]
         elif isinstance(value, list):
-            found += [word for item in value for word in _two(flag, item)]
+            argv += [word for item in value for word in _flag(name, item)]
         elif value in ("true", "false"):
-            above, dot, last = name.rpartition(".")
-            found.append(flag if value == "true" else f"--{above}{dot}no-{last}")
+            group, dot, last = name.rpartition(".")
+            argv.append(f"--{name}" if value == "true" else f"--{group}{dot}no-{last}")
         else:
-            found += _two(flag, value)
-    return found
+            argv += _flag(name, value)
+    return argv
 
 
-def _two(flag: str, value: str) -> list[str]:
-    return [f"{flag}={value}"] if value.startswith("-") else [flag, value]
+def _flag(name: str, value: str) -> list[str]:
+    """Return the words of one option; a value such as -1 in the same word, or it would be taken for an option."""
+    return [f"--{name}={value}"] if value.startswith("-") else [f"--{name}", value]
 
 
-def settings(parsed: Any) -> dict[str, Any]:
-    """The recipe in full, and other options that differ from their defaults."""
-
+def result_settings(options: Any) -> dict[str, Any]:
+    """Return what the result of a job depends on: the recipe in full, other options where they are not the default."""
     defaults = {
         field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        for field in dataclasses.fields(parsed)
+        for field in dataclasses.fields(options)
     }
-    found = to_dict(parsed)
     return {
         name: value
-        for name, value in found.items()
-        if name == "recipe" or (name not in HOW and getattr(parsed, name) != defaults[name])
+        for name, value in to_dict(options).items()
+        if name == "recipe" or (name not in RUNTIME_OPTIONS and getattr(options, name) != defaults[name])
     }

@@ -111,7 +111,7 @@ def test_all_is_there(place):
     for stage, name in latest.items():
         stamp = json.loads((out / "stages" / f"{name}.json").read_text())
         assert name == f"{stage}-{stamp['fingerprint'][:8]}" and stamp["seconds"] >= 0
-        assert stamp["stamp"]["command"].startswith("duskfuse ") and stamp["stamp"]["versions"]["ray"]
+        assert stamp["provenance"]["command"].startswith("duskfuse ") and stamp["provenance"]["versions"]["ray"]
     assert (out / "pipeline.yaml").exists() and not (out / "lease.json").exists()
 
 

@@ -58,7 +58,7 @@ def steps(tmp_path):
     def make(*change, text: str = TEXT, **options) -> dict:
         path = tmp_path / "mine.yaml"
         path.write_text(text.format(out=tmp_path / "out"))
-        found = spec.read(str(path), change=change, **options)
+        found = spec.read_pipeline(str(path), change=change, **options)
         return {step.stage.name: step for step in plan(found, Inputs(found.out))}
 
     return make
@@ -73,12 +73,12 @@ def finish(steps: dict, *names: str) -> State:
     state = State(os.path.dirname(next(iter(steps.values())).folder))
     for name in names or steps:
         step = steps[name]
-        kind = step.stage.kind
+        spec_of_job = step.stage.spec
         os.makedirs(step.folder, exist_ok=True)
-        with open(os.path.join(step.folder, kind.last), "w") as file:
+        with open(os.path.join(step.folder, spec_of_job.completion_file), "w") as file:
             file.write(step.name)
-        state.done(step, {}, 1.0)
-        state.point(step)
+        state.mark_done(step, {}, 1.0)
+        state.update_latest(step)
     return state
 
 
@@ -118,7 +118,7 @@ def test_commands_are_those_of_the_command_line(steps, tmp_path):
         ("restore.job=train tgecnet-restore", {"restore", "fuse", "images", "scores", "report"}),
         ("restore.workers=2", set()),  # how it runs
         ("restore.max-failures=9", set()),
-        ("corpus.max_rejected=0.5", set()),
+        ("corpus.max_rejected_fraction=0.5", set()),
         ("corpus.seed=0", set()),  # as by default
         ("restore.recipe.batch-size=4", set()),  # as in the recipe
         ("restore.recipe.optim.lr=2e-3", set()),  # the same number as 0.002
@@ -166,8 +166,8 @@ def test_files_are_read_once(tmp_path, monkeypatch):
     first = inputs(where)
     inputs.save()
     read = []
-    real = contents._checksum
-    monkeypatch.setattr(contents, "_checksum", lambda path: read.append(path) or real(path))
+    real = contents._file_checksum
+    monkeypatch.setattr(contents, "_file_checksum", lambda path: read.append(path) or real(path))
     assert Inputs(out)(where) == first and read == []
     write_pair(tmp_path / "pairs", "p1", seed=9)
     assert Inputs(out)(where) != first and len(read) == 2
@@ -185,16 +185,16 @@ def test_a_folder_of_another_job_counts_by_the_file_written_last(tmp_path):
 def test_what_there_is_to_do_and_why(steps):
     found = steps()
     fresh = State(os.path.dirname(found["corpus"].folder))
-    assert {fresh.why(step) for step in found.values()} == {"never ran"}
+    assert {fresh.stale_reason(step) for step in found.values()} == {"never ran"}
     os.makedirs(found["corpus"].folder)
-    assert fresh.why(found["corpus"]) == "began, is not done"
+    assert fresh.stale_reason(found["corpus"]) == "began, is not done"
 
     state = finish(found)
-    assert {state.why(step) for step in found.values()} == {""}
-    assert state.latest() == {name: step.name for name, step in found.items()}
+    assert {state.stale_reason(step) for step in found.values()} == {""}
+    assert state.read_latest() == {name: step.name for name, step in found.items()}
 
     after = steps("fuse.recipe.epochs=3", "scores.metrics=en,sf,qabf")
-    why = {name: state.why(step) for name, step in after.items()}
+    why = {name: state.stale_reason(step) for name, step in after.items()}
     assert why == {
         **dict.fromkeys(("corpus", "restore", "average"), ""),
         "fuse": "recipe.epochs 1 -> 3",
@@ -203,22 +203,22 @@ def test_what_there_is_to_do_and_why(steps):
         "report": "scores changed, fuse changed",
     }
     finish(after, "fuse", "images", "scores", "report")
-    assert {state.why(step) for step in found.values()} == {""}  # back to the old setting: all is there
+    assert {state.stale_reason(step) for step in found.values()} == {""}  # back to the old setting: all is there
 
     os.remove(f"{found['images'].folder}/fused.json")
-    assert state.why(found["images"]) == "fused.json is gone"
+    assert state.stale_reason(found["images"]) == "fused.json is gone"
 
 
 def test_the_latest_report_has_a_place_of_its_own(steps):
     before, after = steps(), steps("report.num-images=3")
     finish(before)
     state = finish(after, "report")
-    copy = state.copy_of(after["report"])
+    copy = state.copy_path(after["report"])
     assert copy == f"{state.out}/report.html" and open(copy).read() == after["report"].name
-    state.point(before["report"])
+    state.update_latest(before["report"])
     assert open(copy).read() == before["report"].name
     assert json.loads(open(f"{state.out}/latest.json").read())["report"] == before["report"].name
-    assert state.copy_of(before["corpus"]) is None
+    assert state.copy_path(before["corpus"]) is None
 
 
 def test_dry_run_tells_the_plan_and_writes_nothing(steps, command, tmp_path):
@@ -238,15 +238,15 @@ def test_dry_run_tells_the_plan_and_writes_nothing(steps, command, tmp_path):
 
 def test_the_kept_file_is_the_same_pipeline(steps, tmp_path):
     before = steps("restore.recipe.optim.lr=1e-4", "average.method=null", skip=["report"])
-    found = spec.read(
+    found = spec.read_pipeline(
         str(tmp_path / "mine.yaml"),
         change=["restore.recipe.optim.lr=1e-4", "average.method=null"],
         skip=["report"],
     )
     assert "report" not in before and "method" not in found.stages[-2].options
-    (tmp_path / "kept.yaml").write_text(found.text())
-    again = spec.read(str(tmp_path / "kept.yaml"))
-    assert dataclasses.replace(again, where=found.where) == found
+    (tmp_path / "kept.yaml").write_text(found.to_yaml())
+    again = spec.read_pipeline(str(tmp_path / "kept.yaml"))
+    assert dataclasses.replace(again, path=found.path) == found
     assert [step.name for step in plan(again, Inputs(again.out))] == [step.name for step in before.values()]
 
 
@@ -262,8 +262,8 @@ def test_without_a_stage_takes_away_what_refers_to_it(steps):
 def test_no_stage_goes_on_with_another_network_when_its_own_is_left_out():
     for name, lost, needs in (("tgecnet", "fuse", "tgecnet"), ("moefusion-tiny", "train", "moefusion")):
         with pytest.raises(UserError, match=rf"--skip {lost}: .*stage {needs} needs it \(checkpoint"):
-            spec.read(name, pairs="p", skip=[lost])
-        left = spec.read(name, pairs="p", skip=[lost, needs])
+            spec.read_pipeline(name, pairs="p", skip=[lost])
+        left = spec.read_pipeline(name, pairs="p", skip=[lost, needs])
         assert lost not in str(left.stages[-1].options.get("run"))
 
 
@@ -281,16 +281,16 @@ def test_lists_and_switches():
         "recipe.crops.flips": "false",
         "seed": "-1",
     }
-    assert pipeline_jobs.words(options) == [
+    assert pipeline_jobs.to_argv(options) == [
         *("--no-sequences", "--resize", "--run", "a", "--run", "b", "--fused", "A=x"),
         *("--recipe.optim.milestones", "3", "5", "--recipe.crops.no-flips", "--seed=-1"),
     ]
     recipe = {name: value for name, value in options.items() if name.startswith("recipe")}
-    words = [*pipeline_jobs.words(recipe), "--corpus", "c", "--out", "o"]
-    parsed = pipeline_jobs.parse(("train", "moefusion-tiny"), words).recipe
+    words = [*pipeline_jobs.to_argv(recipe), "--corpus", "c", "--out", "o"]
+    parsed = pipeline_jobs.parse_options(("train", "moefusion-tiny"), words).recipe
     assert parsed.optim.milestones == (3, 5) and parsed.crops.flips is False
-    parsed = pipeline_jobs.parse(
-        ("corpus",), ["--pairs", "p", "--out", "o", *pipeline_jobs.words({"sequences": "false"})]
+    parsed = pipeline_jobs.parse_options(
+        ("corpus",), ["--pairs", "p", "--out", "o", *pipeline_jobs.to_argv({"sequences": "false"})]
     )
     assert parsed.sequences is False
 
@@ -310,7 +310,7 @@ def test_built_in_pipelines(name, command, tmp_path):
 def test_every_job_of_the_table_is_a_job():
     from workflows.cli import JOBS
 
-    assert set(pipeline_jobs.KINDS) <= set(JOBS) and set(pipeline_jobs.CHECKS) <= set(pipeline_jobs.KINDS)
+    assert set(pipeline_jobs.JOB_SPECS) <= set(JOBS) and set(pipeline_jobs.CHECKS) <= set(pipeline_jobs.JOB_SPECS)
 
 
 CORPUS = "  corpus:\n    job: corpus\n    pairs: $pairs\n"
@@ -326,7 +326,7 @@ AFTER = CORPUS + "  a:\n    corpus: $corpus\n    job: "  # a stage that works on
         (CORPUS + "    bogus: 1\n", ["stage corpus", "--bogus"]),
         (CORPUS + "    seed: x\n", ["stage corpus", "--seed"]),
         (CORPUS + "    out: x\n", ["stage corpus", "out"]),
-        (CORPUS + "    help: x\n", ["stage corpus", "no option"]),
+        (CORPUS + "    help: x\n", ["stage corpus", "not an option"]),
         (CORPUS + "    preset: fog9\n", ["stage corpus", "fog"]),
         (CORPUS + "    seed: {a: {b: c}}\n", ["stage corpus", "seed"]),
         (CORPUS + "    seed: 1\n    seed: 2\n", ["line 5", "seed", "twice"]),
