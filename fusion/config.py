@@ -8,23 +8,37 @@ import json
 import re
 import types
 import typing
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import yaml
 
 from fusion.errors import UserError
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 EXPONENT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """Nested dicts, lists and plain values, ready for JSON."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+def to_dict(config: DataclassInstance) -> dict[str, Any]:
+    """Return the dataclass as nested dicts, lists and plain values, ready for JSON.
+
+    No class names are written: what is kept in checkpoints, settings of runs and fingerprints stays as it is when a
+    class is renamed, and recipe files name settings alone. See `from_dict` for how unions are told apart.
+    """
+    return cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(config))))
 
 
 def from_dict(cls: type[T], data: dict[str, Any], where: str = "config") -> T:
-    """Build the dataclass `cls` from what `to_dict` made. Unknown or missing fields and wrong types: UserError."""
+    """Build the dataclass `cls` from what `to_dict` made; settings that are absent get their defaults.
+
+    A field that may hold one of several dataclasses gets the one whose field names differ least from those in `data`
+    (the first in the type hint on a tie). `where` is the path of settings that messages begin with.
+
+    Raises UserError: unknown or missing fields, wrong types, and what the dataclass itself refuses.
+    """
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     if not isinstance(data, dict):
@@ -40,7 +54,7 @@ def from_dict(cls: type[T], data: dict[str, Any], where: str = "config") -> T:
 
 
 def from_yaml(text: str) -> Any:
-    """Plain values out of YAML, or JSON. 1e-4 is a number, as in YAML 1.2 (PyYAML alone takes it for text).
+    """Read plain values from YAML or JSON. 1e-4 is a number, as in YAML 1.2 (PyYAML alone takes it for text).
 
     Raises yaml.YAMLError.
     """
@@ -52,30 +66,20 @@ def from_yaml(text: str) -> Any:
     return yaml.load(text, Loader)  # a SafeLoader: plain values only
 
 
+def fingerprint(value: Any) -> str:
+    """Return the sha256 of the canonical JSON of a dataclass or JSON value: equal settings, equal fingerprint."""
+    plain = to_dict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _parse_value(hint: Any, value: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        candidates = [a for a in arguments if a is not type(None)]
-        if isinstance(value, dict) and all(dataclasses.is_dataclass(a) for a in candidates):
-            return from_dict(min(candidates, key=lambda a: _field_mismatch(a, value)), value, where)
-        for candidate in candidates[:-1]:
-            try:
-                return _parse_value(candidate, value, where)
-            except UserError:
-                continue
-        return _parse_value(candidates[-1], value, where)
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise UserError(f"{where}: expected a list, found {value!r}")
-        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
-        if len(kinds) != len(value):
-            raise UserError(f"{where}: expected {len(kinds)} values, found {len(value)}")
-        return tuple(
-            _parse_value(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
-        )
-    if dataclasses.is_dataclass(hint):
+    """Return the JSON value as the type of the hint: a plain type, a union, a tuple or a dataclass."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return _parse_union(typing.get_args(hint), value, where)
+    if typing.get_origin(hint) is tuple:
+        return _parse_tuple(typing.get_args(hint), value, where)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return from_dict(hint, value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
@@ -84,13 +88,33 @@ def _parse_value(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
-def _field_mismatch(cls: type, data: dict[str, Any]) -> int:
-    """How many settings `data` and the dataclass do not share: of several classes, it was made from the nearest."""
+def _parse_union(members: Sequence[Any], value: Any, where: str) -> Any:
+    """Return the value as one of the member types: the nearest dataclass for a table, else the first that fits."""
+    if value is None and type(None) in members:
+        return None
+    candidates = [member for member in members if member is not type(None)]
+    if isinstance(value, dict) and all(dataclasses.is_dataclass(candidate) for candidate in candidates):
+        return from_dict(min(candidates, key=lambda candidate: _field_mismatch(candidate, value)), value, where)
+    for candidate in candidates[:-1]:
+        try:
+            return _parse_value(candidate, value, where)
+        except UserError:
+            continue
+    return _parse_value(candidates[-1], value, where)
+
+
+def _parse_tuple(items: Sequence[Any], value: Any, where: str) -> tuple[Any, ...]:
+    """Return the list as a tuple; `items` are the types of its items, or one type and Ellipsis."""
+    if not isinstance(value, (list, tuple)):
+        raise UserError(f"{where}: expected a list, found {value!r}")
+    hints = [items[0]] * len(value) if items[-1] is Ellipsis else list(items)
+    if len(hints) != len(value):
+        raise UserError(f"{where}: expected {len(hints)} values, found {len(value)}")
+    return tuple(
+        _parse_value(hint, item, f"{where}[{i}]") for i, (hint, item) in enumerate(zip(hints, value, strict=True))
+    )
+
+
+def _field_mismatch(cls: type[DataclassInstance], data: dict[str, Any]) -> int:
+    """Count the settings that only one of `data` and the dataclass has."""
     return len({field.name for field in dataclasses.fields(cls)} ^ set(data))
-
-
-def fingerprint(value: Any) -> str:
-    """sha256 of the canonical JSON of a dataclass or JSON value: equal settings, equal fingerprint."""
-    plain = to_dict(value) if dataclasses.is_dataclass(value) else value
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()

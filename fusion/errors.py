@@ -1,5 +1,7 @@
 """The one exception whose text is meant for the user."""
 
+from __future__ import annotations
+
 from fusion.secrets import mask_secrets
 
 

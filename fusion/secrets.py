@@ -18,7 +18,7 @@ _NAMED = re.compile(
 
 
 def mask_secrets(text: object) -> str:
-    """The text without what only its owner may read.
+    """Return the text with what only its owner may read replaced by `MASK`.
 
     Masked are user and password of a URI (`s3://KEY:SECRET@bucket`, `https://user:word@host`) and values that a name
     calls secret (`?X-Amz-Signature=...`, `WANDB_API_KEY=...`).
@@ -27,7 +27,7 @@ def mask_secrets(text: object) -> str:
 
 
 def mask_secrets_in(value: Any) -> Any:
-    """JSON-like data with every text in it masked."""
+    """Return JSON-like data with every text in it masked; tuples become lists."""
     if isinstance(value, dict):
         return {name: mask_secrets_in(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

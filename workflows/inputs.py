@@ -15,7 +15,8 @@ from fusion.data.finding import PairRef
 from fusion.data.pairs import BadPair, find_pairs, read_pair
 from fusion.data.synthetic import resolve_pairs_uri
 from fusion.errors import UserError
-from fusion.images.decode import EXTENSIONS, BadImage, decode
+from fusion.images.decode import decode
+from fusion.images.formats import EXTENSIONS, BadImage
 
 
 def named_folders(texts: tuple[str, ...]) -> dict[str, str]:

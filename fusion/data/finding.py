@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fusion.data.layouts import DEPTH_FOLDER, LABEL_FOLDERS, LAYOUTS, Layout, PairFolder, known_layouts
 from fusion.data.listing import Tree, extension, list_tree, nfc, safe_name, single_line, stem
 from fusion.errors import UserError
-from fusion.images.decode import EXTENSIONS, UNREAD
+from fusion.images.formats import EXTENSIONS, UNREAD
 
 __all__ = ["PairList", "PairRef", "Rejected", "find_in_folder"]
 

@@ -16,7 +16,7 @@ from fusion import storage
 from fusion.data.labels import NAME_FILES, BadLabels, read_names
 from fusion.data.layouts import PairFolder, parse_folder
 from fusion.errors import UserError
-from fusion.images.decode import EXTENSIONS, UNREAD
+from fusion.images.formats import EXTENSIONS, UNREAD
 
 __all__ = ["MAX_TEXT", "Tree", "extension", "list_tree", "nfc", "safe_name", "single_line", "stem"]
 

@@ -24,7 +24,8 @@ from fusion.data.labels import BadLabels, Labels, read_voc, read_yolo
 from fusion.data.listing import MAX_TEXT, nfc, single_line
 from fusion.data.synthetic import draw_pair, is_synthetic, list_synthetic_pairs
 from fusion.images.colour import grey
-from fusion.images.decode import MAX_BYTES, BadImage, decode, decode_depth
+from fusion.images.decode import decode, decode_depth
+from fusion.images.formats import MAX_BYTES, BadImage
 
 __all__ = ["BadPair", "Pair", "PairList", "PairRef", "Rejected", "find_pairs", "read_pair"]
 

@@ -23,7 +23,7 @@ from fusion.data.quotas import choose_degradations, find_quota
 from fusion.data.synthetic import is_synthetic
 from fusion.degrade import degrade, expand_preset, parse_degradation
 from fusion.errors import UserError
-from fusion.images.decode import read_size
+from fusion.images.formats import read_size
 
 SHARED_PIXELS = 4_000_000  # larger images draw their noise anew for every level, which needs less memory
 

@@ -21,7 +21,7 @@ from fusion.data.finding import PairList, PairRef
 from fusion.degrade import defocus
 from fusion.errors import UserError
 from fusion.images.colour import grey
-from fusion.images.decode import MAX_PIXELS
+from fusion.images.formats import MAX_PIXELS
 from fusion.scenes import render
 
 MOST = 1_000_000  # six digits in the key

@@ -11,14 +11,15 @@ BT601 = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def luma(image: np.ndarray) -> np.ndarray:
-    """Y = 0.299 R + 0.587 G + 0.114 B: uint8 H W 3 (or grey H W) -> float32 H W in [0, 1]."""
+    """Return Y = 0.299 R + 0.587 G + 0.114 B: uint8 H W 3 (or grey H W) -> float32 H W in [0, 1]."""
     if image.ndim == 2:
         return image.astype(np.float32) / 255
-    return (image @ BT601) / np.float32(255)
+    luma_HW: np.ndarray = (image @ BT601) / np.float32(255)
+    return luma_HW
 
 
 def grey(image: np.ndarray) -> np.ndarray:
-    """Luma rounded to 8 bit, halves up: uint8 H W 3 (or grey, returned as it is) -> uint8 H W.
+    """Round luma to 8 bit, halves up: uint8 H W 3 (or grey, returned as it is) -> uint8 H W.
 
     In integers, so that the halves, one pixel in a thousand, do not depend on the order of a sum.
     """
@@ -29,17 +30,17 @@ def grey(image: np.ndarray) -> np.ndarray:
 
 
 def is_grey(image: np.ndarray) -> bool:
-    """Whether an H W 3 image has three equal channels."""
+    """Whether an H W 3 image has three equal channels; true for H W."""
     return image.ndim == 2 or bool((image[..., :1] == image).all())
 
 
 def quantise(image: np.ndarray) -> np.ndarray:
-    """Float in [0, 1] (clipped) -> uint8, rounded."""
+    """Round floats in [0, 1] (clipped) to uint8 of the same shape, halves to even."""
     return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
 def attach_colour(fused: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    """Fused luma with the visible image's Cb and Cr.
+    """Give fused luma the visible image's Cb and Cr.
 
     With Cb and Cr kept, YCbCr -> RGB adds the same change of luma to each channel, so no conversion is needed.
     `fused` float H W in [0, 1]; `visible` uint8 H W 3 -> uint8 H W 3 (H W when the visible image is grey).
@@ -51,10 +52,10 @@ def attach_colour(fused: np.ndarray, visible: np.ndarray) -> np.ndarray:
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:
-    """H W repeated to H W 3; H W 3 as it is."""
+    """Repeat H W to H W 3; H W 3 is returned as it is."""
     return image if image.ndim == 3 else np.repeat(image[..., None], 3, 2)
 
 
 def as_grey(image: np.ndarray) -> np.ndarray:
-    """uint8 H W 3 to its luma, as `grey` does; H W as it is."""
+    """Convert uint8 H W 3 to its luma, as `grey` does; H W is returned as it is."""
     return image if image.ndim == 2 else grey(image)

@@ -11,13 +11,13 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-__all__ = ["MAGIC", "chunks", "encode_png", "png_text"]
+__all__ = ["MAGIC", "encode_png", "iter_chunks", "png_text"]
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
 def encode_png(pixels: np.ndarray, text: dict[str, str] | None = None) -> bytes:
-    """PNG of uint8 (H, W) or (H, W, 3) RGB, with `text` in tEXt or iTXt chunks sorted by keyword.
+    """Encode uint8 (H, W) or (H, W, 3) RGB as PNG, with `text` in tEXt or iTXt chunks sorted by keyword.
 
     The bytes depend on the arguments (and the zlib in use) alone. Raises ValueError for other arrays and for keywords
     that PNG does not allow (1 to 79 Latin-1 characters).
@@ -35,10 +35,10 @@ def encode_png(pixels: np.ndarray, text: dict[str, str] | None = None) -> bytes:
 
 
 def png_text(data: bytes) -> dict[str, str]:
-    """The text chunks of a PNG, without decoding its pixels; {} if it is not a PNG, and those before any damage."""
+    """Return the text chunks of a PNG, not decoding its pixels; {} if it is not a PNG, and those before any damage."""
     text: dict[str, str] = {}
     try:
-        for kind, body in chunks(data):
+        for kind, body in iter_chunks(data):
             if kind in (b"tEXt", b"zTXt", b"iTXt"):
                 keyword, _, rest = bytes(body).partition(b"\0")
                 text[keyword.decode("latin-1")] = _chunk_text(kind, rest)
@@ -47,8 +47,8 @@ def png_text(data: bytes) -> dict[str, str]:
     return text
 
 
-def chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """(kind, body) of each PNG chunk up to IEND. Raises ValueError where the file breaks off or a checksum is wrong."""
+def iter_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """Yield (kind, body) of each PNG chunk up to IEND. Raises ValueError: not a PNG, cut short, a wrong checksum."""
     if not data.startswith(MAGIC):
         raise ValueError("not a PNG")
     at = len(MAGIC)
@@ -69,6 +69,7 @@ def chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
 
 
 def _chunk_text(kind: bytes, rest: bytes) -> str:
+    """Return the text of a tEXt, zTXt or iTXt chunk; `rest` is what follows the keyword and its zero byte."""
     if kind == b"tEXt":
         return rest.decode("latin-1")
     if kind == b"zTXt":
@@ -80,4 +81,5 @@ def _chunk_text(kind: bytes, rest: bytes) -> str:
 
 
 def _inflate(data: bytes, limit: int = 1 << 20) -> bytes:
+    """Inflate zlib data up to `limit` bytes. Raises zlib.error."""
     return zlib.decompressobj().decompress(data, limit)

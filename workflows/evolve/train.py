@@ -16,7 +16,8 @@ from fusion.config import fingerprint, from_dict, to_dict
 from fusion.data.finding import PairRef
 from fusion.data.pairs import BadPair, read_pair
 from fusion.errors import UserError
-from fusion.images.decode import BadImage, decode
+from fusion.images.decode import decode
+from fusion.images.formats import BadImage
 from fusion.training.configs import AENetLoss
 from fusion.training.crops import training_batches, validation_batches
 from fusion.training.engine import Engine, terms

@@ -24,7 +24,8 @@ from detection.moefusion.joint import attend
 from fusion import inference, realtime, storage, weights
 from fusion.errors import UserError
 from fusion.images.colour import as_grey
-from fusion.images.decode import BadImage, decode
+from fusion.images.decode import decode
+from fusion.images.formats import BadImage
 from fusion.images.png import encode_png
 from fusion.models.aenet import AENet
 from workflows.console import log_progress

@@ -27,7 +27,8 @@ from fusion.data.pairs import BadPair, find_pairs, read_pair
 from fusion.data.shards import CorpusConfig, build_shard, plan_shards
 from fusion.data.splits import assign_splits
 from fusion.errors import UserError
-from fusion.images.decode import MAX_BYTES, BadImage, decode
+from fusion.images.decode import decode
+from fusion.images.formats import MAX_BYTES, BadImage
 from fusion.images.png import encode_png
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, ImageOps
 
-from fusion.images.decode import MAX_PIXELS, BadImage, decode, decode_depth, read_size
+from fusion.images.decode import decode, decode_depth
+from fusion.images.formats import MAX_PIXELS, BadImage, read_size
 from fusion.images.png import encode_png, png_text
 
 RNG = np.random.default_rng(5)
