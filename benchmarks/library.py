@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from fusion.classical import CLASSICAL
-from fusion.images.colour import grey
+from fusion.images.colour import to_grey
 from fusion.scenes import render
 from tests.helpers.plain_methods import PLAIN
 
@@ -28,7 +28,7 @@ SIZES = ((480, 640), (400, 400))
 
 def pair(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     drawn = render(7, 3, *size)
-    return grey(drawn.visible), drawn.infrared
+    return to_grey(drawn.visible), drawn.infrared
 
 
 def timed(function, *arguments) -> float:

@@ -18,7 +18,7 @@ from scipy.ndimage import correlate1d
 from scipy.signal import convolve2d
 
 from fusion import scenes
-from fusion.images.colour import grey
+from fusion.images.colour import to_grey
 from fusion.metrics import score
 
 NAMES = ["en", "sf", "sd", "mi", "vif", "ag", "scd", "qabf"]
@@ -140,7 +140,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
 
     made = [scenes.render(0, i, 480, 640) for i in range(args.batch)]
-    visible, infrared = np.stack([grey(s.visible) for s in made]), np.stack([s.infrared for s in made])
+    visible, infrared = np.stack([to_grey(s.visible) for s in made]), np.stack([s.infrared for s in made])
     fused = np.rint((visible.astype(float) + infrared) / 2)
     ours = [torch.tensor(x)[:, None].to(args.device) for x in (fused, visible, infrared)]
     plain = [[x.astype(float) for x in triple] for triple in zip(fused, visible, infrared, strict=True)]

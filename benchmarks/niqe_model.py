@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from fusion.data.finding import PairRef
 from fusion.data.pairs import find_pairs, read_pair
-from fusion.images.colour import grey
+from fusion.images.colour import to_grey
 from fusion.metrics import niqe
 from fusion.metrics.triplet import Triplet
 
@@ -29,7 +29,7 @@ CHANGES = {
 
 def images(refs: list[PairRef]) -> Iterator[np.ndarray]:
     for ref in tqdm(refs, unit="image", dynamic_ncols=True):
-        yield grey(read_pair(ref).visible)
+        yield to_grey(read_pair(ref).visible)
 
 
 def main() -> None:

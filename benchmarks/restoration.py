@@ -12,11 +12,11 @@ import numpy as np
 
 from fusion import checkpoint, inference
 from fusion.data.corpus import open_corpus, read_group
-from fusion.images.colour import grey
+from fusion.images.colour import to_grey
 
 
 def psnr(image: np.ndarray, clean: np.ndarray) -> float:
-    error = np.square(grey(image).astype(float) - grey(clean)).mean()
+    error = np.square(to_grey(image).astype(float) - to_grey(clean)).mean()
     return float(10 * np.log10(255**2 / max(error, 1e-12)))
 
 

@@ -27,7 +27,7 @@ from detection.boxes import Detections, Truth
 from detection.faster_rcnn.recipes import BACKBONES, LEVELS, FasterRCNNConfig
 from fusion import checkpoint
 from fusion.errors import UserError
-from fusion.images.colour import as_rgb
+from fusion.images.colour import to_rgb
 from fusion.models.registry import Model
 
 BATCH = 4
@@ -149,7 +149,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def to_tensor(image: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
     """uint8 H W 3 (RGB) or H W -> (3, H, W) in [0, 1]; grey is repeated."""
-    image = as_rgb(image)
+    image = to_rgb(image)
     copy = np.array(image, order="C")  # torch takes neither flipped nor read-only images
     return torch.from_numpy(copy).to(device).permute(2, 0, 1).float() / 255
 

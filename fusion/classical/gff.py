@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from fusion.classical.filters import NOISE, REPLICATE, Box, blend, finish, gaussian, pointwise, widen
-from fusion.images.colour import grey, quantise
+from fusion.images.colour import quantise, to_grey
 
 WINDOW = 31
 BASE = (45, 0.3)  # radius, epsilon
@@ -40,7 +40,7 @@ def fuse_colour(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
 
 
 def _grey(image: np.ndarray) -> np.ndarray:
-    return grey(quantise(image)) / 255
+    return to_grey(quantise(image)) / 255
 
 
 def mix(first: np.ndarray, second: np.ndarray, base: np.ndarray, detail: np.ndarray) -> np.ndarray:

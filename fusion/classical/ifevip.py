@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from fusion.classical.filters import ZERO, finish, gaussian, widen
-from fusion.images.colour import grey, quantise
+from fusion.images.colour import quantise, to_grey
 
 SIDE = 512
 BLOCK = 32
@@ -35,7 +35,7 @@ def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
 
 def fuse_colour(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
     """Float (H, W, 3) twice -> float (H, W, 3); the infrared image counts by its grey version."""
-    levels = grey(quantise(infrared))
+    levels = to_grey(quantise(infrared))
     return _fuse(visible, levels[..., None].astype(np.float64) / 255, background(levels)[..., None])
 
 

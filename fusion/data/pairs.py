@@ -23,7 +23,7 @@ from fusion.data.finding import PairList, PairRef, Rejected, find_in_folder
 from fusion.data.labels import BadLabels, Labels, read_voc, read_yolo
 from fusion.data.listing import MAX_TEXT, nfc, single_line
 from fusion.data.synthetic import draw_pair, is_synthetic, list_synthetic_pairs
-from fusion.images.colour import grey
+from fusion.images.colour import to_grey
 from fusion.images.decode import decode, decode_depth
 from fusion.images.formats import MAX_BYTES, BadImage
 
@@ -138,7 +138,7 @@ def _grey(image_HW3: np.ndarray) -> tuple[np.ndarray, str]:
     for top in range(0, len(image_HW3), step):
         red, green, blue = (image_HW3[top : top + step, :, channel] for channel in range(3))
         spread += int((np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)).sum())
-        grey_HW[top : top + step] = grey(image_HW3[top : top + step])
+        grey_HW[top : top + step] = to_grey(image_HW3[top : top + step])
     false_colour = ", false colours: luma is not temperature" if spread > FALSE_COLOUR * grey_HW.size else ""
     return grey_HW, f"colour to luma{false_colour}"
 

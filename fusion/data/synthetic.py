@@ -20,7 +20,7 @@ from fusion import storage
 from fusion.data.finding import PairList, PairRef
 from fusion.degrade import defocus
 from fusion.errors import UserError
-from fusion.images.colour import grey
+from fusion.images.colour import to_grey
 from fusion.images.formats import MAX_PIXELS
 from fusion.scenes import render
 
@@ -54,14 +54,14 @@ def multifocus(scene) -> tuple[np.ndarray, np.ndarray]:
     sharp = scene.visible.astype(np.float32)
     first = near_HW1 * sharp + (1 - near_HW1) * blurred
     second = near_HW1 * blurred + (1 - near_HW1) * sharp
-    return _bytes(first), grey(_bytes(second))
+    return _bytes(first), to_grey(_bytes(second))
 
 
 def multiexposure(scene) -> tuple[np.ndarray, np.ndarray]:
     """STOPS too dark, and STOPS too bright with clipped lights; the light is that of a gamma of 2.2."""
     light = (scene.visible / np.float32(255)) ** np.float32(GAMMA)
     first, second = (255 * np.clip(light * 2.0**stops, 0, 1) ** (1 / GAMMA) for stops in (-STOPS, STOPS))
-    return _bytes(first), grey(_bytes(second))
+    return _bytes(first), to_grey(_bytes(second))
 
 
 def _bytes(image: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ def luma(image: np.ndarray) -> np.ndarray:
     return luma_HW
 
 
-def grey(image: np.ndarray) -> np.ndarray:
+def to_grey(image: np.ndarray) -> np.ndarray:
     """Round luma to 8 bit, halves up: uint8 H W 3 (or grey, returned as it is) -> uint8 H W.
 
     In integers, so that the halves, one pixel in a thousand, do not depend on the order of a sum.
@@ -51,11 +51,6 @@ def attach_colour(fused: np.ndarray, visible: np.ndarray) -> np.ndarray:
     return quantise(visible.astype(np.float32) / 255 + change[..., None])
 
 
-def as_rgb(image: np.ndarray) -> np.ndarray:
+def to_rgb(image: np.ndarray) -> np.ndarray:
     """Repeat H W to H W 3; H W 3 is returned as it is."""
     return image if image.ndim == 3 else np.repeat(image[..., None], 3, 2)
-
-
-def as_grey(image: np.ndarray) -> np.ndarray:
-    """Convert uint8 H W 3 to its luma, as `grey` does; H W is returned as it is."""
-    return image if image.ndim == 2 else grey(image)

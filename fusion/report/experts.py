@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from fusion.errors import UserError
-from fusion.images.colour import as_rgb, luma
+from fusion.images.colour import luma, to_rgb
 from fusion.models.moefusion import LocalExperts, MoEFusion
 from fusion.report.plots import MUTED, PALETTE, _legend, _panels, _save, _settings
 from fusion.report.sheets import side_by_side
@@ -75,7 +75,7 @@ def expert_sheet(
     with torch.inference_mode():
         maps = model.local_maps(*tensors, attention)
         gates = model(*tensors, attention).gates
-    rows = [[("visible", as_rgb(visible)), ("infrared", as_rgb(infrared)), *attention_cells(attention)]]
+    rows = [[("visible", to_rgb(visible)), ("infrared", to_rgb(infrared)), *attention_cells(attention)]]
     titles = ["the pair" + ("" if attention is not None else " (no attention: all is half foreground)")]
     for name, features in maps.items():
         features_NCHW = features[0].float()
@@ -106,5 +106,5 @@ def heat(values_HW: np.ndarray, colour: bool = True) -> np.ndarray:
     """[0, 1] in false colours (viridis), or in grey."""
     bytes_HW = np.rint(np.clip(values_HW, 0, 1) * 255).astype(np.uint8)
     if not colour:
-        return as_rgb(bytes_HW)
+        return to_rgb(bytes_HW)
     return cv2.cvtColor(cv2.applyColorMap(bytes_HW, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)

@@ -8,7 +8,7 @@ import torch
 
 from fusion import inference, realtime, scenes, weights
 from fusion.classical import CLASSICAL
-from fusion.images.colour import grey
+from fusion.images.colour import to_grey
 from fusion.metrics import score
 
 
@@ -37,7 +37,7 @@ def test_it_fuses_better_than_the_average(loaded):
     gains = []
     for index in range(4):
         scene = scenes.render(31, index, 240, 320)
-        visible = grey(scene.visible)
+        visible = to_grey(scene.visible)
         results = []
         for method in (loaded.model, CLASSICAL["average"].fuse):
             fused = inference.fuse(method, visible, scene.infrared)
@@ -60,5 +60,5 @@ def test_the_fast_path_gives_the_same(loaded):
 def test_the_networks_last_layer_is_alive(loaded):
     """No part of a usual picture falls to zero or above one for good."""
     scene = scenes.render(31, 1, 240, 320)
-    fused = inference.fuse(loaded.model, grey(scene.visible), scene.infrared)
+    fused = inference.fuse(loaded.model, to_grey(scene.visible), scene.infrared)
     assert (fused == 0).mean() < 0.05 and (fused == 255).mean() < 0.05 and fused.std() > 10

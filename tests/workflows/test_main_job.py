@@ -240,7 +240,7 @@ def test_scores_are_the_metrics_of_the_files(place, command):
     """By hand from the files, against the clean pair: what the job computed."""
     import torch
 
-    from fusion.images.colour import grey
+    from fusion.images.colour import to_grey
     from fusion.metrics import score
 
     pairs, fused = place / "plain", place / "plain_fused"
@@ -261,7 +261,7 @@ def test_scores_are_the_metrics_of_the_files(place, command):
             decode((folder / f"p{i}.png").read_bytes()).pixels
             for folder in (pairs / "visible", pairs / "infrared", fused)
         )
-        expected = score(*(torch.tensor(grey(x))[None, None] for x in (f, v, r)), names=("en", "qabf", "psnr"))
+        expected = score(*(torch.tensor(to_grey(x))[None, None] for x in (f, v, r)), names=("en", "qabf", "psnr"))
         for name, value in expected.items():
             assert rows[f"p{i}", name] == pytest.approx(float(value), rel=1e-12)
         luma = cv2.cvtColor(f, cv2.COLOR_RGB2GRAY).astype(int)

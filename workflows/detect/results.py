@@ -17,7 +17,7 @@ from detection.boxes import Detections, Truth
 from detection.drawing import draw
 from detection.protocol import compare, table
 from fusion import storage
-from fusion.images.colour import as_rgb
+from fusion.images.colour import to_rgb
 from fusion.images.png import encode_png
 from fusion.report.sheets import side_by_side
 from fusion.report.tables import degradation_order, level_order
@@ -198,7 +198,7 @@ def choose(found: list[dict], count: int) -> list[str]:
 def picture(image: np.ndarray, row: dict, classes: Sequence[str], threshold: float) -> np.ndarray:
     """An image (uint8, H W 3 or H W) with what was found in it; small ones are enlarged, for letters need room."""
 
-    colour = as_rgb(image)
+    colour = to_rgb(image)
     times = max(1, math.ceil(WIDTH / image.shape[1]))
     true, found = true_of(row), found_of(row)
     if times > 1:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from fusion import inference, storage
 from fusion.classical import CLASSICAL
 from fusion.errors import UserError
-from fusion.images.colour import as_grey
+from fusion.images.colour import to_grey
 from fusion.images.png import encode_png
 from fusion.metrics import score
 from fusion.training import evolution
@@ -118,7 +118,7 @@ def maker(spec: dict):
     if spec["kind"] == "folder":
 
         def read(item):
-            image = as_grey(read_fused(spec["where"], item))
+            image = to_grey(read_fused(spec["where"], item))
             if image.shape != item.infrared.shape:
                 raise UserError(f"size differs: fused {image.shape[1]}x{image.shape[0]}")
             return image
@@ -136,7 +136,7 @@ def maker(spec: dict):
             from detection.moefusion.joint import attend
 
             attention = attend(twin, item.visible, item.infrared)
-        return inference.fuse(method, as_grey(item.visible), item.infrared, attention)
+        return inference.fuse(method, to_grey(item.visible), item.infrared, attention)
 
     return fuse
 

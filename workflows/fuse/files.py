@@ -23,7 +23,7 @@ from tqdm import tqdm
 from detection.moefusion.joint import attend
 from fusion import inference, realtime, storage, weights
 from fusion.errors import UserError
-from fusion.images.colour import as_grey
+from fusion.images.colour import to_grey
 from fusion.images.decode import decode
 from fusion.images.formats import BadImage
 from fusion.images.png import encode_png
@@ -105,7 +105,7 @@ def image(args: Args, fuse: Fuse) -> None:
             raise UserError(f"there is no file {path}.") from error
         except (OSError, BadImage) as error:
             raise UserError(f"{path} cannot be read ({error}).") from error
-    visible, infrared = pair[0], as_grey(pair[1])
+    visible, infrared = pair[0], to_grey(pair[1])
     infrared = fit(visible, infrared, args)
     start = time.perf_counter()
     fused = fuse(visible, infrared)

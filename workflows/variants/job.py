@@ -20,7 +20,7 @@ from fusion import checkpoint, inference, storage
 from fusion.data.pairs import find_pairs
 from fusion.data.splits import FILE, read_frozen_splits
 from fusion.errors import UserError
-from fusion.images.colour import grey
+from fusion.images.colour import to_grey
 from fusion.metrics import score
 from fusion.models.aenet import BLOCKS
 from fusion.models.configs import AENetConfig
@@ -159,7 +159,7 @@ def score_network(row: dict) -> list[dict]:
     for item in items({"refs": row["refs"]}):
         if isinstance(item, tuple):
             continue
-        fused = inference.fuse(model, grey(item.visible), item.infrared)
+        fused = inference.fuse(model, to_grey(item.visible), item.infrared)
         images = (fused[..., None], item.visible, item.infrared[..., None])
         tensors = (torch.tensor(image).permute(2, 0, 1)[None] for image in images)
         found = score(*tensors, names=METRICS)

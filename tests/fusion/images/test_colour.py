@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fusion.images.colour import attach_colour, grey, is_grey, luma, quantise
+from fusion.images.colour import attach_colour, is_grey, luma, quantise, to_grey
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 GREY = COLOUR[..., 0].copy()
@@ -29,11 +29,11 @@ def test_luma_of_colours():
 
 
 def test_grey_agrees_with_opencv():
-    assert np.abs(grey(COLOUR).astype(int) - cv2.cvtColor(COLOUR, cv2.COLOR_RGB2GRAY)).max() <= 1
-    assert grey(COLOUR).dtype == np.uint8
-    assert grey(GREY) is GREY
+    assert np.abs(to_grey(COLOUR).astype(int) - cv2.cvtColor(COLOUR, cv2.COLOR_RGB2GRAY)).max() <= 1
+    assert to_grey(COLOUR).dtype == np.uint8
+    assert to_grey(GREY) is GREY
     levels = np.arange(256, dtype=np.uint8)[None]
-    assert np.array_equal(grey(np.repeat(levels[..., None], 3, axis=2)), levels)
+    assert np.array_equal(to_grey(np.repeat(levels[..., None], 3, axis=2)), levels)
 
 
 def test_quantise_rounds_and_clips_and_undoes_luma():

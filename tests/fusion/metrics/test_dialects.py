@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fusion.images.colour import grey
+from fusion.images.colour import to_grey
 from fusion.metrics import METRICS, score
 from fusion.metrics.dialects import DIALECTS
 
@@ -34,7 +34,7 @@ def planes(dialect: str, image) -> np.ndarray:
 
 
 def test_standard_scores_the_luma_that_the_project_stores():
-    assert np.array_equal(planes("standard", COLOUR)[0], grey(COLOUR))
+    assert np.array_equal(planes("standard", COLOUR)[0], to_grey(COLOUR))
 
 
 def test_luma_is_exact_and_halves_go_up():
@@ -46,7 +46,7 @@ def test_luma_is_exact_and_halves_go_up():
     assert (thousandths % 1000 == 500).any()
     wanted = (thousandths + 500) // 1000
     assert np.array_equal(planes("standard", image)[0], wanted)
-    assert np.array_equal(grey(image), wanted)
+    assert np.array_equal(to_grey(image), wanted)
     assert planes("standard", half)[0].tolist() == [[0, 1]]
 
 

@@ -15,7 +15,7 @@ from scipy import ndimage, special
 from scipy.signal import convolve2d
 
 from fusion.errors import UserError
-from fusion.images.colour import grey
+from fusion.images.colour import to_grey
 from fusion.images.decode import decode
 from fusion.metrics import niqe, viff
 from fusion.metrics.niqe_features import features, fit_aggd, halve, normalise
@@ -251,7 +251,7 @@ def test_noise_and_blur_score_worse(clouds):
 @evidence("vifb")
 @pytest.mark.parametrize("name", ["fight", "labMan", "snow"])
 def test_noise_and_blur_of_photographs_score_worse_under_the_shipped_model(name):
-    clean = grey(decode((DATA / "vifb" / "visible" / f"{name}.jpg").read_bytes()).pixels).astype(np.float64)
+    clean = to_grey(decode((DATA / "vifb" / "visible" / f"{name}.jpg").read_bytes()).pixels).astype(np.float64)
     noisy = np.clip(np.rint(clean + 15 * np.random.default_rng(0).normal(size=clean.shape)), 0, 255)
     values = [float(niqe.compute(triplet(image))) for image in (clean, noisy, cv2.GaussianBlur(clean, (0, 0), 2))]
     assert values[1] > 2 * values[0] and values[2] > 1.3 * values[0]

@@ -9,7 +9,7 @@ import pytest
 from fusion import inference
 from fusion.classical import CLASSICAL
 from fusion.data.pairs import find_pairs, read_pair
-from fusion.images.colour import grey
+from fusion.images.colour import to_grey
 from fusion.images.png import encode_png
 from tests.helpers.command_line import one_line
 
@@ -69,7 +69,7 @@ def test_a_method_joins(first, place, words, command):
     scored = place / "out" / "library"
     pairs = {ref.key: read_pair(ref) for ref in find_pairs(words[2]).refs if ref.key in keys[1:]}
     for key, pair in pairs.items():
-        image = inference.fuse(CLASSICAL["lp"].fuse, grey(pair.visible), pair.infrared)
+        image = inference.fuse(CLASSICAL["lp"].fuse, to_grey(pair.visible), pair.infrared)
         if key == keys[2]:
             image[:, ::4] = image[:, 1::4] = 0
         (fused / f"{key}.png").write_bytes(encode_png(image[:-1] if key == keys[1] else image))

@@ -7,7 +7,7 @@ import torch
 
 from fusion import checkpoint, inference, scenes
 from fusion.classical import CLASSICAL, fuse_colour
-from fusion.images.colour import grey
+from fusion.images.colour import to_grey
 from fusion.images.decode import decode
 from fusion.images.png import encode_png
 from fusion.models.aenet import AENet
@@ -74,7 +74,7 @@ def test_every_channel(command, pair, tmp_path, method):
     assert code == 0, err
     fused = decode((tmp_path / "out.png").read_bytes()).pixels
     assert (fused == fuse_colour(CLASSICAL[method], pair.visible, pair.infrared)).all()
-    (tmp_path / "visible.png").write_bytes(encode_png(grey(pair.visible)))
+    (tmp_path / "visible.png").write_bytes(encode_png(to_grey(pair.visible)))
     code, _, err = command(*words(tmp_path, method=method, colour="channels"))
     assert code == 0, err
     assert decode((tmp_path / "out.png").read_bytes()).pixels.ndim == 2  # a grey image has one channel
