@@ -1,4 +1,4 @@
-"""`duskfuse JOB ...`: one command for all jobs. Nothing heavy is imported before the job is known."""
+"""Run `duskfuse JOB ...`, one command for all jobs. Nothing heavy is imported before the options are parsed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from fusion.errors import UserError
 from workflows.cluster.errors import user_error_in
 from workflows.provenance import REVISION, passport
 
-JOBS = {
+# Job -> its line of `duskfuse --help`. Its package workflows.JOB has options.options() and job.run().
+JOBS: dict[str, str] = {
     "demo": "the whole job on built-in scenes, or on your pairs, with a tiny recipe: corpus to report",
     "corpus": "build a degraded corpus from pairs; verify one",
     "train": "train a recipe on a corpus",
@@ -33,6 +34,7 @@ JOBS = {
 
 
 def usage() -> str:
+    """Return the text of `duskfuse --help`."""
     lines = [f"  {name:10} {text}" for name, text in JOBS.items()]
     return "\n".join(
         [
@@ -46,42 +48,44 @@ def usage() -> str:
 
 
 @contextlib.contextmanager
-def terminable() -> Iterator[threading.Event]:
-    """Within it SIGTERM is Ctrl-C: KeyboardInterrupt in the main thread, and the event is set.
+def sigterm_as_keyboard_interrupt() -> Iterator[threading.Event]:
+    """Within it SIGTERM raises KeyboardInterrupt in the main thread, and sets the event.
 
-    `ray job stop`, batch systems and spot notices send it. Once: what is being put away then is not disturbed again.
+    `ray job stop`, batch systems and spot notices send SIGTERM. Only the first one is handled, so that clean-up is not
+    interrupted by a second one.
     """
-    told = threading.Event()  # an exception of its own would not do: Ray makes a new KeyboardInterrupt of it
+    sigterm_received = threading.Event()  # an event, because Ray re-raises our exception as a new KeyboardInterrupt
     if threading.current_thread() is not threading.main_thread():
-        yield told  # only the main thread may say what a signal does
+        yield sigterm_received  # Python allows only the main thread to set a signal handler
         return
 
-    def end(number: int, frame: object) -> None:
+    def handle_sigterm(number: int, frame: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        told.set()
+        sigterm_received.set()
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, end)
+    previous = signal.signal(signal.SIGTERM, handle_sigterm)
     try:
-        yield told
+        yield sigterm_received
     finally:
-        # None: not set from Python; there is nothing to put back
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+        # None: the handler was not set from Python and cannot be restored
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a job. Returns the exit code: 0, 2 for anything the user can put right, 130 or 143 when interrupted."""
-    with terminable() as told:
+    with sigterm_as_keyboard_interrupt() as sigterm_received:
         try:
             return _main(list(sys.argv[1:] if arguments is None else arguments))
         except (KeyboardInterrupt, SystemExit) as stop:
-            while_connecting = isinstance(stop, SystemExit) and stop.code == signal.SIGTERM  # how Ray ends then
+            # SystemExit(15) is how Ray ends a process that gets SIGTERM while it connects
+            while_connecting = isinstance(stop, SystemExit) and stop.code == signal.SIGTERM
             if isinstance(stop, SystemExit) and not while_connecting:
                 raise
-            by_signal = told.is_set() or while_connecting
-            how = "interrupted by SIGTERM" if by_signal else "interrupted"
+            by_sigterm = sigterm_received.is_set() or while_connecting
+            how = "interrupted by SIGTERM" if by_sigterm else "interrupted"
             print(f"\nduskfuse: {how}; the same command goes on where it stopped", file=sys.stderr)
-            return 143 if by_signal else 130
+            return 143 if by_sigterm else 130
 
 
 def _main(arguments: list[str]) -> int:
@@ -100,20 +104,20 @@ def _main(arguments: list[str]) -> int:
             raise UserError(f"unknown job {job!r}. Jobs: {', '.join(JOBS)}.")
         run_job(job, rest)
         return 0
-    except BrokenPipeError:  # `| head` has what it wanted
+    except BrokenPipeError:  # the reader, such as `| head`, has closed the pipe
         sys.stderr.close()
         return 0
     except Exception as error:
-        known = user_error_in(error)
-        if known is None:
+        user_error = user_error_in(error)
+        if user_error is None:  # a bug: one line before the traceback
             print(f"duskfuse {job}: {type(error).__name__}: {' '.join(str(error).split())[:300]}", file=sys.stderr)
             raise
-        print(f"duskfuse {job}: {known}", file=sys.stderr)
+        print(f"duskfuse {job}: {user_error}", file=sys.stderr)
         return 2
 
 
 def read_options(job: str, arguments: Sequence[str]) -> Any:
-    """Parse the options of a job. No torch and no Ray is imported, so `--help` answers at once."""
+    """Return the options dataclass of a job. Imports no torch and no Ray, so `--help` answers at once."""
     return importlib.import_module(f"workflows.{job}.options").options(list(arguments))
 
 
@@ -124,10 +128,10 @@ def run_job(job: str, arguments: Sequence[str]) -> None:
 
 
 def run() -> None:
-    """Run the console script."""
+    """Run the console script `duskfuse`."""
     sys.exit(main())
 
 
 def run_module(package: str) -> None:
-    """Run `python -m workflows.JOB`: what `ray job submit` takes."""
+    """Run `python -m workflows.JOB`, as `ray job submit` does. `package`: "workflows.JOB"."""
     sys.exit(main([package.rpartition(".")[2], *sys.argv[1:]]))

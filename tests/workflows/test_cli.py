@@ -26,11 +26,29 @@ def test_help_imports_nothing_heavy():
         assert f"  {job} " in done.stdout
 
 
-@pytest.mark.parametrize("job", JOBS)
-def test_every_job_has_help(job):
-    done = subprocess.run([sys.executable, "-m", "workflows", job, "--help"], capture_output=True, text=True)
+HELP = [*([job] for job in JOBS), ["corpus", "verify"], ["train", "tgecnet-restore"], ["tune", "moefusion-detectors"]]
+
+
+@pytest.mark.parametrize("words", HELP, ids=" ".join)
+def test_every_job_has_help_without_heavy_packages(words):
+    """So it answers within a second: torch, Ray and pandas take several."""
+    code = (
+        "import sys\nfrom workflows.cli import main\n"
+        f"try:\n  code = main([*{words!r}, '--help'])\nexcept SystemExit as stop:\n  code = stop.code\n"
+        "heavy = {'ray', 'torch', 'torchvision', 'pandas', 'ultralytics', 'matplotlib'} & set(sys.modules)\n"
+        "assert not code and not heavy, (code, heavy)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "usage" in done.stdout.lower()
+
+
+@pytest.mark.parametrize("words", [["workflows.train", "--help"], ["workflows", "train", "--help"]], ids=" ".join)
+def test_jobs_are_modules_too(words):
+    """As `ray job submit` takes them."""
+    done = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: duskfuse train RECIPE") and "tgecnet-restore" in done.stdout
 
 
 def test_no_arguments_is_a_mistake(command):

@@ -19,7 +19,8 @@ from workflows.cluster import connect, join
 
 def run_as_job(monkeypatch, job) -> int:
     """`duskfuse demo`, with the function `job` in its place."""
-    monkeypatch.setattr(cli.importlib, "import_module", lambda name: SimpleNamespace(main=lambda arguments: job()))
+    module = SimpleNamespace(options=lambda arguments: None, run=lambda options, command: job())
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: module)
     return cli.main(["demo"])
 
 
@@ -78,8 +79,7 @@ def test_other_exits_stay_what_they_are(monkeypatch):
 
 def test_a_job_in_a_thread_leaves_signals_alone(monkeypatch):
     before, codes = signal.getsignal(signal.SIGTERM), []
-    monkeypatch.setattr(cli.importlib, "import_module", lambda name: SimpleNamespace(main=lambda arguments: None))
-    thread = threading.Thread(target=lambda: codes.append(cli.main(["demo"])))
+    thread = threading.Thread(target=lambda: codes.append(run_as_job(monkeypatch, lambda: None)))
     thread.start()
     thread.join()
     assert codes == [0] and signal.getsignal(signal.SIGTERM) is before
