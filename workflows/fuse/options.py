@@ -25,7 +25,7 @@ class Args:
     checkpoint: str | None = None
     """A finished training run, or a checkpoint folder; without it the AE-Netv2 of the package."""
     method: str | None = None
-    """A classical method instead, such as average, adf, gff, lp (see docs/library.md)."""
+    """A classical method instead, such as average, adf, gff, lp (see docs/classical_methods.md)."""
     colour: Literal["luma", "channels"] = "luma"
     """What a --method fuses: the luma, under the visible image's colour; or every colour channel with the infrared
     image, as most published comparisons do, where colours fade towards grey."""

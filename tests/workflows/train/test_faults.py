@@ -1,4 +1,4 @@
-"""Long: trainings that lose a worker, a node, their driver, the store, the disk, their numbers. See docs/faults.md.
+"""Long: trainings that lose a worker, a node, their driver, the store, the disk, their numbers. See docs/fault_tolerance.md.
 
 One cluster of two nodes on this machine serves all of them; each worker needs a node of its own.
 """
@@ -86,7 +86,7 @@ def epochs_done(job: Job) -> int:
 
 
 def told(name: str, seconds: float, lost: int | None = None) -> None:
-    """A figure for docs/faults.md, shown by `pytest -s`."""
+    """A figure for docs/fault_tolerance.md, shown by `pytest -s`."""
     print(f"FAULT {name}: on after {seconds:.0f} s" + ("" if lost is None else f", epochs done again: {lost}"))
 
 
