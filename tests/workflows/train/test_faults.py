@@ -1,6 +1,7 @@
 """Long: trainings that lose a worker, a node, their driver, the store, the disk, their numbers.
 
-See docs/fault_tolerance.md. One cluster of two nodes on this machine serves all of them; each worker needs a node of its own.
+See docs/fault_tolerance.md. One cluster of two nodes on this machine serves all of them; each worker needs a node of
+its own.
 """
 
 from __future__ import annotations
