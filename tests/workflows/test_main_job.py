@@ -222,7 +222,7 @@ def test_scores_and_report(fuse_run, corpus, place, command):
     assert float(whole["Average", "en"]["mean"]) == pytest.approx(mean, rel=1e-12)
 
     page = place / "report.html"
-    assert command("report", "--scores", scores, "--run", fuse_run, "--out", page, "--pictures", 3)[0] == 0
+    assert command("report", "--scores", scores, "--run", fuse_run, "--out", page, "--num-images", 3)[0] == 0
     html = page.read_text()
     for word in (
         "TG-ECNet",

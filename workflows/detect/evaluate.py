@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from detection.load import load
 from fusion import storage
 from fusion.errors import UserError
 from workflows.cluster.connect import resources
-from workflows.cluster.parallel import in_parallel
+from workflows.cluster.parallel import ActorPool, in_actors
 from workflows.detect.labels import SOURCES
 from workflows.detect.options import Args, size_of
 from workflows.inputs import PAIRS_A_TASK, items, open_source, read_fused
@@ -23,8 +23,6 @@ def score(
     args: Args, refs: list, methods: dict[str, str], weights: str, classes, same
 ) -> tuple[list[dict], list[dict]]:
     """(what was found in every image of every method, what could not be scored)."""
-    from ray.data import ActorPoolStrategy
-
     if args.corpus is not None:
         source = open_source(None, args.corpus, args.split)
         units, images = source.units, source.images
@@ -36,30 +34,45 @@ def score(
         images = len(chosen)
     cpus, gpus = resources()
     workers = gpus or max(1, int(cpus))
-    options = {"num_cpus": min(1, cpus / workers)} | ({"num_gpus": 1} if gpus else {})
-    make = {"weights": storage.absolute(weights), "classes": list(classes), "same": same}
-    make |= {"methods": {name: storage.absolute(folder) for name, folder in methods.items()}}
-    make |= {"size": size_of(args), "threads": max(1, int(cpus / workers))}
+    pool = ActorPool(workers, cpus=min(1, cpus / workers), gpus=1 if gpus else 0)
+    settings = FinderSettings(
+        weights=storage.absolute(weights),
+        classes=tuple(classes),
+        same=same,
+        methods={name: storage.absolute(folder) for name, folder in methods.items()},
+        size=size_of(args),
+        threads=max(1, int(cpus / workers)),
+    )
     found: list[dict] = []
     problems: list[dict] = []
-    pool = ActorPoolStrategy(size=min(workers, len(units)))
     with tqdm(total=images, unit="image", desc="detect", mininterval=1) as bar:
-        for row in in_parallel(units, Finder, make=make, compute=pool, **options):
+        for row in in_actors(units, Finder, settings, (dict,), pool):
             found += row["found"]
             problems += row["problems"]
             bar.update(1)
     return found, problems
 
 
+@dataclass(frozen=True)
+class FinderSettings:
+    """A detector, the classes it is scored on, and the folders of fused images by method."""
+
+    weights: str
+    classes: tuple[str, ...]
+    same: dict[str, str]
+    methods: dict[str, str]
+    size: int
+    threads: int
+
+
 class Finder:
     """A Ray actor that holds the detector."""
 
-    def __init__(self, weights: str, classes: list[str], same: dict, methods: dict, size: int, threads: int) -> None:
-
-        torch.set_num_threads(threads)
-        self.classes, self.same, self.methods = tuple(classes), same, methods
+    def __init__(self, settings: FinderSettings) -> None:
+        torch.set_num_threads(settings.threads)
+        self.classes, self.same, self.methods = settings.classes, settings.same, settings.methods
         device = "cuda:0" if torch.cuda.is_available() else "cpu"
-        self.find = load(weights, self.classes, same, size, device)
+        self.find = load(settings.weights, self.classes, self.same, settings.size, device)
 
     def __call__(self, unit: dict) -> list[dict]:
 

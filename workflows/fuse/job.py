@@ -21,10 +21,10 @@ from tqdm import tqdm
 from fusion import storage, weights
 from fusion.errors import UserError
 from workflows.cluster.connect import connect, resources
-from workflows.cluster.parallel import in_parallel
+from workflows.cluster.parallel import ActorPool, in_actors
 from workflows.fuse.methods import load
 from workflows.fuse.options import Args, check
-from workflows.fuse.worker import GATES_FILE, Fuser, gates_table
+from workflows.fuse.worker import GATES_FILE, Fuser, FuserSettings, gates_table
 from workflows.inputs import open_source
 from workflows.outputs import check_seen, claim
 from workflows.provenance import stamp
@@ -51,16 +51,12 @@ def run(args: Args, command: list[str]) -> None:
     claim(args.out, "model.json", model, "model's images")
     storage.remove(storage.join(args.out, "fused.json"))  # from here to the end the folder is not complete
     connect()
-    from ray.data import ActorPoolStrategy
-
-    workers, threads, options = place(args.workers, parameters)
+    pool, threads = place(args.workers, parameters)
     results: list[dict] = []
     rejected = list(source.rejected)
     with tqdm(total=source.images, unit="image", desc="fuse", mininterval=1) as bar:
-        make = {"checkpoint": where, "method": args.method, "colour": args.colour}
-        make |= {"out": storage.absolute(args.out), "threads": threads}
-        pool = ActorPoolStrategy(size=min(workers, len(source.units)))
-        for result in in_parallel(source.units, Fuser, make=make, compute=pool, **options):
+        settings = FuserSettings(where, args.method, args.colour, storage.absolute(args.out), threads)
+        for result in in_actors(source.units, Fuser, settings, (dict,), pool):
             bar.update(1)
             (rejected if "reason" in result else results).append(result)
     if len(rejected) > args.max_rejected * (source.images + len(source.rejected)) or not results:
@@ -90,14 +86,14 @@ def run(args: Args, command: list[str]) -> None:
     )
 
 
-def place(wanted: int, parameters: int) -> tuple[int, int, dict]:
-    """(model copies, threads of each, what each takes of the cluster).
+def place(wanted: int, parameters: int) -> tuple[ActorPool, int]:
+    """(model copies and what each takes of the cluster, threads of each).
 
     Without GPUs, small networks run best as many copies of one thread, large ones would not fit in memory like that.
     """
     cpus, gpus = resources()
     if gpus:
         workers = wanted or gpus
-        return workers, 1, {"num_gpus": min(1, gpus / workers), "num_cpus": min(1, cpus / workers)}
+        return ActorPool(workers, cpus=min(1, cpus / workers), gpus=min(1, gpus / workers)), 1
     workers = wanted or max(1, int(cpus if parameters < SMALL else cpus // 4))
-    return workers, max(1, int(cpus // workers)), {"num_cpus": min(1, cpus / workers)}
+    return ActorPool(workers, cpus=min(1, cpus / workers)), max(1, int(cpus // workers))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,20 +20,31 @@ GATES_FILE = "gates.csv"
 PNG_END = b"IEND\xaeB`\x82"  # the last chunk of a whole file
 
 
+@dataclass(frozen=True)
+class FuserSettings:
+    """The model, a checkpoint or a classical method with its treatment of colour, and where fused images go."""
+
+    checkpoint: str | None
+    method: str | None
+    colour: str
+    out: str
+    threads: int
+
+
 class Fuser:
     """A Ray actor that holds one copy of the model and fuses one unit of work at a time."""
 
-    def __init__(self, checkpoint: str | None, method: str | None, colour: str, out: str, threads: int) -> None:
-
-        torch.set_num_threads(threads)
-        self.out = out
+    def __init__(self, settings: FuserSettings) -> None:
+        torch.set_num_threads(settings.threads)
+        self.out = settings.out
         self.restores = False
         self.model = self.twin = None
-        if checkpoint is None:
+        if settings.checkpoint is None:
+            method, colour = settings.method, settings.colour
             self.classical = classical(method, colour)
             self.identity = self.name = method if colour == "luma" else f"{method}, every channel"
             return
-        loaded, twin, self.identity = load(checkpoint)
+        loaded, twin, self.identity = load(settings.checkpoint)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model, self.name = loaded.model.to(device), loaded.name
         self.twin = twin and twin.to(device)
