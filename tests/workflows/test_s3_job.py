@@ -39,7 +39,7 @@ def jobs(roots):
             ["corpus", "verify", corpus],
             ["fuse", "--method", "average", "--corpus", corpus, "--out", fused],
             ["score", "--fused", f"Average={fused}", "--corpus", corpus, "--out", scores, "--metrics", "en,qabf"],
-            ["report", "--scores", scores, "--out", join(root, "report.html"), "--pictures", "2"],
+            ["report", "--scores", scores, "--out", join(root, "report.html"), "--num-images", "2"],
         ):  # fmt: skip
             assert main(words) == 0, words
     return roots
