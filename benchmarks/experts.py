@@ -12,7 +12,7 @@ import time
 
 import torch
 
-from fusion.models.mixture import mixture, plain_mixture
+from fusion.models.mixture import mixture, reference_mixture
 
 EXPERTS, TOP_K = 11, 6
 
@@ -53,9 +53,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     cuda = args.device.startswith("cuda")
     tensors = case(args.tokens, args.width, args.device)
-    ours, plain = once(mixture, tensors, cuda)[1], once(plain_mixture, tensors, cuda)[1]
+    ours, plain = once(mixture, tensors, cuda)[1], once(reference_mixture, tensors, cuda)[1]
     error = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(ours, plain, strict=True))
-    turns = [(once(mixture, tensors, cuda)[0], once(plain_mixture, tensors, cuda)[0]) for _ in range(args.turns)]
+    turns = [(once(mixture, tensors, cuda)[0], once(reference_mixture, tensors, cuda)[0]) for _ in range(args.turns)]
     medians = [statistics.median(turn[i] for turn in turns) for i in (0, 1)]
     ratios = sorted(b / a for a, b in turns)
     print(f"{args.tokens} tokens of {args.width}, N {EXPERTS}, K {TOP_K}, {args.device}, {args.threads} threads")

@@ -72,7 +72,7 @@ def main() -> None:
         getattr(flat, part).gate = gate(channels, tuple(n // SHRINK[channels] for n in size))
 
     def gates_of(model: MoEFusion) -> list[ImageGate]:
-        return [model.foreground.gate, model.background.gate, model.everything.gate]
+        return [model.foreground.gate, model.background.gate, model.global_experts.gate]
 
     print(f"batch {args.batch} of {args.width} x {args.height}, forward and backward, {args.threads} threads")
     unshrunk = gate(32, size) if args.unshrunk else None

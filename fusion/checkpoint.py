@@ -27,9 +27,11 @@ from torch import Tensor, nn
 from fusion import config as configs
 from fusion import storage
 from fusion.errors import UserError
+from fusion.legacy import upgrade_recipe, upgrade_weights
 from fusion.models.registry import MODELS, Model
 
-FORMAT = 1
+FORMAT = 2
+FORMATS = (1, 2)  # that can be read; in 1 some weights and recipe fields have other names
 FILES = ("model.safetensors", "config.json", "state.json")
 PARTS = ("detectors",)
 ALL_FILES = (*(f"{part}/{name}" for part in PARTS for name in FILES), *FILES)  # state.json, which seals it, last
@@ -80,16 +82,17 @@ def load(folder: str | Path, expect: str | None = None, models: Mapping[str, Mod
         )
     about = _read_json(folder / "config.json")
     name = about.get("model")
-    if about.get("format") != FORMAT or name not in list(models):
+    if about.get("format") not in FORMATS or name not in list(models):
         raise UserError(
             f"{folder}: unknown model {name!r} or format {about.get('format')!r}; known are {', '.join(models)} in "
-            f"format {FORMAT}. Was it saved by a newer version?"
+            f"formats up to {FORMAT}. Was it saved by a newer version?"
         )
     if expect is not None and name != expect:
         raise UserError(f"{folder} holds {name}, not {expect}. Give a {expect} checkpoint.")
     model = models[name].build(configs.from_dict(models[name].config, about.get("config"), f"{folder}/config.json"))
     load_weights(model, folder)
-    return Checkpoint(name, model.eval(), about.get("recipe", {}), read_state(folder), _digest(folder))
+    recipe = upgrade_recipe(about.get("recipe", {}))
+    return Checkpoint(name, model.eval(), recipe, read_state(folder), _digest(folder))
 
 
 def _inside(folder: Path) -> Path:
@@ -106,7 +109,7 @@ def part(folder: str | Path, name: str) -> Path | None:
 
 def load_weights(model: nn.Module, folder: Path, only: str = "") -> None:
     """Load the weights whose name starts with `only` into the model; every such weight must be there and fit."""
-    found = read_tensors(folder / "model.safetensors")
+    found = _upgraded(read_tensors(folder / "model.safetensors"), folder)
     wanted = {key: value for key, value in model.state_dict().items() if key.startswith(only)}
     absent = sorted(set(wanted) - set(found))
     unfit = [key for key in wanted if key in found and found[key].shape != wanted[key].shape]
@@ -122,7 +125,7 @@ def load_weights(model: nn.Module, folder: Path, only: str = "") -> None:
 
 def load_optimiser(model: nn.Module, optimiser: torch.optim.Optimizer, folder: Path) -> None:
     """Put Adam's moments back, by parameter name."""
-    moments = read_tensors(folder / "optimiser.safetensors")
+    moments = _upgraded(read_tensors(folder / "optimiser.safetensors"), folder)
     by_name = dict(model.named_parameters())
     for name, parameter in by_name.items():
         entry = {key.rpartition("/")[2]: value for key, value in moments.items() if key.startswith(f"{name}/")}
@@ -132,7 +135,14 @@ def load_optimiser(model: nn.Module, optimiser: torch.optim.Optimizer, folder: P
 
 
 def read_state(folder: Path) -> dict[str, Any]:
+    """Return state.json. UserError: it is missing or damaged."""
     return _read_json(Path(folder) / "state.json")
+
+
+def _upgraded(tensors: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
+    """Weights or moments under the names of today."""
+    about = _read_json(folder / "config.json")
+    return upgrade_weights(str(about.get("model")), tensors) if about.get("format") == 1 else tensors
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

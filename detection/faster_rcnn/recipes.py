@@ -90,13 +90,15 @@ class DetectorRecipe:
 
 def faster_rcnn() -> DetectorRecipe:
     """ResNet-50 FPN from ImageNet's weights, 640 x 480, 24 epochs of batch 4: the detector of MoE-Fusion's Table 3."""
-    optim = OptimConfig(lr=1e-4, weight_decay=1e-4, milestones=(16, 22), clip=10.0)
+    optim = OptimConfig(lr=1e-4, weight_decay=1e-4, milestones=(16, 22), max_grad_norm=10.0)
     return DetectorRecipe("faster-rcnn", PAPER, optim)
 
 
 def faster_rcnn_small() -> DetectorRecipe:
     """ResNet-10, narrow pyramid and head, 256 pixels, from random weights: learns on two CPU cores."""
-    return DetectorRecipe("faster-rcnn-small", SMALL, OptimConfig(lr=5e-4, warmup=0.03, clip=10.0), weights="none")
+    return DetectorRecipe(
+        "faster-rcnn-small", SMALL, OptimConfig(lr=5e-4, warmup_fraction=0.03, max_grad_norm=10.0), weights="none"
+    )
 
 
 RECIPES: dict[str, Callable[[], DetectorRecipe]] = {

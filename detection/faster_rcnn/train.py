@@ -20,7 +20,7 @@ from detection.faster_rcnn.recipes import DetectorRecipe
 from fusion import checkpoint
 from fusion.errors import UserError
 from fusion.seeds import make_rng
-from fusion.training.engine import Engine, descend
+from fusion.training.engine import Engine, optimizer_step
 from fusion.training.losses import Terms
 
 Example = tuple[str, np.ndarray, Truth]  # a key, a uint8 image H W 3 or H W, what is in it
@@ -88,7 +88,7 @@ class DetectorEngine(Engine):
         if not torch.isfinite(loss):
             shown = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
             raise UserError(f"the detector's loss is not finite ({shown}). Lower optim.lr.")
-        descend(loss, self.model, self.optimiser, self.recipe.optim)
+        optimizer_step(loss, self.model, self.optimiser, self.recipe.optim)
         return {"loss": loss} | terms
 
     def validate(self, batches: Iterable[Batch]) -> dict[str, float]:

@@ -21,7 +21,7 @@ from fusion import checkpoint
 from fusion.errors import UserError
 from fusion.images.colour import luma
 from fusion.training.crops import Batch
-from fusion.training.engine import Engine, adam, descend, learning_rate
+from fusion.training.engine import Engine, adam, learning_rate, optimizer_step
 from fusion.training.losses import Terms
 
 (FOLDER,) = checkpoint.PARTS
@@ -47,8 +47,8 @@ class JointEngine(Engine):
     def stage(self) -> str:
         return "moefusion-joint"
 
-    def set_rate(self, progress: float) -> None:
-        super().set_rate(progress)
+    def set_learning_rate(self, progress: float) -> None:
+        super().set_learning_rate(progress)
         for group in self.twin_optimiser.param_groups:
             group["lr"] = learning_rate(self.recipe.detectors_optim, progress, self.recipe.epochs)
 
@@ -62,11 +62,11 @@ class JointEngine(Engine):
         if not torch.isfinite(loss):
             shown = ", ".join(f"{name} {value.item():.4g}" for name, value in found.losses.items())
             raise UserError(f"the detectors' loss is not finite ({shown}). Lower detectors_optim.lr.")
-        descend(loss, self.twin, self.twin_optimiser, self.recipe.detectors_optim)
+        optimizer_step(loss, self.twin, self.twin_optimiser, self.recipe.detectors_optim)
         latest = super().step(batch | {"attention": found.attention.detach()})
         return latest | {"detectors": loss} | {f"detectors_{name}": value for name, value in found.losses.items()}
 
-    def complete(self, batch: Batch) -> Batch:
+    def add_attention(self, batch: Batch) -> Batch:
         self.twin.eval()
         return batch | {"attention": self.twin(batch["colour"], batch["infrared"]).attention}
 

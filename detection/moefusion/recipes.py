@@ -61,7 +61,9 @@ def moefusion_detectors_tiny() -> JointRecipe:
         validation=ValidationConfig(rows=24, size=160),
         epochs=6,
     )
-    return _joint(base, "moefusion-detectors-tiny", TINY, OptimConfig(lr=1e-3, warmup=0.05, clip=5.0), "none")
+    return _joint(
+        base, "moefusion-detectors-tiny", TINY, OptimConfig(lr=1e-3, warmup_fraction=0.05, max_grad_norm=5.0), "none"
+    )
 
 
 def _joint(

@@ -3,8 +3,8 @@
     P = C2( f + R(f) ),  f = C1(x)
 
 x is both images, each replicated to three channels; C1 3x3 6 -> 64 and C2 3x3 64 -> 1 are convolution (no bias), batch
-norm, ReLU; R is the block that the variants replace. Where R does not give 64 channels, and for `plain`, there is no
-hop: P = C2( R(f) ). No code was published; "how sure" says what a row rests on.
+norm, ReLU; R is the block that the variants replace. Where R does not give 64 channels, and for `plain`, nothing
+is added: P = C2( R(f) ). No code was published; "how sure" says what a row rests on.
 
 | block         | in the paper    | R, for a width of 64                                      | weights | how sure    |
 |---------------|-----------------|-----------------------------------------------------------|---------|-------------|
@@ -118,11 +118,11 @@ class Pool(nn.Module):
 
 @dataclass(frozen=True)
 class Block:
-    """One row of the table: R for a width, and the channels that it gives, as multiples of the width."""
+    """One row of the table: R for a width, and the channels it returns as multiples of the width, and whether f is added."""
 
     build: Callable[[int], nn.Module]
-    gives: float = 1
-    hop: bool = True
+    out_ratio: float = 1
+    residual: bool = True
 
 
 def _gcb(width: int) -> nn.Module:
@@ -143,10 +143,10 @@ BLOCKS: dict[str, Block] = {
     "squeeze": Block(lambda width: Fire(width, round(width * 42 / 64), width // 2)),
     "squeeze_gcb": Block(_fires(1)),
     "squeeze2_gcb": Block(_fires(2)),
-    "inception": Block(lambda width: Inception(width, grouped=False), gives=1.5, hop=False),
-    "gcb_inception": Block(lambda width: Inception(width, grouped=True), gives=1.5, hop=False),
-    "pool": Block(Pool, gives=0.5, hop=False),
-    "plain": Block(lambda width: nn.Identity(), hop=False),
+    "inception": Block(lambda width: Inception(width, grouped=False), out_ratio=1.5, residual=False),
+    "gcb_inception": Block(lambda width: Inception(width, grouped=True), out_ratio=1.5, residual=False),
+    "pool": Block(Pool, out_ratio=0.5, residual=False),
+    "plain": Block(lambda width: nn.Identity(), residual=False),
 }
 
 
@@ -165,15 +165,15 @@ class AENet(nn.Module):
         else:
             width = config.width
             self.stem = regular(6, width)
-            self.head = regular(int(width * block.gives), 1)
+            self.head = regular(int(width * block.out_ratio), 1)
             nn.init.constant_(self.head[1].weight, 0.2)
             nn.init.constant_(self.head[1].bias, 0.5)
         self.block = block.build(width)
-        self.hop = block.hop
+        self.residual = block.residual
 
     def forward(self, first_B1HW: Tensor, second_B1HW: Tensor) -> Fused:
         """(B, 1, H, W) twice -> (B, 1, H, W)."""
         both = [image.expand(-1, 3, -1, -1) for image in (first_B1HW, second_B1HW)]
         features = self.stem(torch.cat(both, 1))
         more = self.block(features)
-        return Fused(self.head(features + more if self.hop else more))
+        return Fused(self.head(features + more if self.residual else more))

@@ -128,7 +128,7 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         total += left.T @ right
 
 
-def plain_mixture(x_TD, experts_TK, log_weights_TK, w1, b1, w2, b2):
+def reference_mixture(x_TD, experts_TK, log_weights_TK, w1, b1, w2, b2):
     """The usual way, kept as the yardstick of tests and benchmarks: sort, split, loop, exp, `index_add`, log.
 
     Overflows where an expert's output passes about 88; `mixture` does not.

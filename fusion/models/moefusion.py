@@ -143,7 +143,7 @@ class MoEFusion(nn.Module):
             channels += 2 * config.width
             if config.attention_mode == "conv":
                 self.attention = attention_convs()
-        self.everything = (Decoder if config.ablation == "no_moge" else GlobalExperts)(channels, config)
+        self.global_experts = (Decoder if config.ablation == "no_moge" else GlobalExperts)(channels, config)
 
     def forward(self, visible_B1HW: Tensor, infrared_B1HW: Tensor, attention_Bxhw: Tensor | None = None) -> Fused:
         """Raises ValueError for attention of another batch size or with other than one or two maps."""
@@ -152,10 +152,11 @@ class MoEFusion(nn.Module):
         if self.foreground is not None:
             foreground, background = self._part(dense, attention_Bxhw)
             mixed |= {"foreground": self.foreground(*foreground), "background": self.background(*background)}
-        out = self.everything(torch.cat([*dense, *(local.features for local in mixed.values())], 1))
+        out = self.global_experts(torch.cat([*dense, *(local.features for local in mixed.values())], 1))
         mixed["global"] = out if isinstance(out, Mixed) else Mixed(out)
-        gated = {name: one for name, one in mixed.items() if one.gates is not None}
-        loads, gates = ({name: one[i] for name, one in gated.items()} for i in (1, 2))
+        gated = {name: part for name, part in mixed.items() if part.gates is not None}
+        loads = {name: part.load for name, part in gated.items()}
+        gates = {name: part.gates for name, part in gated.items()}
         return Fused(mixed["global"].features, loads, gates)
 
     def local_maps(

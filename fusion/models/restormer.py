@@ -56,8 +56,8 @@ class Attention(nn.Module):
         self.heads = heads
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
         self.qkv = conv(channels, 3 * channels, 1)
-        self.spread = conv(3 * channels, 3 * channels, 3, groups=3 * channels)
-        self.project = conv(channels, channels, 1)
+        self.qkv_dwconv = conv(3 * channels, 3 * channels, 3, groups=3 * channels)
+        self.project_out = conv(channels, channels, 1)
 
     def _heads(self, t: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, H W, G, C / G); with channels last in memory, only a view."""
@@ -66,7 +66,7 @@ class Attention(nn.Module):
     def _part(self, x_BCHW: Tensor, first: int, last: int) -> Tensor:
         """Channels `first` to `last` of q, k and v alone."""
         part = F.conv2d(x_BCHW, self.qkv.weight[first:last])
-        return F.conv2d(part, self.spread.weight[first:last], padding=1, groups=last - first)
+        return F.conv2d(part, self.qkv_dwconv.weight[first:last], padding=1, groups=last - first)
 
     def _weigh(self, scores_BGcd: Tensor, squares_q_BGc: Tensor, squares_k_BGd: Tensor) -> Tensor:
         """Products of q and k -> attention; dividing by the norms normalises q and k without two more maps."""
@@ -75,10 +75,10 @@ class Attention(nn.Module):
 
     def _mix(self, attention_BGcd: Tensor, v_BCHW: Tensor) -> Tensor:
         mixed = torch.einsum("bgcd,bpgd->bpgc", attention_BGcd.to(v_BCHW.dtype), self._heads(v_BCHW))
-        return self.project(mixed.reshape(v_BCHW.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2))
+        return self.project_out(mixed.reshape(v_BCHW.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        q, k, v = self.spread(self.qkv(x_BCHW)).chunk(3, dim=1)
+        q, k, v = self.qkv_dwconv(self.qkv(x_BCHW)).chunk(3, dim=1)
         q, k = self._heads(q), self._heads(k)
         return self._mix(self._weigh(*_products(q, k)), v)
 
@@ -119,13 +119,13 @@ class FeedForward(nn.Module):
         super().__init__()
         hidden = int(channels * expansion)
         self.hidden = hidden
-        self.enter = conv(channels, 2 * hidden, 1)
-        self.spread = conv(2 * hidden, 2 * hidden, 3, groups=2 * hidden)
-        self.leave = conv(hidden, channels, 1)
+        self.project_in = conv(channels, 2 * hidden, 1)
+        self.dwconv = conv(2 * hidden, 2 * hidden, 3, groups=2 * hidden)
+        self.project_out = conv(hidden, channels, 1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        a, b = self.spread(self.enter(x_BCHW)).chunk(2, dim=1)
-        return self.leave(F.gelu(a) * b)
+        a, b = self.dwconv(self.project_in(x_BCHW)).chunk(2, dim=1)
+        return self.project_out(F.gelu(a) * b)
 
 
 class Block(nn.Module):

@@ -43,7 +43,7 @@ class Folded(nn.Module):
         self.config = model.config
         exact = copy.deepcopy(model).eval().cpu().double().requires_grad_(False)
         stem, self.block, head = (without_norms(part) for part in (exact.stem, exact.block, exact.head))
-        self.hop = exact.hop
+        self.residual = exact.residual
         self.stem, self.head = grey_stem(stem[0]), head[0]
         self.kernel = self.edges = None
         if model.config.block in LINEAR:
@@ -58,7 +58,7 @@ class Folded(nn.Module):
         features = F.relu(self.stem(torch.cat([first_B1HW, second_B1HW], 1)))
         if self.kernel is None:
             more = self.block(features)
-            return Fused(F.relu(self.head(features + more if self.hop else more)))
+            return Fused(F.relu(self.head(features + more if self.residual else more)))
         top, bottom, left, right = self.edges(
             features[:, :, 0], features[:, :, -1], features[..., 0], features[..., -1]
         )

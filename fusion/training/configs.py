@@ -12,25 +12,25 @@ from fusion.errors import UserError
 
 @dataclass(frozen=True)
 class CropConfig:
-    """`identity_share`: how often stage 1 sees the modality that is not degraded, to learn to leave it alone.
+    """`identity_probability`: how often stage 1 sees the modality that is not degraded, to learn to leave it alone.
 
-    `shuffle`: crops held back to mix images and degradations within a batch. `classes`: which boxes detectors learn.
+    `shuffle_buffer`: crops held back to mix images and degradations within a batch. `classes`: which boxes detectors learn.
     """
 
     size: int = 128
     per_image: int = 4
     flips: bool = True
-    identity_share: float = 0.2
-    shuffle: int = 512
+    identity_probability: float = 0.2
+    shuffle_buffer: int = 512
     classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.size < 8 or self.size % 8:
             raise UserError(f"crops.size is {self.size}; it must be a positive multiple of 8")
-        if self.per_image < 1 or self.shuffle < 1:
-            raise UserError("crops.per_image and crops.shuffle must be at least 1")
-        if not 0 <= self.identity_share <= 1:
-            raise UserError(f"crops.identity_share is {self.identity_share}; it must be in 0..1")
+        if self.per_image < 1 or self.shuffle_buffer < 1:
+            raise UserError("crops.per_image and crops.shuffle_buffer must be at least 1")
+        if not 0 <= self.identity_probability <= 1:
+            raise UserError(f"crops.identity_probability is {self.identity_probability}; it must be in 0..1")
 
 
 @dataclass(frozen=True)
@@ -74,18 +74,18 @@ class AENetLoss:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Adam, cosine annealing from `lr` to `lr * final`, linear warm-up over the first `warmup` share of all steps.
+    """Adam, cosine annealing from `lr` to `lr * final_lr_ratio`, linear warm-up over the first `warmup_fraction` of all steps.
 
     `milestones`: epochs from which on the rate is a tenth, instead of annealing.
     """
 
     lr: float = 1e-4
-    final: float = 0.01
+    final_lr_ratio: float = 0.01
     milestones: tuple[int, ...] = ()
-    warmup: float = 0.0
+    warmup_fraction: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
-    clip: float = 0.0  # greatest gradient norm; 0: none
+    max_grad_norm: float = 0.0  # greatest gradient norm; 0: none
 
     def __post_init__(self) -> None:
         if self.lr <= 0:

@@ -36,10 +36,10 @@ def crops(sample: Sample, stage: str, config: CropConfig, seed: int, epoch: int)
     rng = make_rng(seed, "crops", epoch, sample.key, sample.degradation, sample.level)
     height, width = sample.infrared.shape
     size = config.size
-    planes = _planes(sample, config.classes)
+    planes = _image_getter(sample, config.classes)
     made = []
     for _ in range(config.per_image):
-        roles = STAGES[stage].inputs(sample, rng, config.identity_share)
+        roles = STAGES[stage].inputs(sample, rng, config.identity_probability)
         top = int(rng.integers(max(height - size, 0) + 1))
         left = int(rng.integers(max(width - size, 0) + 1))
         down, across = (rng.random(2) < 0.5) & config.flips
@@ -48,7 +48,7 @@ def crops(sample: Sample, stage: str, config: CropConfig, seed: int, epoch: int)
             if role == "boxes":
                 crop[role] = crop_boxes(planes(name), top, left, size, down, across)
                 continue
-            piece = _grow(_floats(planes(name)[top : top + size, left : left + size], role), size)
+            piece = _pad(_to_float(planes(name)[top : top + size, left : left + size], role), size)
             crop[role] = np.ascontiguousarray(piece[..., :: -1 if down else 1, :: -1 if across else 1])
         made.append(crop)
     return made
@@ -69,7 +69,7 @@ def crop_boxes(boxes_n5: np.ndarray, top: int, left: int, size: int, down: bool,
     return np.stack([x1, y1, x2, y2, boxes_n5[keep_n, 4]], 1)
 
 
-def _planes(sample: Sample, classes: tuple[str, ...] = ()) -> Callable[[str], np.ndarray]:
+def _image_getter(sample: Sample, classes: tuple[str, ...] = ()) -> Callable[[str], np.ndarray]:
     """Images of a sample by name, uint8. "boxes": a picture, white inside, drawn once. "boxes_n5": as numbers."""
 
     @cache
@@ -86,12 +86,12 @@ def _planes(sample: Sample, classes: tuple[str, ...] = ()) -> Callable[[str], np
     return plane
 
 
-def _floats(image: np.ndarray, role: str) -> np.ndarray:
+def _to_float(image: np.ndarray, role: str) -> np.ndarray:
     """In [0, 1]: colour as (3, H, W), all else as luma (H, W)."""
     return (image.transpose(2, 0, 1) / np.float32(255)) if role == "colour" else luma(image)
 
 
-def _grow(piece: np.ndarray, size: int) -> np.ndarray:
+def _pad(piece: np.ndarray, size: int) -> np.ndarray:
     height, width = piece.shape[-2:]
     down, right = size - height, size - width
     if not (down or right):
@@ -110,15 +110,15 @@ def training_batches(
     for sample in samples:
         for crop in crops(sample, stage, config, seed, epoch):
             held.append(crop)
-            if len(held) > config.shuffle:
-                ready.append(_take(held, rng))
+            if len(held) > config.shuffle_buffer:
+                ready.append(_pop_random(held, rng))
             if len(ready) == batch_size:
-                yield _stack(ready)
+                yield _collate(ready)
                 ready = []
     while held:
-        ready.append(_take(held, rng))
+        ready.append(_pop_random(held, rng))
         if len(ready) == batch_size:
-            yield _stack(ready)
+            yield _collate(ready)
             ready = []
 
 
@@ -130,22 +130,24 @@ def validation_batches(samples: Iterable[Sample], stage: str, size: int) -> Iter
         top, left = (height - high) // 2, (width - wide) // 2
         window = (slice(top, top + high), slice(left, left + wide))
         roles = STAGES[stage].inputs(sample, None, 0.0)
-        planes = _planes(sample)
-        yield _stack([{role: _floats(planes(name)[window], role) for role, name in roles.items() if role != "boxes"}])
+        planes = _image_getter(sample)
+        yield _collate(
+            [{role: _to_float(planes(name)[window], role) for role, name in roles.items() if role != "boxes"}]
+        )
 
 
-def _take(held: list, rng: np.random.Generator):
+def _pop_random(held: list, rng: np.random.Generator):
     """A random one, in constant time: the last one takes its place."""
     i = int(rng.integers(len(held)))
     held[i], held[-1] = held[-1], held[i]
     return held.pop()
 
 
-def _stack(rows: list[dict[str, np.ndarray]]) -> Batch:
-    return {role: torch.from_numpy(_together([row[role] for row in rows], role)) for role in rows[0]}
+def _collate(rows: list[dict[str, np.ndarray]]) -> Batch:
+    return {role: torch.from_numpy(_stack_arrays([row[role] for row in rows], role)) for role in rows[0]}
 
 
-def _together(arrays: list[np.ndarray], role: str) -> np.ndarray:
+def _stack_arrays(arrays: list[np.ndarray], role: str) -> np.ndarray:
     if role == "boxes":
         padded = np.full((len(arrays), max(map(len, arrays)), 5), -1, np.float32)
         for row, boxes in zip(padded, arrays, strict=True):

@@ -19,6 +19,7 @@ from torch import nn
 
 from fusion import checkpoint, metrics
 from fusion.config import to_dict
+from fusion.errors import UserError
 from fusion.models.registry import MODELS
 from fusion.seeds import derive_torch_seed
 from fusion.training import losses
@@ -31,16 +32,24 @@ Numbers = dict[str, float]
 
 
 def learning_rate(optim: OptimConfig, progress: float, epochs: int = 1) -> float:
-    """Linear warm-up, then half a cosine from `lr` to `lr * final`; `progress` in 0..1 over all steps of the run.
+    """Linear warm-up, then half a cosine from `lr` to `lr * final_lr_ratio`; `progress` in 0..1 over all steps of the run.
 
     With milestones: a tenth from each of those epochs on, instead of the cosine.
     """
-    if progress < optim.warmup:
-        return optim.lr * (progress / optim.warmup)
+    if progress < optim.warmup_fraction:
+        return optim.lr * (progress / optim.warmup_fraction)
     if optim.milestones:
         return optim.lr * 0.1 ** sum(progress * epochs >= milestone for milestone in optim.milestones)
-    rest = min((progress - optim.warmup) / max(1 - optim.warmup, 1e-9), 1.0)
-    return optim.lr * (optim.final + (1 - optim.final) * 0.5 * (1 + math.cos(math.pi * rest)))
+    rest = min((progress - optim.warmup_fraction) / max(1 - optim.warmup_fraction, 1e-9), 1.0)
+    return optim.lr * (optim.final_lr_ratio + (1 - optim.final_lr_ratio) * 0.5 * (1 + math.cos(math.pi * rest)))
+
+
+def check_validation(recipe: Recipe) -> None:
+    """Raise UserError where the recipe's validation asks for a metric that is unknown."""
+    unknown = [name for name in recipe.validation.metrics if name not in metrics.METRICS]
+    if unknown:
+        known = ", ".join(metrics.METRICS)
+        raise UserError(f"validation.metrics: unknown metric {unknown[0]!r}. Known: {known}.")
 
 
 def adam(model: nn.Module, optim: OptimConfig) -> torch.optim.Adam:
@@ -48,16 +57,18 @@ def adam(model: nn.Module, optim: OptimConfig) -> torch.optim.Adam:
     return torch.optim.Adam(trainable, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
 
 
-def descend(loss: torch.Tensor, model: nn.Module, optimiser: torch.optim.Optimizer, optim: OptimConfig) -> None:
+def optimizer_step(loss: torch.Tensor, model: nn.Module, optimiser: torch.optim.Optimizer, optim: OptimConfig) -> None:
     """One step down the gradient of `loss`, clipped."""
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
-    if optim.clip:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip)
+    if optim.max_grad_norm:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), optim.max_grad_norm)
     optimiser.step()
 
 
-def terms(stage: str, network: nn.Module, batch: Batch, autocast: AbstractContextManager | None = None) -> losses.Terms:
+def loss_terms(
+    stage: str, network: nn.Module, batch: Batch, autocast: AbstractContextManager | None = None
+) -> losses.Terms:
     """One forward pass, under `autocast`, and the named loss terms of the stage, always in float32."""
     with autocast or nullcontext():
         output = STAGES[stage].call(network, batch)
@@ -85,6 +96,8 @@ class Engine:
         self._network: nn.Module | None = None
 
     def build(self) -> nn.Module:
+        """Make the network of the recipe, with random weights. UserError: validation asks for an unknown metric."""
+        check_validation(self.recipe)
         return MODELS[self.recipe.model_name].build(self.recipe.model)
 
     @property
@@ -102,10 +115,10 @@ class Engine:
         """Stage 2 takes the restoration network of a stage-1 checkpoint."""
         checkpoint.load_weights(self.model, folder, only="restoration.")
 
-    def train_epoch(self, batches: Iterable[Batch], tick: Callable[[int, Numbers], None] | None = None) -> Numbers:
-        """One pass. Returns the mean of each loss term, "wait_s" (for data), "step_s", images, over all workers.
+    def train_epoch(self, batches: Iterable[Batch], on_step: Callable[[int, Numbers], None] | None = None) -> Numbers:
+        """One pass. Returns the mean of each loss term, "data_time_s" (for data), "step_time_s", images, over all workers.
 
-        `tick(step, latest terms)` is called after every step. Raises UserError at a loss that is not finite.
+        `on_step(step, latest terms)` is called after every step. Raises UserError at a loss that is not finite.
         """
         self.model.train()
         sums: dict[str, torch.Tensor] = {}
@@ -116,7 +129,7 @@ class Engine:
             start = time.perf_counter()
             wait += start - clock
             progress = (self.epoch + min((count + 0.5) / self.batches_per_epoch, 1.0)) / self.recipe.epochs
-            self.set_rate(progress)
+            self.set_learning_rate(progress)
             # Gate noise is named by where it is used, so a resumed run draws what an undisturbed one would.
             torch.manual_seed(derive_torch_seed(self.recipe.seed, "gates", self.epoch, count, self.rank))
             batch = self._move(batch)
@@ -127,28 +140,28 @@ class Engine:
             images += len(next(iter(batch.values())))
             clock = time.perf_counter()
             busy += clock - start
-            if tick is not None:
-                tick(count, latest)
+            if on_step is not None:
+                on_step(count, latest)
         self.epoch += 1
         numbers = {name: float(value) for name, value in sums.items()} | {"steps": count, "images": images}
-        numbers = self.reduce(numbers | {"wait_s": wait, "step_s": busy})
+        numbers = self.reduce(numbers | {"data_time_s": wait, "step_time_s": busy})
         steps = numbers.pop("steps")
-        extra = ("images", "wait_s", "step_s")
+        extra = ("images", "data_time_s", "step_time_s")
         return {k: v if k in extra else v / max(steps, 1) for k, v in numbers.items()} | {"steps": steps}
 
     def step(self, batch: Batch) -> losses.Terms:
         """Forward, backward, one step of the optimiser. Returns the named terms, "loss" first."""
-        latest = terms(self.stage, self.network, batch, self._autocast())
+        latest = loss_terms(self.stage, self.network, batch, self._autocast())
         loss = losses.total(latest, self.recipe.loss)
-        descend(loss, self.model, self.optimiser, self.recipe.optim)
+        optimizer_step(loss, self.model, self.optimiser, self.recipe.optim)
         return {"loss": loss} | latest
 
-    def set_rate(self, progress: float) -> None:
+    def set_learning_rate(self, progress: float) -> None:
         """The learning rate at `progress`, 0..1, of the run."""
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.recipe.optim, progress, self.recipe.epochs)
 
-    def complete(self, batch: Batch) -> Batch:
+    def add_attention(self, batch: Batch) -> Batch:
         """What validation needs beyond the batch: nothing here."""
         return batch
 
@@ -156,7 +169,7 @@ class Engine:
     def validate(self, batches: Iterable[Batch]) -> Numbers:
         """Mean metrics over all images of all workers, each against the clean pair: those of the stage.
 
-        Restoring: PSNR and SSIM, and the PSNR of the degraded input ("psnr_in"). Fusing: Q_abf, VIF, EN. And those
+        Restoring: PSNR and SSIM, and the PSNR of the degraded input ("psnr_input"). Fusing: Q_abf, VIF, EN. And those
         that the recipe adds.
         """
         stage = STAGES[self.stage]
@@ -164,13 +177,13 @@ class Engine:
         self.model.eval()
         sums: Numbers = {}
         for batch in batches:
-            batch = self.complete(self._move(batch))
+            batch = self.add_attention(self._move(batch))
             with self._autocast():
                 image = stage.call(self.model, batch).image
             truth = [_eight_bit(batch[name]) for name in stage.truth]
             results = metrics.score(_eight_bit(image), *truth, names)
             if stage.before:
-                results["psnr_in"] = metrics.score(_eight_bit(batch[stage.before]), *truth, ("psnr",))["psnr"]
+                results["psnr_input"] = metrics.score(_eight_bit(batch[stage.before]), *truth, ("psnr",))["psnr"]
             for name, values in results.items():
                 finite = values[torch.isfinite(values)]
                 sums[name] = sums.get(name, 0.0) + float(finite.sum())

@@ -36,13 +36,13 @@ class Label:
 
 
 @dataclass(frozen=True, eq=False)
-class Labelled(Sample):
+class LabelledSample(Sample):
     """A pair with what a network shall make of it: uint8 luma (H, W)."""
 
     label: np.ndarray | None = None
 
 
-class Invented(ValueError):
+class OverSharpened(ValueError):
     """A fused image with details that neither source has."""
 
 
@@ -60,7 +60,7 @@ def check_sharpness(fused: Tensor, visible: Tensor, infrared: Tensor, limit: flo
     got, first, second = map(float, values)
     if got > limit * (first + second):
         share = f"{got / (first + second):.3g}" if first + second else "infinitely many"
-        raise Invented(f"{share} times as sharp as both images together, over --max-sharpness {limit:g}")
+        raise OverSharpened(f"{share} times as sharp as both images together, over --max-sharpness {limit:g}")
 
 
 def evolve(old: Mapping[str, Label], scores: Mapping[str, Mapping[str, float]]) -> dict[str, Label]:

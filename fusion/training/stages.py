@@ -29,7 +29,7 @@ class Stage:
     inputs      (sample, generator or None in validation, identity share) -> which images of a sample a batch takes
     truth       what validation scores the image against
     metrics     of validation
-    before      validation adds the PSNR of this image as "psnr_in"
+    before      validation adds the PSNR of this image as "psnr_input"
     continues   starts from a checkpoint of stage "restore"
     fuses       the network makes one image of a pair
     """
@@ -48,28 +48,28 @@ class Stage:
         return network(*(batch[name] for name in (*self.images, "attention") if name in batch))
 
 
-def _one_modality(sample: Any, rng: np.random.Generator | None, identity_share: float) -> Roles:
-    """Take a degraded modality; in training, by `identity_share`, one that is not degraded."""
+def _one_modality(sample: Any, rng: np.random.Generator | None, identity_probability: float) -> Roles:
+    """Take a degraded modality; in training, by `identity_probability`, one that is not degraded."""
     degraded = sample.degraded_modalities or ("visible", "infrared")
     others = tuple(name for name in ("visible", "infrared") if name not in degraded)
-    pool = others if rng is not None and others and rng.random() < identity_share else degraded
+    pool = others if rng is not None and others and rng.random() < identity_probability else degraded
     name = pool[0] if rng is None else pool[rng.integers(len(pool))]
     return {"clean": name, "degraded": f"degraded_{name}"}
 
 
-def _both_and_clean(sample: Any, rng: np.random.Generator | None, identity_share: float) -> Roles:
+def _both_and_clean(sample: Any, rng: np.random.Generator | None, identity_probability: float) -> Roles:
     return {name: name for name in ("visible", "infrared", "degraded_visible", "degraded_infrared")}
 
 
-def _pair_and_mask(sample: Any, rng: np.random.Generator | None, identity_share: float) -> Roles:
+def _pair_and_mask(sample: Any, rng: np.random.Generator | None, identity_probability: float) -> Roles:
     return {"visible": "visible", "infrared": "infrared", "mask": "boxes"}
 
 
-def _pair_and_boxes(sample: Any, rng: np.random.Generator | None, identity_share: float) -> Roles:
-    return _pair_and_mask(sample, rng, identity_share) | {"colour": "colour", "boxes": "boxes_n5"}
+def _pair_and_boxes(sample: Any, rng: np.random.Generator | None, identity_probability: float) -> Roles:
+    return _pair_and_mask(sample, rng, identity_probability) | {"colour": "colour", "boxes": "boxes_n5"}
 
 
-def _pair_and_label(sample: Any, rng: np.random.Generator | None, identity_share: float) -> Roles:
+def _pair_and_label(sample: Any, rng: np.random.Generator | None, identity_probability: float) -> Roles:
     """Labels come from an evolution; a sample of a corpus has none."""
     return {name: name for name in ("visible", "infrared", "label") if hasattr(sample, name)}
 

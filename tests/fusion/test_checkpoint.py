@@ -214,7 +214,7 @@ def test_json_that_is_no_table_is_damaged(copy, name, text):
         ({"model": "unet"}, "'unet'"),
         ({"model": None}, "unknown model"),
         ({"model": ["tgecnet"]}, "unknown model"),
-        ({"format": 2}, "format 2"),
+        ({"format": 3}, "format 3"),
         ({"config": None}, "config.json"),
         ({"config": {"layers": 3}}, "layers"),
     ],

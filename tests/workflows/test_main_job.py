@@ -140,7 +140,7 @@ def test_rejected_pairs_are_counted_and_named(local_ray, place, command):
 def test_stage_1_leaves_a_whole_run(restore_run):
     run = json.loads((restore_run / "run.json").read_text())
     assert run["workers"] == 2 and [entry["epoch"] for entry in run["history"]] == [1, 2]
-    for name in ("train/loss", "train/l1", "val/psnr", "val/ssim", "val/psnr_in", "wait_share"):
+    for name in ("train/loss", "train/l1", "val/psnr", "val/ssim", "val/psnr_input", "data_time_fraction"):
         assert all(np.isfinite(entry[name]) for entry in run["history"]), name
     assert run["history"][1]["train/loss"] < run["history"][0]["train/loss"]
     assert {path.name for path in (restore_run / "checkpoint").iterdir()} == {

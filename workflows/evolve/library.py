@@ -100,7 +100,7 @@ def score_unit(row: dict) -> list[dict]:
             storage.write_bytes(storage.join(row["folder"], f"{item.key}.png"), encode_png(fused))
         except storage.StoreError:
             raise
-        except evolution.Invented as error:
+        except evolution.OverSharpened as error:
             results.append({"key": item.key, "score": "nan", "reason": str(error)})
             continue
         except Exception as error:  # whatever a method does, the other methods and pairs go on

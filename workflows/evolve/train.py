@@ -20,8 +20,8 @@ from fusion.images.decode import decode
 from fusion.images.formats import BadImage
 from fusion.training.configs import AENetLoss
 from fusion.training.crops import training_batches, validation_batches
-from fusion.training.engine import Engine, terms
-from fusion.training.evolution import Labelled
+from fusion.training.engine import Engine, loss_terms
+from fusion.training.evolution import LabelledSample
 from fusion.training.losses import total
 from fusion.training.recipes import Recipe
 from workflows.cluster.connect import connect, silence_ray_logs
@@ -76,7 +76,7 @@ def read(row: dict):
         ) from error
     images = (pair.visible, pair.infrared, pair.visible, pair.infrared)
     text = (ref["key"], ref["split"], ref["source"], "clean", "0", "{}")
-    return Labelled(*text, *images, pair.boxes, pair.classes, label=label)
+    return LabelledSample(*text, *images, pair.boxes, pair.classes, label=label)
 
 
 def train(
@@ -181,5 +181,5 @@ def loss_of(row: dict) -> list[dict]:
     model = checkpoint.load(checkpoint.fetch(row["checkpoint"])).model
     with torch.inference_mode():
         for batch in validation_batches([read(row)], "aenet", 10**6):
-            return [{"loss": float(total(terms("aenet", model, batch), AENetLoss()))}]
+            return [{"loss": float(total(loss_terms("aenet", model, batch), AENetLoss()))}]
     return []

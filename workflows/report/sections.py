@@ -150,7 +150,7 @@ def curves(histories: Iterable[tuple[str, list[dict]]]):
     """Training histories, (name, entries) each, as rows of run, epoch, name, value; None without any."""
     import pandas as pd
 
-    hidden = ("train/images", "train/steps", "train/wait_s", "train/step_s", "epoch")
+    hidden = ("train/images", "train/steps", "train/data_time_s", "train/step_time_s", "epoch")
     rows = [
         (run, entry["epoch"], name, value)
         for run, history in histories

@@ -23,6 +23,7 @@ from fusion.data.corpus import open_corpus
 from fusion.errors import UserError
 from fusion.models.registry import MODELS
 from fusion.seeds import derive_seed
+from fusion.training.engine import check_validation
 from fusion.training.stages import STAGES
 from workflows.cluster.connect import connect, resources
 from workflows.console import log_progress
@@ -44,6 +45,7 @@ def run(args: Args, command: list[str], quiet: bool = False, **options: Any) -> 
     `quiet`: no lines about epochs. `options` go to `training.fit`.
     """
 
+    check_validation(args.recipe)
     manifest = open_corpus(args.corpus)
     steps_of(args, manifest, 1)
     if missing := manifest.missing():

@@ -12,6 +12,7 @@ from detection.moefusion.recipes import JointRecipe
 from fusion import storage
 from fusion.config import from_dict, from_yaml
 from fusion.errors import UserError
+from fusion.legacy import upgrade_recipe
 from fusion.training.recipes import RECIPES as FUSION_RECIPES
 from fusion.training.recipes import Recipe
 
@@ -35,6 +36,7 @@ def find_recipe(name: str) -> Recipe:
 
 def read_recipe(settings: Any, where: str = "recipe") -> Recipe:
     """Build the recipe of which `to_dict` made these settings. UserError names what does not fit."""
+    settings = upgrade_recipe(settings)
     joint = isinstance(settings, dict) and "detectors" in settings
     return from_dict(JointRecipe if joint else Recipe, settings, where)
 

@@ -16,6 +16,7 @@ from detection.moefusion.joint import JointEngine
 from detection.moefusion.recipes import JointRecipe
 from fusion import checkpoint
 from fusion.data.corpus import from_row, open_corpus, read_shard
+from fusion.legacy import upgrade_history
 from fusion.training.crops import training_batches, validation_batches
 from fusion.training.engine import Engine
 from fusion.training.recipes import Recipe
@@ -27,7 +28,7 @@ from workflows.train.recipes import read_recipe
 from workflows.train.trainer import prepare_model, steps_per_epoch
 
 TICK_SECONDS = 10
-UNSHOWN = ("images", "steps", "wait_s", "step_s")  # numbers of an epoch that are no losses
+UNSHOWN = ("images", "steps", "data_time_s", "step_time_s")  # numbers of an epoch that are no losses
 
 
 def train_loop(config: dict[str, Any]) -> str | None:
@@ -58,7 +59,7 @@ def train_loop(config: dict[str, Any]) -> str | None:
     if saved is not None:
         with saved.as_directory() as folder:
             engine.resume(Path(folder))
-            history = checkpoint.read_state(Path(folder))["history"]
+            history = upgrade_history(checkpoint.read_state(Path(folder))["history"])
         if rank == 0:
             print(f"resumed after epoch {engine.epoch}", flush=True)
     elif config["start"] is not None:
@@ -97,8 +98,8 @@ def end_epoch(engine, numbers: dict[str, float], begin: float, history: list[dic
 
     size = ray.train.get_context().get_world_size()
     numbers |= {"epoch": engine.epoch, "seconds": time.perf_counter() - begin, "workers": size}
-    spent = max(numbers["train/wait_s"] + numbers["train/step_s"], 1e-9)  # by all workers together
-    numbers["wait_share"] = numbers["train/wait_s"] / spent
+    spent = max(numbers["train/data_time_s"] + numbers["train/step_time_s"], 1e-9)  # by all workers together
+    numbers["data_time_fraction"] = numbers["train/data_time_s"] / spent
     numbers["images_per_second"] = numbers["train/images"] * size / spent
     history.append(numbers)
     with tempfile.TemporaryDirectory() as folder:
@@ -155,5 +156,5 @@ def line(recipe: Recipe, numbers: dict[str, float]) -> str:
     shown = [f"{recipe.name}  epoch {numbers['epoch']}/{recipe.epochs} done in {numbers['seconds']:.0f} s"]
     shown += [f"loss {losses['loss']}" + (f" ({terms})" if terms else "")]
     shown += ["val " + ", ".join(f"{name} {value}" for name, value in validation.items())] if validation else []
-    shown += [f"{numbers['images_per_second']:.1f} images/s", f"data wait {numbers['wait_share']:.0%}"]
+    shown += [f"{numbers['images_per_second']:.1f} images/s", f"data wait {numbers['data_time_fraction']:.0%}"]
     return "  ".join(shown)

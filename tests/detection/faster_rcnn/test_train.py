@@ -23,7 +23,13 @@ from fusion.training.engine import learning_rate
 
 MODEL = replace(TINY, classes=("person", "car"), size=80, proposals=40, sampled=16)
 RECIPE = DetectorRecipe(
-    "tiny", MODEL, OptimConfig(lr=2e-3, warmup=0.1, clip=10.0), epochs=3, batch_size=2, weights="none", seed=3
+    "tiny",
+    MODEL,
+    OptimConfig(lr=2e-3, warmup_fraction=0.1, max_grad_norm=10.0),
+    epochs=3,
+    batch_size=2,
+    weights="none",
+    seed=3,
 )
 
 
@@ -155,7 +161,7 @@ def ap50(engine, examples) -> float:
 def test_it_learns_to_find_bright_and_dark_rectangles():
     """On images of another size than it works at, so that boxes go through the scaling and back."""
     names = [f"image {i}" for i in range(4)]
-    optim = OptimConfig(lr=2e-3, warmup=0.05, clip=10.0)
+    optim = OptimConfig(lr=2e-3, warmup_fraction=0.05, max_grad_norm=10.0)
     recipe = replace(RECIPE, model=replace(MODEL, size=56), light=0.0, batch_size=4, epochs=45, optim=optim)
     engine = DetectorEngine(recipe, 1)
     examples = [example(name, height=48) for name in names]
@@ -175,7 +181,7 @@ def test_what_an_epoch_reports():
     ticks = []
     numbers = engine.train_epoch(made(), lambda step, latest: ticks.append((step, set(latest))))
     terms = {"loss", "classifier", "box_reg", "objectness", "rpn_box_reg"}
-    assert set(numbers) == {*terms, "images", "steps", "wait_s", "step_s"}
+    assert set(numbers) == {*terms, "images", "steps", "data_time_s", "step_time_s"}
     assert (numbers["images"], numbers["steps"]) == (8, 4)
     assert numbers["loss"] == pytest.approx(sum(numbers[name] for name in terms - {"loss"}), rel=1e-4)
     assert ticks == [(step, terms) for step in (1, 2, 3, 4)]

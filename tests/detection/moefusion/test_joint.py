@@ -30,14 +30,14 @@ RECIPE = JointRecipe(
     "moefusion",
     MoEFusionConfig(width=4, decoder_widths=(8, 6, 4), grid=(3, 4)),
     MoEFusionLoss(),
-    OptimConfig(lr=2e-3, clip=1.0),
-    CropConfig(size=72, per_image=1, shuffle=4, classes=CLASSES),
+    OptimConfig(lr=2e-3, max_grad_norm=1.0),
+    CropConfig(size=72, per_image=1, shuffle_buffer=4, classes=CLASSES),
     ValidationConfig(rows=2, size=80),
     epochs=3,
     batch_size=2,
     seed=5,
     detectors=TwinConfig(DETECTOR),
-    detectors_optim=OptimConfig(lr=1e-3, clip=5.0),
+    detectors_optim=OptimConfig(lr=1e-3, max_grad_norm=5.0),
     weights="none",
 )
 
@@ -169,7 +169,7 @@ def test_losses_are_finite_and_every_parameter_learns(boxes):
     terms = {"pixel", "gradient", "load_foreground", "load_background", "load_global", "loss", "detectors"}
     kinds = ("classifier", "box_reg", "objectness", "rpn_box_reg")
     single = {f"detectors_{name}_{kind}" for name in MODALITIES for kind in kinds}
-    assert set(numbers) == terms | single | {"images", "steps", "wait_s", "step_s"}
+    assert set(numbers) == terms | single | {"images", "steps", "data_time_s", "step_time_s"}
     assert all(math.isfinite(value) for value in numbers.values())
     assert numbers["detectors"] == pytest.approx(sum(numbers[name] for name in single), rel=1e-4)
     assert numbers["images"] == 2
@@ -190,21 +190,21 @@ def test_targets_are_the_boxes_without_the_padding():
 
 
 def test_it_learns():
-    engine = JointEngine(replace(RECIPE, epochs=10, optim=OptimConfig(lr=5e-3, clip=1.0)), 1)
+    engine = JointEngine(replace(RECIPE, epochs=10, optim=OptimConfig(lr=5e-3, max_grad_norm=1.0)), 1)
     numbers = [engine.train_epoch([batch()]) for _ in range(10)]
     assert numbers[-1]["loss"] < 0.95 * numbers[0]["loss"]
     assert numbers[-1]["detectors"] < 0.8 * numbers[0]["detectors"]
 
 
 def test_rates_of_both():
-    optim, theirs = OptimConfig(lr=2e-3, milestones=(1, 2)), OptimConfig(lr=1e-3, warmup=0.5)
+    optim, theirs = OptimConfig(lr=2e-3, milestones=(1, 2)), OptimConfig(lr=1e-3, warmup_fraction=0.5)
     engine = JointEngine(replace(RECIPE, optim=optim, detectors_optim=theirs), 1)
     for epoch in range(3):
-        engine.set_rate((epoch + 0.5) / 3)
+        engine.set_learning_rate((epoch + 0.5) / 3)
         assert engine.optimiser.param_groups[0]["lr"] == pytest.approx(2e-3 * 0.1**epoch)
         expected = learning_rate(theirs, (epoch + 0.5) / 3, 3)
         assert engine.twin_optimiser.param_groups[0]["lr"] == expected > 0
-    assert engine.set_rate(0.25) is None
+    assert engine.set_learning_rate(0.25) is None
     assert engine.twin_optimiser.param_groups[0]["lr"] == pytest.approx(5e-4)
 
 

@@ -69,9 +69,9 @@ def test_parameter_counts_of_the_paper_size():
     m = paper()
     assert size_of(m.visible, m.infrared) == 28_064
     assert size_of(m.foreground.experts, m.background.experts) == 18_624
-    assert size_of(m.everything.experts) == 461_828
+    assert size_of(m.global_experts.experts) == 461_828
     assert size_of(m.foreground.gate, m.background.gate) == 153_600
-    assert size_of(m.everything.gate) == 384_000
+    assert size_of(m.global_experts.gate) == 384_000
     assert size_of(m) == 508_516 + 153_600 + 384_000
 
 
@@ -87,7 +87,7 @@ def test_parameter_counts_of_the_paper_size():
 def test_parameter_counts_of_the_ablations(ablation, local, last, gates):
     m = paper(ablation=ablation)
     assert size_of(*gates_of(m)) == gates
-    assert size_of(m.everything) - sum(size_of(gate) for gate in gates_of(m.everything)) == last
+    assert size_of(m.global_experts) - sum(size_of(gate) for gate in gates_of(m.global_experts)) == last
     assert size_of(m) == 28_064 + local + last + gates
 
 
@@ -238,7 +238,7 @@ def test_a_new_gate_lets_noise_alone_choose():
     torch.testing.assert_close(gates_BN.mean(0), torch.full((4,), 0.25), atol=0.03, rtol=0)
 
 
-@pytest.mark.parametrize("part", ["foreground", "everything"])
+@pytest.mark.parametrize("part", ["foreground", "global_experts"])
 def test_with_all_experts_kept_it_is_the_dense_mixture(part):
     model = build(choose=3.0, top_k=4).eval()
     mix = getattr(model, part)
@@ -257,11 +257,11 @@ def test_with_all_experts_kept_it_is_the_dense_mixture(part):
 def test_an_expert_computes_the_images_that_chose_it_and_no_others(top_k):
     model = build(choose=3.0, top_k=top_k).train()
     seen = {}
-    for part in ("foreground", "background", "everything"):
+    for part in ("foreground", "background", "global_experts"):
         for n, expert in enumerate(getattr(model, part).experts):
             expert.register_forward_pre_hook(lambda _, given, at=(part, n): seen.update({at: len(given[0])}))
     out = model(*pair(5))
-    for part, name in zip(("foreground", "background", "everything"), GATES, strict=True):
+    for part, name in zip(("foreground", "background", "global_experts"), GATES, strict=True):
         assert [seen[part, n] for n in range(4)] == (out.gates[name] > 0).sum(0).tolist()
         assert sum(seen[part, n] for n in range(4)) == 5 * top_k
 
@@ -287,7 +287,7 @@ def test_an_expert_without_an_image_gets_a_gradient_of_zero():
     model = build(choose=3.0, top_k=1).train()
     out = model(*pair(1))
     out.image.sum().backward()
-    for part, name in zip(("foreground", "background", "everything"), GATES, strict=True):
+    for part, name in zip(("foreground", "background", "global_experts"), GATES, strict=True):
         for n, expert in enumerate(getattr(model, part).experts):
             grads = [p.grad for p in expert.parameters()]
             assert all(grad is not None for grad in grads)
@@ -389,14 +389,16 @@ def test_ablations_change_their_part_and_nothing_else():
     def changed(ablation):
         return parts(name for name, _ in whole.items() ^ shapes[ablation].items())
 
-    assert parts(whole) == {"visible", "infrared", "foreground", "background", "everything"}
-    assert changed("no_mole") == {"foreground", "background", "everything"}
-    assert parts(shapes["no_mole"]) == {"visible", "infrared", "everything"}
-    assert {n.rsplit(".", 2)[1] for n, _ in whole.items() ^ shapes["no_mole"].items() if n.startswith("every")} == {
+    assert parts(whole) == {"visible", "infrared", "foreground", "background", "global_experts"}
+    assert changed("no_mole") == {"foreground", "background", "global_experts"}
+    assert parts(shapes["no_mole"]) == {"visible", "infrared", "global_experts"}
+    assert {
+        n.rsplit(".", 2)[1] for n, _ in whole.items() ^ shapes["no_mole"].items() if n.startswith("global_experts")
+    } == {
         "gate",
         "0",  # the first convolution of an expert
     }
-    assert changed("no_moge") == {"everything"}
+    assert changed("no_moge") == {"global_experts"}
     assert changed("att_local") == {"foreground", "background"}
     gates = {a: tuple(build(ablation=a)(*pair()).gates) for a in ABLATIONS}
     assert gates == {"none": GATES, "no_mole": GATES[2:], "no_moge": GATES[:2], "att_local": GATES[2:]}
@@ -412,7 +414,7 @@ def test_attention_matters_where_there_are_local_features(ablation):
 def test_att_local_is_a_convolution_of_the_weighted_features():
     model, (visible, infrared) = build(ablation="att_local").eval(), pair()
     seen = []
-    hook = model.everything.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    hook = model.global_experts.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     model(visible, infrared, torch.full((2, 1, 1, 1), 0.25))
     hook.remove()
     dense = [model.visible(visible), model.infrared(infrared)]
@@ -480,7 +482,7 @@ def test_with_one_expert_kept_a_gate_learns_from_the_load_alone(top_k):
 def test_each_load_trains_its_own_gate():
     model = build().train()
     out = model(*pair(4))
-    gates = [model.foreground.gate, model.background.gate, model.everything.gate]
+    gates = [model.foreground.gate, model.background.gate, model.global_experts.gate]
     for name, own in zip(GATES, gates, strict=True):
         given = torch.autograd.grad(
             out.loads[name], [gate.choice for gate in gates], retain_graph=True, allow_unused=True

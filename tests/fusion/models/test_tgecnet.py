@@ -227,9 +227,9 @@ def test_attention_between_channels_equals_its_formula():
     layer = restormer.Attention(8, 2).double()
     nn.init.uniform_(layer.temperature, 0.5, 3.0)
     x = torch.randn(2, 8, 5, 7, dtype=torch.float64, requires_grad=True)
-    q, k, v = (t.reshape(2, 2, 4, 35) for t in layer.spread(layer.qkv(x)).chunk(3, dim=1))
+    q, k, v = (t.reshape(2, 2, 4, 35) for t in layer.qkv_dwconv(layer.qkv(x)).chunk(3, dim=1))
     scores = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-1, -2) * layer.temperature
-    expected = layer.project((scores.softmax(-1) @ v).reshape(2, 8, 5, 7))
+    expected = layer.project_out((scores.softmax(-1) @ v).reshape(2, 8, 5, 7))
     # the softmax may run in float32
     torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-6)
     weights = torch.randn(2, 8, 5, 7, dtype=torch.float64)
@@ -251,8 +251,8 @@ def test_feed_forward_equals_its_formula():
     torch.manual_seed(0)
     layer = restormer.FeedForward(6, 2.5)
     x = torch.randn(2, 6, 5, 7)
-    a, b = layer.spread(layer.enter(x)).split(15, dim=1)
-    torch.testing.assert_close(layer(x), layer.leave(F.gelu(a) * b))
+    a, b = layer.dwconv(layer.project_in(x)).split(15, dim=1)
+    torch.testing.assert_close(layer(x), layer.project_out(F.gelu(a) * b))
 
 
 def test_channel_norm_is_over_the_channels_of_a_pixel():

@@ -28,7 +28,7 @@ def sample(height=24, width=40, degradation=NOISE, key="a", seed=0) -> Sample:
 
 
 def config(**changes) -> CropConfig:
-    return CropConfig(**{"size": 8, "per_image": 6, "identity_share": 0.0, "shuffle": 4} | changes)
+    return CropConfig(**{"size": 8, "per_image": 6, "identity_probability": 0.0, "shuffle_buffer": 4} | changes)
 
 
 def taken(piece) -> tuple[str, np.ndarray]:
@@ -128,7 +128,7 @@ def test_small_images_are_padded(height, width):
 
 
 @pytest.mark.parametrize(("degradation", "degraded"), [(NOISE, "visible"), (STRIPES, "infrared")])
-def test_identity_share_is_how_often_the_other_modality_is_seen(degradation, degraded):
+def test_identity_probability_is_how_often_the_other_modality_is_seen(degradation, degraded):
     other = {"visible": "infrared", "infrared": "visible"}[degraded]
 
     def seen(share):
@@ -162,7 +162,7 @@ def test_roles_of_one_draw_belong_together_and_validation_takes_the_degraded_one
 
 def test_the_share_reaches_the_crops():
     for share, name in ((0.0, "visible"), (1.0, "infrared")):
-        for crop in crops(sample(), "restore", config(identity_share=share), 0, 0):
+        for crop in crops(sample(), "restore", config(identity_probability=share), 0, 0):
             assert taken(crop["clean"])[0] == name
             assert taken(crop["degraded"])[0] == f"degraded_{name}"
 
@@ -182,7 +182,7 @@ def rows_of(batches) -> list[bytes]:
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 30])
 def test_shuffling_loses_nothing_and_repeats_nothing(shuffle, batch_size):
     samples = [sample(key=str(i), seed=i) for i in range(5)]
-    settings = config(shuffle=shuffle)
+    settings = config(shuffle_buffer=shuffle)
     all_crops = [crop for one in samples for crop in crops(one, "fuse", settings, 3, 1)]
     expected = [np.stack(list(crop.values()))[:, None].tobytes() for crop in all_crops]
     assert len(set(expected)) == 30
@@ -202,7 +202,8 @@ def test_batches_mix_images_as_far_as_the_shuffle_reaches_and_follow_the_seed():
         straight = [crop for one in samples for crop in crops(one, "fuse", config(), seed, epoch)]
         places = {np.stack(list(crop.values()))[:, None].tobytes(): i for i, crop in enumerate(straight)}
         return [
-            places[row] for row in rows_of(training_batches(samples, "fuse", config(shuffle=shuffle), 4, seed, epoch))
+            places[row]
+            for row in rows_of(training_batches(samples, "fuse", config(shuffle_buffer=shuffle), 4, seed, epoch))
         ]
 
     def moved(places):
@@ -224,7 +225,7 @@ def test_batches_come_while_samples_are_read():
             read.append(i)
             yield sample(key=str(i), seed=i)
 
-    next(training_batches(source(), "fuse", config(shuffle=8), 4, 0, 0))
+    next(training_batches(source(), "fuse", config(shuffle_buffer=8), 4, 0, 0))
     assert len(read) <= 3  # 12 crops: 8 held back and a batch
 
 
@@ -266,9 +267,9 @@ def test_validation_restores_the_degraded_modality():
         ({"size": 12}, "crops.size"),
         ({"size": -8}, "crops.size"),
         ({"per_image": 0}, "crops.per_image"),
-        ({"shuffle": 0}, "crops.shuffle"),
-        ({"identity_share": 1.1}, "crops.identity_share"),
-        ({"identity_share": -0.1}, "crops.identity_share"),
+        ({"shuffle_buffer": 0}, "crops.shuffle_buffer"),
+        ({"identity_probability": 1.1}, "crops.identity_probability"),
+        ({"identity_probability": -0.1}, "crops.identity_probability"),
     ],
 )
 def test_impossible_settings_are_named(changes, named):
@@ -387,7 +388,7 @@ def test_small_images_have_boxes_where_they_are():
 def test_boxes_of_a_batch_are_padded_with_rows_that_are_none():
     many = painted([(2, 2, 12, 12), (14, 2, 24, 12), (2, 14, 12, 24)], ("car", "person", "car"), 32, 32)
     one, none = painted([(2, 2, 12, 12)], ("person",), 32, 32), painted([], (), 32, 32)
-    settings = CropConfig(size=32, per_image=1, flips=False, shuffle=1, classes=CLASSES)
+    settings = CropConfig(size=32, per_image=1, flips=False, shuffle_buffer=1, classes=CLASSES)
 
     def batch(*rows):
         (made,) = training_batches(rows, "moefusion-joint", settings, len(rows), 0, 0)

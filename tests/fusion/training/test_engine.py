@@ -13,11 +13,11 @@ import torch
 from fusion.errors import UserError
 from fusion.seeds import derive_torch_seed
 from fusion.training.configs import FuseLoss, OptimConfig, RestoreLoss
-from fusion.training.engine import Engine, learning_rate, terms
+from fusion.training.engine import Engine, learning_rate, loss_terms
 from fusion.training.recipes import Recipe
 from tests.helpers.tiny_models import SMALL
 
-OPTIM = OptimConfig(lr=4e-3, warmup=0.1, clip=1.0)
+OPTIM = OptimConfig(lr=4e-3, warmup_fraction=0.1, max_grad_norm=1.0)
 RESTORE = Recipe(
     "small", "tgecnet", SMALL, RestoreLoss(gradient=0.1, balance=0.01), OPTIM, epochs=3, batch_size=4, seed=1
 )
@@ -87,20 +87,20 @@ def test_training_lowers_the_loss(trained):
 def test_training_beats_the_degraded_input_on_images_never_seen(trained):
     engine, _, _ = trained
     numbers = engine.validate(noisy_batches(2, seed=77))
-    assert 19 < numbers["psnr_in"] < 21.5  # sigma 25.5 of 255 is 20 dB
-    assert numbers["psnr"] > numbers["psnr_in"] + 4
+    assert 19 < numbers["psnr_input"] < 21.5  # sigma 25.5 of 255 is 20 dB
+    assert numbers["psnr"] > numbers["psnr_input"] + 4
 
 
 def test_what_an_epoch_reports(trained):
     _, epochs, before = trained
     for numbers in epochs:
-        assert set(numbers) == {"loss", "l1", "balance", "gradient", "images", "steps", "wait_s", "step_s"}
+        assert set(numbers) == {"loss", "l1", "balance", "gradient", "images", "steps", "data_time_s", "step_time_s"}
         assert numbers["images"] == 64
         assert numbers["steps"] == 16
         weighted = numbers["l1"] + 0.1 * numbers["gradient"] + 0.01 * numbers["balance"]
         assert numbers["loss"] == pytest.approx(weighted, rel=1e-4)
-        assert numbers["step_s"] > 0.1
-    assert set(before) == {"psnr", "ssim", "psnr_in"}
+        assert numbers["step_time_s"] > 0.1
+    assert set(before) == {"psnr", "ssim", "psnr_input"}
 
 
 def test_waiting_and_working_are_timed_apart():
@@ -111,8 +111,8 @@ def test_waiting_and_working_are_timed_apart():
 
     start = time.perf_counter()
     numbers = Engine(FUSE, 2).train_epoch(slow())
-    assert 0.4 <= numbers["wait_s"] < 2
-    assert 0 < numbers["step_s"] < time.perf_counter() - start - 0.39
+    assert 0.4 <= numbers["data_time_s"] < 2
+    assert 0 < numbers["step_time_s"] < time.perf_counter() - start - 0.39
 
 
 def test_an_epoch_without_batches_reports_no_steps():
@@ -139,14 +139,14 @@ def test_terms_compare_with_the_clean_images_of_the_stage():
     engine.model.eval()
     (batch,) = noisy_batches(1, side=16)
     with torch.no_grad():
-        found = terms("restore", engine.network, batch)
+        found = loss_terms("restore", engine.network, batch)
         expected = (engine.model(batch["degraded"]).image - batch["clean"]).abs().mean()
     torch.testing.assert_close(found["l1"], expected)
     fuser = Engine(FUSE, 1)
     fuser.model.eval()
     (batch,) = fuse_batches(1)
     with torch.no_grad():
-        found = terms("fuse", fuser.network, batch)
+        found = loss_terms("fuse", fuser.network, batch)
         image = fuser.model(batch["degraded_visible"], batch["degraded_infrared"]).image
     for name in ("visible", "infrared"):
         torch.testing.assert_close(found[name], (image - batch[name]).abs().mean())
@@ -177,7 +177,7 @@ def test_validation_rounds_to_eight_bits_and_leaves_out_what_is_infinite():
     numbers = engine.validate([{"clean": clean, "degraded": degraded}])
     expected = (20 * math.log10(255 / 10) + 20 * math.log10(255 / 155)) / 2
     assert numbers["psnr"] == pytest.approx(expected)
-    assert numbers["psnr_in"] == pytest.approx(expected)
+    assert numbers["psnr_input"] == pytest.approx(expected)
 
 
 def test_validation_neither_draws_noise_nor_trains(trained):
@@ -277,7 +277,7 @@ def test_a_stage_one_of_another_size_does_not_fit(tmp_path, trained):
 
 
 def test_learning_rate_by_hand():
-    optim = OptimConfig(lr=2.0, final=0.1, warmup=0.2)
+    optim = OptimConfig(lr=2.0, final_lr_ratio=0.1, warmup_fraction=0.2)
     assert learning_rate(optim, 0.0) == 0
     assert learning_rate(optim, 0.1) == pytest.approx(1.0)
     assert learning_rate(optim, 0.2) == pytest.approx(2.0)
@@ -288,7 +288,7 @@ def test_learning_rate_by_hand():
 
 
 def test_learning_rate_without_warm_up_starts_at_its_greatest():
-    optim = OptimConfig(lr=2.0, final=0.1)
+    optim = OptimConfig(lr=2.0, final_lr_ratio=0.1)
     assert learning_rate(optim, 0.0) == 2.0
     rates = [learning_rate(optim, i / 50) for i in range(51)]
     assert all(a > b for a, b in itertools.pairwise(rates))
@@ -299,13 +299,13 @@ def test_every_step_has_its_rate():
     engine = Engine(RESTORE, 2)
     rates, steps = [], []
 
-    def tick(step, latest):
+    def on_step(step, latest):
         steps.append(step)
         rates.append(engine.optimiser.param_groups[0]["lr"])
         assert set(latest) == {"loss", "l1", "balance", "gradient"}
 
     for _ in range(3):
-        engine.train_epoch([*data, *data], tick)  # two batches more than promised
+        engine.train_epoch([*data, *data], on_step)  # two batches more than promised
     expected = [learning_rate(OPTIM, (epoch + step / 2) / 3) for epoch in range(3) for step in (0.5, 1.5, 2, 2)]
     assert rates == pytest.approx(expected)
     assert steps == [1, 2, 3, 4] * 3
@@ -315,7 +315,7 @@ def test_the_gradient_is_clipped():
     (batch,) = noisy_batches(1, side=16, size=2)
     norms = {}
     for clip in (0.0, 0.01):
-        engine = Engine(replace(RESTORE, optim=replace(OPTIM, clip=clip)), 1)
+        engine = Engine(replace(RESTORE, optim=replace(OPTIM, max_grad_norm=clip)), 1)
         engine.train_epoch([batch])
         grads = [p.grad for p in engine.model.parameters()]
         norms[clip] = torch.stack([grad.norm() for grad in grads]).norm().item()
@@ -392,7 +392,7 @@ def test_torch_seeds_have_63_bits():
 
 
 def test_milestones_by_hand():
-    optim = OptimConfig(lr=2.0, milestones=(4, 6), warmup=0.1, final=0.5)
+    optim = OptimConfig(lr=2.0, milestones=(4, 6), warmup_fraction=0.1, final_lr_ratio=0.5)
     rates = {progress: learning_rate(optim, progress, epochs=8) for progress in (0.05, 0.1, 0.49, 0.5, 0.74, 0.75, 1.0)}
     expected = {0.05: 1.0, 0.1: 2.0, 0.49: 2.0, 0.5: 0.2, 0.74: 0.2, 0.75: 0.02, 1.0: 0.02}
     assert rates == pytest.approx(expected)
@@ -412,7 +412,7 @@ def test_milestones_are_epochs_of_a_run():
 def test_the_rate_is_set_in_every_group():
     engine = Engine(RESTORE, 1)
     engine.optimiser.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 7.0})
-    engine.set_rate(0.5)
+    engine.set_learning_rate(0.5)
     assert [group["lr"] for group in engine.optimiser.param_groups] == [learning_rate(OPTIM, 0.5)] * 2
 
 
@@ -427,7 +427,7 @@ def test_an_engine_may_build_step_and_complete_in_its_own_way():
         def step(self, batch):
             return super().step({name: tensor / 2 for name, tensor in batch.items()})
 
-        def complete(self, batch):
+        def add_attention(self, batch):
             return batch | {"degraded": batch["clean"]}
 
     data = noisy_batches(2, side=16, size=2)

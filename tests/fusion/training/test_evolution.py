@@ -11,9 +11,9 @@ from fusion.errors import UserError
 from fusion.metrics import score
 from fusion.training.crops import crops, validation_batches
 from fusion.training.evolution import (
-    Invented,
     Label,
-    Labelled,
+    LabelledSample,
+    OverSharpened,
     check_sharpness,
     evolve,
     from_csv,
@@ -62,11 +62,13 @@ def test_a_result_sharper_than_both_images_together_is_no_label():
     scene = scenes.render(2, 0, 96, 112)
     first, second = scene.visible.mean(-1), scene.infrared.astype(float)
     wrecked = 127 + 8 * (first - first.mean()) - 7 * (second - second.mean())
-    with pytest.raises(Invented, match=r"^\d+\.?\d* times as sharp as both images together, over --max-sharpness 2$"):
+    with pytest.raises(
+        OverSharpened, match=r"^\d+\.?\d* times as sharp as both images together, over --max-sharpness 2$"
+    ):
         check_sharpness(*images(wrecked, first, second), 2.0)
     check_sharpness(*images(wrecked, first, second), 0)
     flat = np.full((96, 112), 9.0)
-    with pytest.raises(Invented, match="infinitely many times"):
+    with pytest.raises(OverSharpened, match="infinitely many times"):
         check_sharpness(*images(wrecked, flat, flat), 2.0)
 
 
@@ -83,11 +85,13 @@ def test_means_leave_out_what_is_no_number():
     assert math.isnan(mean_score([math.nan])) and math.isnan(mean_score([]))
 
 
-def sample(height=96, width=112) -> Labelled:
+def sample(height=96, width=112) -> LabelledSample:
     scene = scenes.render(2, 0, height, width)
     images = (scene.visible, scene.infrared, scene.visible, scene.infrared)
     label = scene.infrared // 2 + 40
-    return Labelled("k", "train", "s", "clean", "0", "{}", *images, scene.boxes, tuple(scene.classes), label=label)
+    return LabelledSample(
+        "k", "train", "s", "clean", "0", "{}", *images, scene.boxes, tuple(scene.classes), label=label
+    )
 
 
 def test_a_label_is_cut_with_its_pair():

@@ -16,14 +16,14 @@ from fusion.models.configs import MoEFusionConfig
 from fusion.models.registry import MODELS
 from fusion.training.configs import CropConfig, OptimConfig, RestoreLoss, ValidationConfig
 from fusion.training.crops import crops, training_batches, validation_batches
-from fusion.training.engine import Engine, learning_rate, terms
+from fusion.training.engine import Engine, learning_rate, loss_terms
 from fusion.training.recipes import RECIPES, Recipe
 from fusion.training.stages import STAGES
 
 TINY = replace(
     RECIPES["moefusion-tiny"](),
     model=MoEFusionConfig(width=4, decoder_widths=(8, 6, 4), grid=(3, 4)),
-    crops=CropConfig(size=32, per_image=2, shuffle=8),
+    crops=CropConfig(size=32, per_image=2, shuffle_buffer=8),
     validation=ValidationConfig(rows=2, size=48),
     epochs=2,
 )
@@ -60,7 +60,7 @@ def test_terms_are_those_that_have_weights(stage):
     recipes = (make() for name, make in RECIPES.items() if name.endswith("tiny"))
     recipe = next(recipe for recipe in recipes if recipe.model.stage == stage.removesuffix("-joint"))
     network = MODELS[recipe.model_name].build(recipe.model)
-    found = terms(stage, network, batch)
+    found = loss_terms(stage, network, batch)
     assert set(found) == set(asdict(row.loss()))
     assert all(value.dtype == torch.float32 and value.isfinite() for value in found.values())
 
@@ -91,7 +91,7 @@ def test_the_mask_moves_with_the_image():
 def test_moefusion_learns_is_saved_and_fuses(tmp_path):
     torch.set_num_threads(1)
     data = rows(6)
-    recipe = replace(TINY, epochs=12, optim=OptimConfig(lr=6e-3, clip=1.0))
+    recipe = replace(TINY, epochs=12, optim=OptimConfig(lr=6e-3, max_grad_norm=1.0))
     batches = [list(training_batches(data, "moefusion", recipe.crops, 4, recipe.seed, e)) for e in range(12)]
     engine = Engine(recipe, len(batches[0]))
     held = list(validation_batches(rows(2), "moefusion", 48))
@@ -121,5 +121,5 @@ def test_milestones_take_the_place_of_the_cosine():
     optim = OptimConfig(lr=1e-2, milestones=(16, 22))
     rates = [learning_rate(optim, epoch / 24, 24) for epoch in (0, 15.9, 16, 21.9, 22, 24)]
     assert rates == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4])
-    warm = replace(optim, warmup=0.1)
+    warm = replace(optim, warmup_fraction=0.1)
     assert learning_rate(warm, 0.05, 24) == pytest.approx(5e-3) and learning_rate(warm, 0.2, 24) == 1e-2

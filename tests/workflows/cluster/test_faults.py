@@ -45,7 +45,9 @@ def test_a_killed_run_goes_on_with_the_same_command(corpus, tmp_path):
 def test_a_loss_that_is_not_finite_is_one_line(corpus, tmp_path):
     run = tmp_path / "run"
     words = ["train", "tgecnet-restore-tiny", "--corpus", corpus, "--out", run, "--max-failures", 0, *SMALL]
-    job = duskfuse(*words, "--recipe.optim.lr", "1e30", "--recipe.optim.warmup", 0, "--recipe.optim.clip", 0)
+    job = duskfuse(
+        *words, "--recipe.optim.lr", "1e30", "--recipe.optim.warmup_fraction", 0, "--recipe.optim.max_grad_norm", 0
+    )
     _, err = job.communicate(timeout=300)
     assert job.returncode == 2, err
     last = err.strip().splitlines()[-1]

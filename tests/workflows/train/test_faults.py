@@ -167,8 +167,8 @@ def test_a_driver_that_is_terminated_and_killed(nodes, train, tmp_path):
 def test_a_loss_that_is_not_finite_is_not_tried_again(nodes, train, tmp_path):
     """Of two workers on one node: one may see it first, and the other wait for its gradients for ever."""
     begin = time.monotonic()
-    words = ["--workers", 2, "--cpus-per-worker", 1, "--recipe.optim.lr", 1e30, "--recipe.optim.warmup", 0]
-    job = train(tmp_path / "run", 4, *words, "--recipe.optim.clip", 0)
+    words = ["--workers", 2, "--cpus-per-worker", 1, "--recipe.optim.lr", 1e30, "--recipe.optim.warmup_fraction", 0]
+    job = train(tmp_path / "run", 4, *words, "--recipe.optim.max_grad_norm", 0)
     job.ends(2)
     told("a loss that is not finite: one line", time.monotonic() - begin)
     assert job.verdict.startswith("duskfuse train: the loss is not finite (l1 nan")
