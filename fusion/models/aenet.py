@@ -118,7 +118,7 @@ class Pool(nn.Module):
 
 @dataclass(frozen=True)
 class Block:
-    """One row of the table: R for a width, and the channels it returns as multiples of the width, and whether f is added."""
+    """One row of the table: R for a width, its channels as multiples of the width, and whether f is added."""
 
     build: Callable[[int], nn.Module]
     out_ratio: float = 1

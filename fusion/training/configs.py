@@ -12,9 +12,11 @@ from fusion.errors import UserError
 
 @dataclass(frozen=True)
 class CropConfig:
-    """`identity_probability`: how often stage 1 sees the modality that is not degraded, to learn to leave it alone.
+    """How crops are taken from images.
 
-    `shuffle_buffer`: crops held back to mix images and degradations within a batch. `classes`: which boxes detectors learn.
+    identity_probability    how often stage 1 sees the modality that is not degraded, to learn to leave it alone
+    shuffle_buffer          crops held back to mix images and degradations within a batch
+    classes                 which boxes detectors learn
     """
 
     size: int = 128
@@ -74,7 +76,7 @@ class AENetLoss:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Adam, cosine annealing from `lr` to `lr * final_lr_ratio`, linear warm-up over the first `warmup_fraction` of all steps.
+    """Adam, cosine annealing from `lr` to `lr * final_lr_ratio`, linear warm-up over `warmup_fraction` of all steps.
 
     `milestones`: epochs from which on the rate is a tenth, instead of annealing.
     """

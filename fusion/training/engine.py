@@ -32,9 +32,9 @@ Numbers = dict[str, float]
 
 
 def learning_rate(optim: OptimConfig, progress: float, epochs: int = 1) -> float:
-    """Linear warm-up, then half a cosine from `lr` to `lr * final_lr_ratio`; `progress` in 0..1 over all steps of the run.
+    """Return the rate at `progress`, 0..1 over all steps of the run.
 
-    With milestones: a tenth from each of those epochs on, instead of the cosine.
+    It is a linear warm-up, then half a cosine from `lr` to `lr * final_lr_ratio`. With milestones: a tenth from each of those epochs on, instead of the cosine.
     """
     if progress < optim.warmup_fraction:
         return optim.lr * (progress / optim.warmup_fraction)
@@ -116,7 +116,7 @@ class Engine:
         checkpoint.load_weights(self.model, folder, only="restoration.")
 
     def train_epoch(self, batches: Iterable[Batch], on_step: Callable[[int, Numbers], None] | None = None) -> Numbers:
-        """One pass. Returns the mean of each loss term, "data_time_s" (for data), "step_time_s", images, over all workers.
+        """Train one pass. Return the mean of each loss term, "data_time_s", "step_time_s" and images, over all workers.
 
         `on_step(step, latest terms)` is called after every step. Raises UserError at a loss that is not finite.
         """

@@ -12,6 +12,7 @@ from fusion.data.pairs import find_pairs
 from fusion.data.shards import CorpusConfig
 from fusion.errors import UserError
 from fusion.metrics import choose
+from fusion.training.engine import check_validation
 from fusion.training.stages import STAGES
 from workflows.cli import read_options
 from workflows.corpus import options as corpus_options
@@ -104,6 +105,7 @@ def _check_corpus(options: corpus_options.Args) -> None:
 
 
 def _check_train(options: train_options.Args) -> None:
+    check_validation(parsed.recipe)
     if STAGES[options.recipe.model.stage].continues != (options.start is not None):
         raise UserError("from: stage 2 of TG-ECNet starts from a stage 1, and nothing else does.")
 

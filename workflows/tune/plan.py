@@ -7,6 +7,7 @@ from fusion import checkpoint
 from fusion.errors import UserError
 from fusion.metrics import METRICS
 from fusion.training import search_space
+from fusion.training.engine import check_validation
 from fusion.training.stages import STAGES
 from workflows.train import detection_metric
 from workflows.train import job as train_job
@@ -114,7 +115,7 @@ def plan_of(args: Args) -> Plan:
 
 def check(args: Args, plan: Plan) -> None:
     """UserError, before anything runs, where a setting, the start or the detector cannot be used."""
-
+    check_validation(args.recipe)
     weighed = [name for name in plan.names if name.startswith("loss.")]
     if weighed and "loss" in args.objective.split(","):
         raise UserError(f"--objective loss: {weighed[0]} changes what the loss is. Choose a metric of the images.")

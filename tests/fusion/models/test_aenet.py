@@ -11,7 +11,7 @@ from fusion import checkpoint, inference
 from fusion.config import from_dict, to_dict
 from fusion.errors import UserError
 from fusion.models.aenet import BLOCKS, AENet, Shuffle
-from fusion.models.configs import AENetConfig
+from fusion.models.configs import AENET_BLOCKS, AENetConfig
 from fusion.models.registry import Model
 
 COUNTS = {
@@ -136,3 +136,7 @@ def test_a_checkpoint_and_json_give_the_network_back(tmp_path):
 def test_a_wrong_config_says_what_is_wrong(changes, words):
     with pytest.raises(UserError, match=words):
         AENetConfig(**changes)
+
+
+def test_configs_know_the_blocks():
+    assert tuple(BLOCKS) == AENET_BLOCKS

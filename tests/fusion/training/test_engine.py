@@ -447,3 +447,8 @@ def test_weights_that_do_not_learn_are_not_in_the_optimiser():
     inside = {id(p) for group in engine.optimiser.param_groups for p in group["params"]}
     assert held and inside and not held & inside
     assert len(held) + len(inside) == len(list(engine.model.parameters()))
+
+
+def test_an_unknown_metric_of_validation_is_refused_before_anything_runs():
+    with pytest.raises(UserError, match="unknown metric 'qabff'"):
+        Engine(replace(RESTORE, validation=replace(RESTORE.validation, metrics=("qabff",))), 1)
