@@ -34,7 +34,8 @@ Numbers = dict[str, float]
 def learning_rate(optim: OptimConfig, progress: float, epochs: int = 1) -> float:
     """Return the rate at `progress`, 0..1 over all steps of the run.
 
-    It is a linear warm-up, then half a cosine from `lr` to `lr * final_lr_ratio`. With milestones: a tenth from each of those epochs on, instead of the cosine.
+    It is a linear warm-up, then half a cosine from `lr` to `lr * final_lr_ratio`. With milestones: a tenth from each of
+    those epochs on, instead of the cosine.
     """
     if progress < optim.warmup_fraction:
         return optim.lr * (progress / optim.warmup_fraction)

@@ -105,7 +105,7 @@ def _check_corpus(options: corpus_options.Args) -> None:
 
 
 def _check_train(options: train_options.Args) -> None:
-    check_validation(parsed.recipe)
+    check_validation(options.recipe)
     if STAGES[options.recipe.model.stage].continues != (options.start is not None):
         raise UserError("from: stage 2 of TG-ECNet starts from a stage 1, and nothing else does.")
 
