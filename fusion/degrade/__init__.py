@@ -16,8 +16,9 @@ values in a million are rounded the other way, by one grey level.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from fusion.seeds import make_rng
 
 __all__ = ["FAMILIES", "PRESETS", "Degradation", "Degraded", "Family", "degrade", "expand_preset", "parse_degradation"]
 
-Parameters = dict[str, float | str]
+Parameters = Mapping[str, float | str]  # what one family drew and used, by name
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,12 @@ class Degradation:
 
     @property
     def name(self) -> str:
-        """ "haze+noise"; "clean" """
+        """The families alone: "haze+noise", or "clean"."""
         return "+".join(name for name, _ in self.parts) or "clean"
 
     @property
     def level(self) -> str:
-        """ "2+3"; "0" for clean"""
+        """The levels alone: "2+3", or "0" for clean."""
         return "+".join(str(level) for _, level in self.parts) or "0"
 
     def __str__(self) -> str:
@@ -93,7 +94,10 @@ class Degradation:
 
 
 def parse_degradation(text: str) -> Degradation:
-    """ "noise2", "haze2+noise3" (any order) or "clean". Inverse of str(). Raises UserError, naming what is known."""
+    """Parse "noise2", "haze2+noise3" (any order) or "clean": the inverse of str().
+
+    Raises UserError, naming what is known.
+    """
     if text.strip().lower() == "clean":
         return Degradation()
     parts = []
@@ -133,23 +137,26 @@ PRESETS: dict[str, tuple[Degradation, ...]] = {
 
 
 def expand_preset(text: str) -> tuple[Degradation, ...]:
-    """Presets and degradations, separated by commas, as a list without repeats in the order given.
+    """Parse presets and degradations, separated by commas, into a list without repeats in the order given.
 
     "demmi-rf", "noise1,haze2+noise3", "demmi-rf,clean". Raises UserError for anything else, naming what is known.
     """
-    found: dict[Degradation, None] = {}
+    degradations: dict[Degradation, None] = {}
     for item in text.split(","):
         name = item.strip().lower()
         try:
-            found.update(dict.fromkeys(PRESETS[name] if name in PRESETS else (parse_degradation(name),)))
+            degradations.update(dict.fromkeys(PRESETS[name] if name in PRESETS else (parse_degradation(name),)))
         except UserError as error:
             raise UserError(f"{error} Presets: {', '.join(PRESETS)}.") from error
-    return tuple(found)
+    return tuple(degradations)
 
 
 @dataclass(frozen=True)
 class Degraded:
-    """A degraded pair and, per family, what was drawn and used (plain floats and strings: ready for JSON)."""
+    """A degraded pair, uint8 (H, W, 3) and (H, W), and, by family, what was drawn and used.
+
+    The parameters are plain floats and strings, ready for JSON.
+    """
 
     visible: np.ndarray
     infrared: np.ndarray
@@ -174,7 +181,7 @@ def degrade(
     holds up to five float32 images.
     Raises UserError for images or a depth of another kind.
     """
-    _check(visible, infrared, depth, key)
+    _check_pair(visible, infrared, depth, key)
     images = {"visible": visible, "infrared": infrared}
     chain: dict[str, np.ndarray] = {}
     parameters: dict[str, Parameters] = {}
@@ -182,16 +189,16 @@ def degrade(
         family = FAMILIES[name]
         image = chain.get(family.modality)
         if image is None:
-            image = _cached(cache, family.modality, lambda pixels=images[family.modality]: _to_unit(pixels))
-        size = (*image.shape, 1)[:3]
-        draws = _cached(cache, name, lambda f=family, size=size: f.draw(make_rng(seed, key, f.name), *size))
+            image = _cached(cache, family.modality, partial(_to_unit, images[family.modality]))
+        height, width, channels = (*image.shape, 1)[:3]
+        draws = _cached(cache, name, partial(_draw, family, seed, key, height, width, channels))
         chain[family.modality], parameters[name] = family.apply(image, draws, family.levels[level], depth)
     images.update({modality: _to_uint8(image) for modality, image in chain.items()})
     return Degraded(images["visible"], images["infrared"], parameters)
 
 
 def _cached(cache: dict[str, Any] | None, name: str, make: Callable[[], Any]) -> Any:
-    """`make()`, or what it gave the last time. Families leave what they are given unchanged."""
+    """Return `make()`, or what it gave the last time. Families leave what they are given unchanged."""
     if cache is None:
         return make()
     if name not in cache:
@@ -199,23 +206,31 @@ def _cached(cache: dict[str, Any] | None, name: str, make: Callable[[], Any]) ->
     return cache[name]
 
 
+def _draw(family: Family, seed: int, key: str, height: int, width: int, channels: int) -> Any:
+    """Draw what is random about one image, for all levels of the family."""
+    return family.draw(make_rng(seed, key, family.name), height, width, channels)
+
+
 def _to_unit(pixels: np.ndarray) -> np.ndarray:
+    """Convert uint8 to float32 in [0, 1], in C order."""
     return np.divide(pixels, np.float32(255), order="C")
 
 
 def _to_uint8(image: np.ndarray) -> np.ndarray:
-    """float32 -> uint8: clipped to [0, 1], times 255, rounded half to even. Works in `image`, which a chain owns."""
+    """Convert float32 to uint8: clipped to [0, 1], times 255, rounded half to even. Works in `image`, which a chain owns."""
     image *= np.float32(255)
     np.rint(image, out=image)
     return np.clip(image, 0, 255, out=image).astype(np.uint8)
 
 
-def _check(visible: np.ndarray, infrared: np.ndarray, depth: np.ndarray | None, key: str) -> None:
+def _check_pair(visible: np.ndarray, infrared: np.ndarray, depth: np.ndarray | None, key: str) -> None:
+    """Raise UserError for images and a depth map that `degrade` does not take."""
     for name, image, form in (("visible", visible, "(H, W, 3)"), ("infrared", infrared, "(H, W)")):
         fits = image.ndim == 2 if name == "infrared" else image.ndim == 3 and image.shape[2] == 3
         if image.dtype != np.uint8 or not fits or image.size == 0:
-            found = f"{image.dtype} {image.shape}"
-            raise UserError(f"pair '{key}': the {name} image is {found}; degrade needs uint8 {form}, not empty.")
+            raise UserError(
+                f"pair '{key}': the {name} image is {image.dtype} {image.shape}; degrade needs uint8 {form}, not empty."
+            )
     if depth is None:
         return
     if depth.shape != visible.shape[:2]:

@@ -24,17 +24,17 @@ REFERENCE_DIAGONAL = 800.0  # of 640 x 480
 
 
 def draw(rng: np.random.Generator, height: int, width: int, channels: int) -> None:
-    """Nothing is drawn: the radius follows from the level and the size."""
+    """Draw nothing: the radius follows from the level and the size."""
 
 
 def radius_for(strength: float, height: int, width: int) -> float:
-    """Radius in pixels of this image for a radius of `strength` at 640 x 480."""
+    """Return the radius in pixels of this image for a radius of `strength` at 640 x 480."""
     return strength * math.hypot(height, width) / REFERENCE_DIAGONAL
 
 
 @lru_cache(maxsize=16)
 def disc(radius: float) -> np.ndarray:
-    """Disc point-spread function, float32 (n, n), n odd, unit sum, read-only.
+    """Return the disc point-spread function, float32 (n, n), n odd, unit sum, read-only.
 
     A radius up to half a pixel lies inside one pixel and gives [[1]]: no blur.
     """
@@ -43,13 +43,13 @@ def disc(radius: float) -> np.ndarray:
     area = _area_from_origin(edges[:, None], edges[None, :], radius)
     covered = area[1:, 1:] - area[1:, :-1] - area[:-1, 1:] + area[:-1, :-1]
     covered = np.clip((covered + covered.T) / 2, 0, None)  # take out what rounding left
-    psf = (covered / covered.sum()).astype(np.float32)
+    psf: np.ndarray = (covered / covered.sum()).astype(np.float32)
     psf.flags.writeable = False
     return psf
 
 
 def _area_from_origin(y: np.ndarray, x: np.ndarray, r: float) -> np.ndarray:
-    """Signed area of the disc about 0 within the rectangle from the origin to (y, x).
+    """Return the signed area of the disc about 0 within the rectangle from the origin to (y, x).
 
     Four such corners give the area within any rectangle. For y, x >= 0, both cut off at r: the whole rectangle
     where its corner is inside the disc; else y a + integral from a to x of sqrt(r^2 - u^2) du, a = sqrt(r^2 - y^2).
@@ -58,18 +58,23 @@ def _area_from_origin(y: np.ndarray, x: np.ndarray, r: float) -> np.ndarray:
     y, x = np.minimum(np.abs(y), r), np.minimum(np.abs(x), r)
     inside = y * y + x * x <= r * r
     a = np.where(inside, x, np.sqrt(np.maximum(r * r - y * y, 0)))
-    return sign * (y * a + _under_arc(x, r) - _under_arc(a, r))
+    area: np.ndarray = sign * (y * a + _under_arc(x, r) - _under_arc(a, r))
+    return area
 
 
 def _under_arc(u: np.ndarray, r: float) -> np.ndarray:
-    """Integral from 0 to u of sqrt(r^2 - t^2) dt."""
-    return (u * np.sqrt(np.maximum(r * r - u * u, 0)) + r * r * np.arcsin(np.clip(u / r, -1, 1))) / 2
+    """Return the integral from 0 to u of sqrt(r^2 - t^2) dt."""
+    integral: np.ndarray = (u * np.sqrt(np.maximum(r * r - u * u, 0)) + r * r * np.arcsin(np.clip(u / r, -1, 1))) / 2
+    return integral
 
 
 def apply(
     image_HWC: np.ndarray, draws: None, strength: float, depth_HW: np.ndarray | None = None
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """Blur by the disc that `strength` means at this size. The disc may be larger than the image."""
+    """Blur by the disc that `strength` means at this size; the disc may be larger than the image.
+
+    image_HWC: float32. Returns the blurred image, of the same kind, and the radius used in pixels.
+    """
     radius = radius_for(strength, *image_HWC.shape[:2])
     # filter2D sums directly up to 11 x 11 and by Fourier transform in blocks above; it beat a whole-image transform
     # at every radius from 1 to 66 and every size from 640 x 480 to 3840 x 2160.

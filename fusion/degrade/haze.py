@@ -39,7 +39,7 @@ class Air:
 
 
 def draw(rng: np.random.Generator, height: int, width: int, channels: int) -> Air:
-    """Airlight: a grey and a small tint, every channel inside `AIRLIGHT`; then the horizon of the proxy."""
+    """Draw the airlight, a grey and a small tint with every channel in `AIRLIGHT`, then the horizon of the proxy."""
     grey = rng.uniform(AIRLIGHT[0] + TINT, AIRLIGHT[1] - TINT)
     red, green, blue = (float(grey + tint) for tint in rng.uniform(-TINT, TINT, 3))
     return Air((red, green, blue), float(rng.uniform(*HORIZON)))
@@ -48,7 +48,10 @@ def draw(rng: np.random.Generator, height: int, width: int, channels: int) -> Ai
 def apply(
     image_HWC: np.ndarray, draws: Air, strength: float, depth_HW: np.ndarray | None = None
 ) -> tuple[np.ndarray, dict[str, float | str]]:
-    """Haze of density beta = `strength` over the given depth in [0, 1], or over the proxy of this image."""
+    """Add haze of density beta = `strength` over the given depth in [0, 1], or over the proxy of this image.
+
+    image_HWC: float32 in [0, 1], RGB. Returns the hazy image, of the same kind, and what was drawn and used.
+    """
     source = "proxy" if depth_HW is None else "map"
     if depth_HW is None:
         depth_HW = depth_proxy(image_HWC, draws.horizon)
@@ -66,7 +69,7 @@ def apply(
 
 
 def depth_proxy(image_HWC: np.ndarray, horizon: float) -> np.ndarray:
-    """Depth proxy in [0, 1], float64 (H, W), of an RGB image in [0, 1] with its horizon at `horizon` of the height."""
+    """Return a depth proxy, float64 (H, W) in [0, 1], of an RGB image in [0, 1], its horizon at `horizon` of the height."""
     height, width = image_HWC.shape[:2]
     # not a matrix product: BLAS may split and fuse it in another way on another machine
     luma_HW = np.zeros((height, width))
@@ -79,14 +82,14 @@ def depth_proxy(image_HWC: np.ndarray, horizon: float) -> np.ndarray:
     radius = max(1, round(RADIUS * min(small)))
     a, b = guided_coefficients(guide, np.repeat(rows[:, None], small[0], axis=1), radius, EPS)
     a, b = (cv2.resize(c, (width, height), interpolation=cv2.INTER_LINEAR) for c in (a, b))
-    depth_HW = a
+    depth_HW: np.ndarray = a
     depth_HW *= luma_HW
     depth_HW += b
     return np.clip(depth_HW, 0, 1, out=depth_HW)
 
 
 def _ground_plane(v: np.ndarray, horizon: float) -> np.ndarray:
-    """Depth at the height v (0 top, 1 bottom): from 0 at the bottom, ever faster, to 0.8 at the horizon, 1 at the top.
+    """Return the depth at the height v (0 top, 1 bottom): from 0 at the bottom, ever faster, to 0.8 at the horizon, 1 at the top.
 
     On a plane depth goes as 1 / (distance below the horizon); here (1 - s) / (1 + 2 s), which is the same bend
     without the pole. The slope above the horizon gives the guided filter something to tell sky from roofs by.
@@ -99,7 +102,7 @@ def _ground_plane(v: np.ndarray, horizon: float) -> np.ndarray:
 def guided_coefficients(
     guide: np.ndarray, target: np.ndarray, radius: int, eps: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(a, b) such that a guide + b is `target` filtered with the edges of `guide`; float64 (H, W) each.
+    """Return (a, b) such that a guide + b is `target` filtered with the edges of `guide`; float64 (H, W) each.
 
     a = cov(guide, target) / (var(guide) + eps) and b = mean(target) - a mean(guide) in every window of side
     2 radius + 1, then averaged over the windows that hold a pixel. O(1) per pixel for every radius.
@@ -113,5 +116,6 @@ def guided_coefficients(
 
 
 def _box(image: np.ndarray, radius: int) -> np.ndarray:
+    """Return the mean over windows of side 2 radius + 1, float64 (H, W)."""
     side = 2 * radius + 1
     return cv2.boxFilter(image, -1, (side, side), borderType=cv2.BORDER_REFLECT)

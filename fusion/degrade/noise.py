@@ -15,14 +15,17 @@ LEVELS = {1: 15.0, 2: 25.0, 3: 50.0}  # sigma, in grey levels of 255
 
 
 def draw(rng: np.random.Generator, height: int, width: int, channels: int) -> np.ndarray:
-    """Unit noise, float32 (height, width, channels)."""
+    """Draw unit noise, float32 (height, width, channels)."""
     return rng.standard_normal((height, width, channels), dtype=np.float32)
 
 
 def apply(
     image_HWC: np.ndarray, draws: np.ndarray, strength: float, depth_HW: np.ndarray | None = None
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """Add `draws` scaled to a standard deviation of `strength` / 255. Not clipped. `depth_HW` has no part in it."""
+    """Add `draws` scaled to a standard deviation of `strength` / 255. `depth_HW` has no part in it.
+
+    image_HWC: float32 in [0, 1]. Returns the noisy image, of the same kind, not clipped, and sigma of full range.
+    """
     sigma = strength / 255
     noisy_HWC = draws * np.float32(sigma)
     noisy_HWC += image_HWC

@@ -36,7 +36,7 @@ class Columns:
 
 
 def draw(rng: np.random.Generator, height: int, width: int, channels: int) -> Columns:
-    """The unit pattern and the gain of every column. Worked out in float64, kept in float32."""
+    """Draw the unit pattern and the gain of every column; worked out in float64, kept in float32."""
     white = rng.standard_normal(width)
     gain = GAIN_STD * rng.standard_normal(width)
     amplitude = rng.standard_normal(WAVES) / np.arange(1, WAVES + 1)
@@ -49,7 +49,7 @@ def draw(rng: np.random.Generator, height: int, width: int, channels: int) -> Co
 
 
 def _normalised(values: np.ndarray) -> np.ndarray:
-    """Zero mean, unit standard deviation; all zero if there is no variation to scale."""
+    """Scale to zero mean and unit standard deviation; all zero if there is no variation to scale."""
     centred = values - values.mean()
     std = centred.std()
     return centred / std if std > 1e-12 else np.zeros_like(centred)
@@ -58,7 +58,10 @@ def _normalised(values: np.ndarray) -> np.ndarray:
 def apply(
     image_HW: np.ndarray, draws: Columns, strength: float, depth_HW: np.ndarray | None = None
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """Add the pattern at standard deviation `strength`. Not clipped. `depth_HW` has no part in it."""
+    """Add the pattern at standard deviation `strength`. `depth_HW` has no part in it.
+
+    image_HW: float32 in [0, 1]. Returns the striped image, of the same kind, not clipped, and what was used.
+    """
     s = np.float32(strength)
     striped = image_HW * (1 + s * draws.gain) + s * (draws.pattern - np.float32(0.5) * draws.gain)
     return striped, {"std": strength, "gain_std": strength * float(draws.gain.std())}

@@ -21,7 +21,7 @@ ATTEMPTS, TIMEOUT = 5, 15
 
 
 def file_system(address: Address) -> pafs.S3FileSystem:
-    """For reading parts of objects, and for libraries that want one; the same for all buckets of a store.
+    """Return the file system for reading parts of objects; the same for all buckets of a store.
 
     Raises StoreError when the region of a bucket at AWS cannot be found.
     """
@@ -34,7 +34,7 @@ def file_system(address: Address) -> pafs.S3FileSystem:
 
 
 @functools.lru_cache(maxsize=16)
-def _file_system(options: tuple[tuple[str, str], ...], _) -> pafs.S3FileSystem:
+def _file_system(options: tuple[tuple[str, str], ...], _environment: tuple[object, ...]) -> pafs.S3FileSystem:
     import pyarrow.fs as pafs
 
     settings: dict[str, Any] = {name: text.lower() in ("1", "true") for name, text in options if name in SWITCHES}
@@ -48,7 +48,7 @@ def _region(bucket: str) -> str:
     import pyarrow.fs as pafs
 
     try:
-        return pafs.resolve_s3_region(bucket)
+        return str(pafs.resolve_s3_region(bucket))
     except OSError as error:
         reason = " ".join(str(error).split())
         raise StoreError(
@@ -59,11 +59,11 @@ def _region(bucket: str) -> str:
 
 @contextlib.contextmanager
 def translate_errors(address: Address) -> Iterator[None]:
-    """What pyarrow says of a store that fails, as StoreError; missing and damaged files pass as they are."""
+    """Turn what pyarrow says of a store that fails into StoreError; missing and damaged files pass as they are."""
     try:
         yield
     except OSError as error:
-        verdict = classify_arrow_error(error, address.bucket, address.store)
-        if verdict is None:
+        info = classify_arrow_error(error, address.bucket, address.store)
+        if info is None:
             raise
-        raise verdict.error("read", address) from error
+        raise info.to_error("read", address) from error

@@ -44,12 +44,16 @@ __all__ = [
 ]
 
 
-def is_uri(path: str) -> bool:
+def is_uri(path: str | Path) -> bool:
+    """Whether this is a URI (scheme://...), not a local path."""
     return "://" in str(path)
 
 
 def resolve(path: str | Path) -> tuple[pafs.FileSystem, str]:
-    """The file system that holds `path` and the path inside it. Raises UserError for an unknown scheme."""
+    """Return the file system that holds `path` and the path inside it.
+
+    Raises UserError for an unknown scheme and for a password in the address.
+    """
     import pyarrow.fs as pafs
 
     text = str(path)
@@ -61,18 +65,19 @@ def resolve(path: str | Path) -> tuple[pafs.FileSystem, str]:
         address = s3.parse_address(text)
         return arrow.file_system(address), f"{address.bucket}/{address.key}".rstrip("/")
     try:
-        return pafs.FileSystem.from_uri(text)
+        fs, inner = pafs.FileSystem.from_uri(text)
     except (ValueError, OSError) as error:
         raise UserError(f"cannot open {text}: {error}. Use a local path or s3://bucket/path.") from error
+    return fs, str(inner)
 
 
 def store_errors(path: str | Path) -> contextlib.AbstractContextManager[None]:
-    """Around reading through the file system of `resolve`: a store that fails is a StoreError there, too."""
+    """Return a context for reading through the file system of `resolve`: a failing store is a StoreError there too."""
     return arrow.translate_errors(s3.parse_address(str(path))) if s3.is_s3(path) else contextlib.nullcontext()
 
 
 def join(root: str | Path, *parts: str) -> str:
-    """`root/part/...`, for paths and URIs alike. Parts are plain names; a URI takes them escaped."""
+    """Return `root/part/...`, for paths and URIs alike. Parts are plain names; a URI takes them escaped."""
     if not is_uri(root):
         return "/".join([str(root).rstrip("/"), *parts])
     base, mark, query = str(root).partition("?")
@@ -80,54 +85,56 @@ def join(root: str | Path, *parts: str) -> str:
 
 
 def absolute(path: str | Path) -> str:
-    """The path from the root, for tasks that run in another folder; a URI as it is."""
+    """Return the path from the root, for tasks that run in another folder; a URI as it is."""
     return str(path) if is_uri(path) else os.path.abspath(os.path.expanduser(path))
 
 
 def exists(path: str | Path) -> bool:
+    """Whether there is a file or folder."""
     if s3.is_s3(path):
         address = s3.parse_address(str(path))
         return s3.object_size(address) is not None or s3.is_prefix(address)
     fs, inner = resolve(path)
-    return fs.get_file_info(inner).type.name != "NotFound"
+    return bool(fs.get_file_info(inner).type.name != "NotFound")
 
 
 def is_dir(path: str | Path) -> bool:
+    """Whether there is a folder."""
     if s3.is_s3(path):
         return s3.is_prefix(s3.parse_address(str(path)))
     fs, inner = resolve(path)
-    return fs.get_file_info(inner).type.name == "Directory"
+    return bool(fs.get_file_info(inner).type.name == "Directory")
 
 
 def file_size(path: str | Path) -> int | None:
-    """Bytes of a file; None if there is no such file."""
+    """Return the bytes of a file; None if there is no such file."""
     if s3.is_s3(path):
         return s3.object_size(s3.parse_address(str(path)))
     fs, inner = resolve(path)
     info = fs.get_file_info(inner)
-    return info.size if info.is_file else None
+    return int(info.size) if info.is_file else None
 
 
 def list_files(root: str | Path) -> list[str]:
-    """Every file below `root`, as sorted paths relative to it; links are followed. Empty if there is no such folder."""
+    """List every file below `root` as sorted relative paths; links are followed. Empty if there is no such folder."""
     import pyarrow.fs as pafs
 
     if s3.is_s3(root):
         return sorted(s3.list_keys(s3.parse_address(str(root))))
 
     fs, inner = resolve(root)
-    found = fs.get_file_info(pafs.FileSelector(inner, recursive=True, allow_not_found=True))
+    entries = fs.get_file_info(pafs.FileSelector(inner, recursive=True, allow_not_found=True))
     prefix = inner.rstrip("/") + "/"
-    return sorted(info.path.removeprefix(prefix) for info in found if info.is_file)
+    return sorted(info.path.removeprefix(prefix) for info in entries if info.is_file)
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """The whole file. Raises FileNotFoundError or OSError."""
+    """Read a whole file. Raises FileNotFoundError or OSError."""
     if s3.is_s3(path):
         return s3.read(s3.parse_address(str(path)))
     fs, inner = resolve(path)
     with fs.open_input_file(inner) as file:
-        return file.read()
+        return bytes(file.read())
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -151,6 +158,7 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 
 def _replace(path: str, data: bytes) -> None:
+    """Write a local file under another name beside `path`, then move it there."""
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.part")
@@ -176,4 +184,5 @@ def remove(path: str | Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
+    """Write a whole UTF-8 text file, as `write_bytes` does."""
     write_bytes(path, text.encode("utf-8"))

@@ -1,4 +1,4 @@
-"""Whole objects on S3 and on other stores that speak it, through boto3. (Parts of objects: `arrow`.)
+"""Whole objects on S3 and on other stores that speak it, through boto3 (parts of objects: `arrow`).
 
 Why not pyarrow for all: its writes are multipart uploads even for a few bytes (three requests), a writer that raises
 leaves what it had written as a finished object, and a part that fails leaves the upload open for ever. Here an object
@@ -54,20 +54,21 @@ class Address:
     def endpoint(self) -> str | None:
         """URL of the store; None for AWS."""
         given = dict(self.options)
-        where = (
+        endpoint = (
             given.get("endpoint_override")
             or os.environ.get("AWS_ENDPOINT_URL_S3")
             or os.environ.get("AWS_ENDPOINT_URL")
         )
-        return where if not where or "://" in where else f"{given.get('scheme', 'https')}://{where}"
+        return endpoint if not endpoint or "://" in endpoint else f"{given.get('scheme', 'https')}://{endpoint}"
 
     @property
     def store(self) -> str:
+        """Name of the store for messages."""
         return self.endpoint or "AWS"
 
 
 def parse_address(uri: str) -> Address:
-    """Raises UserError: no bucket, a key in the address, an option that does not exist."""
+    """Parse an s3:// URI. Raises UserError: no bucket, an access key in the address, an option that does not exist."""
     try:
         parts = urlsplit(uri)
     except ValueError as error:
@@ -90,113 +91,124 @@ def parse_address(uri: str) -> Address:
 
 
 def object_size(address: Address) -> int | None:
-    """Bytes of an object; None if there is none."""
+    """Return the bytes of an object; None if there is none."""
     if not address.key:
         return None
     try:
-        head = _call("look at", address, lambda client: client.head_object(Bucket=address.bucket, Key=address.key))
+        head = _call("look at", address, _request("head_object", {"Bucket": address.bucket, "Key": address.key}))
     except FileNotFoundError:
         return None
-    return head["ContentLength"]
+    return int(head["ContentLength"])
 
 
 def is_s3(path: object) -> bool:
+    """Whether this is an s3:// URI."""
     return str(path).startswith("s3://")
 
 
 def is_prefix(address: Address) -> bool:
     """Whether there is anything below, or the bucket itself. StoreError if there is no such bucket."""
-    page = {"Bucket": address.bucket, "Prefix": _below(address), "MaxKeys": 1}
-    found = _call("list", address, lambda client: client.list_objects_v2(**page))
-    return not address.key or bool(found.get("Contents"))
+    page = {"Bucket": address.bucket, "Prefix": _folder_prefix(address), "MaxKeys": 1}
+    answer = _call("list", address, _request("list_objects_v2", page))
+    return not address.key or bool(answer.get("Contents"))
 
 
 def list_keys(address: Address) -> list[str]:
-    """Everything below, relative to it. Objects that only mark folders are left out."""
-    prefix, more, found = _below(address), {}, []
+    """List the keys of everything below, relative to it. Objects that only mark folders are left out."""
+    prefix, keys = _folder_prefix(address), list[str]()
+    page = {"Bucket": address.bucket, "Prefix": prefix}
     while True:
-        page = {"Bucket": address.bucket, "Prefix": prefix} | more
-        answer = _call("list", address, lambda client, page=page: client.list_objects_v2(**page))
+        answer = _call("list", address, _request("list_objects_v2", page))
         names = (item["Key"] for item in answer.get("Contents", ()))
-        found += [name[len(prefix) :] for name in names if not name.endswith("/")]
+        keys += [name[len(prefix) :] for name in names if not name.endswith("/")]
         if not answer.get("IsTruncated"):
-            return found
-        more = {"ContinuationToken": answer["NextContinuationToken"]}
+            return keys
+        page["ContinuationToken"] = answer["NextContinuationToken"]
 
 
 def read(address: Address) -> bytes:
-    """The whole object. Raises FileNotFoundError."""
+    """Read a whole object. Raises FileNotFoundError or StoreError."""
     if not address.key:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(address))
-    return _call(
-        "read", address, lambda client: client.get_object(Bucket=address.bucket, Key=address.key)["Body"].read()
-    )
+
+    def get(client: Any) -> bytes:
+        return bytes(client.get_object(Bucket=address.bucket, Key=address.key)["Body"].read())
+
+    return _call("read", address, get)
 
 
 def write(address: Address, data: bytes) -> None:
-    """The whole object, or nothing of it."""
-    what: dict[str, Any] = {"Bucket": address.bucket, "Key": address.key}
+    """Write a whole object, or nothing of it. Raises StoreError."""
+    target: dict[str, Any] = {"Bucket": address.bucket, "Key": address.key}
     if len(data) <= ONE_PUT:
-        _call("write", address, lambda client: client.put_object(**what, Body=data))
+        _call("write", address, _request("put_object", target | {"Body": data}))
         return
-    what["UploadId"] = _call("write", address, lambda client: client.create_multipart_upload(**what))["UploadId"]
+    target["UploadId"] = _call("write", address, _request("create_multipart_upload", target))["UploadId"]
     try:
         parts = []
         for number, start in enumerate(range(0, len(data), PART), 1):
-            part = what | {"PartNumber": number, "Body": data[start : start + PART]}
-            answer = _call("write", address, lambda client, part=part: client.upload_part(**part))
+            part = target | {"PartNumber": number, "Body": data[start : start + PART]}
+            answer = _call("write", address, _request("upload_part", part))
             parts.append({"PartNumber": number, "ETag": answer["ETag"]})
-        whole = what | {"MultipartUpload": {"Parts": parts}}
-        _call("write", address, lambda client: client.complete_multipart_upload(**whole))
+        whole = target | {"MultipartUpload": {"Parts": parts}}
+        _call("write", address, _request("complete_multipart_upload", whole))
     except BaseException:
         with contextlib.suppress(OSError, StoreError):  # what went wrong first is what counts
-            _call("write", address, lambda client: client.abort_multipart_upload(**what), UNREACHABLE)
+            _call("write", address, _request("abort_multipart_upload", target), UNREACHABLE)
         raise
 
 
 def delete(address: Address) -> None:
     """Delete an object if it is there."""
     with contextlib.suppress(FileNotFoundError):
-        _call("delete", address, lambda client: client.delete_object(Bucket=address.bucket, Key=address.key))
+        _call("delete", address, _request("delete_object", {"Bucket": address.bucket, "Key": address.key}))
 
 
-def _below(address: Address) -> str:
+def _folder_prefix(address: Address) -> str:
+    """Return what the keys of everything below begin with; "" for the bucket itself."""
     return f"{address.key}/" if address.key else ""
 
 
-def _call(doing: str, address: Address, work: Callable[[Any], Result], patience: float = PATIENCE) -> Result:
-    """`work(client)`, again while it fails in a way that may pass. `doing` is for the message.
+def _request(operation: str, arguments: dict[str, Any]) -> Callable[[Any], Any]:
+    """Return a function of a boto3 client that makes this request: what `_call` takes."""
+    arguments = dict(arguments)
+    return lambda client: getattr(client, operation)(**arguments)
+
+
+def _call(action: str, address: Address, request: Callable[[Any], Result], patience: float = PATIENCE) -> Result:
+    """Return `request(client)`, tried again while it fails in a way that may pass. `action` is for the message.
 
     Raises FileNotFoundError for a key that is not there, else StoreError.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
-    start, pause, said = time.monotonic(), 0.25, False
+    start, pause, warned = time.monotonic(), 0.25, False
     while True:
         try:
-            return work(_client(address.options, environment()))
+            return request(_client(address.options, environment()))
         except (BotoCoreError, ClientError, ValueError) as error:  # ValueError: no URL
-            verdict = classify_boto_error(error, address.bucket, address.store)
-            if verdict is None:
+            info = classify_boto_error(error, address.bucket, address.store)
+            if info is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(address)) from error
             passed = time.monotonic() - start
-            if passed + pause > min(patience, verdict.patience):
-                raise verdict.error(doing, address, passed) from error
-            if pause > 1 and not said:
-                said = True
+            if passed + pause > min(patience, info.patience):
+                raise info.to_error(action, address, passed) from error
+            if pause > 1 and not warned:
+                warned = True
                 log = logging.getLogger(__name__)
-                log.warning("cannot %s %s: %s; trying again", doing, address, verdict.reason)
+                log.warning("cannot %s %s: %s; trying again", action, address, info.reason)
         time.sleep(pause * random.uniform(0.5, 1))
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
 def environment() -> tuple[object, ...]:
-    """What clients depend on besides the URI. A forked process must not share its parent's connections."""
+    """Return what clients depend on besides the URI. A forked process must not share its parent's connections."""
     return os.getpid(), *sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))
 
 
 @functools.lru_cache(maxsize=16)
-def _client(options: tuple[tuple[str, str], ...], _) -> Any:
+def _client(options: tuple[tuple[str, str], ...], _environment: tuple[object, ...]) -> Any:
+    """Return a boto3 client for the options of a URI, one for each environment."""
     import boto3.session
     from botocore.config import Config
 

@@ -120,8 +120,8 @@ def _of_storage(error: OSError, out: str) -> UserError | None:
         return UserError(_full(out, error))
     if s3.is_s3(out):
         address = s3.parse_address(out)
-        verdict = classify_arrow_error(error, address.bucket, address.store)
-        return None if verdict is None else verdict.error("write", address)
+        info = classify_arrow_error(error, address.bucket, address.store)
+        return None if info is None else info.to_error("write", address)
     return None
 
 
