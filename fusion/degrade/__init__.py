@@ -213,11 +213,15 @@ def _draw(family: Family, seed: int, key: str, height: int, width: int, channels
 
 def _to_unit(pixels: np.ndarray) -> np.ndarray:
     """Convert uint8 to float32 in [0, 1], in C order."""
-    return np.divide(pixels, np.float32(255), order="C")
+    unit: np.ndarray = np.divide(pixels, np.float32(255), order="C")
+    return unit
 
 
 def _to_uint8(image: np.ndarray) -> np.ndarray:
-    """Convert float32 to uint8: clipped to [0, 1], times 255, rounded half to even. Works in `image`, which a chain owns."""
+    """Convert float32 to uint8: clipped to [0, 1], times 255, rounded half to even.
+
+    Works in place: the image belongs to the chain.
+    """
     image *= np.float32(255)
     np.rint(image, out=image)
     return np.clip(image, 0, 255, out=image).astype(np.uint8)

@@ -69,7 +69,10 @@ def apply(
 
 
 def depth_proxy(image_HWC: np.ndarray, horizon: float) -> np.ndarray:
-    """Return a depth proxy, float64 (H, W) in [0, 1], of an RGB image in [0, 1], its horizon at `horizon` of the height."""
+    """Return a depth proxy, float64 (H, W) in [0, 1], of an RGB image in [0, 1].
+
+    horizon: its height from the top, as a part of the image height.
+    """
     height, width = image_HWC.shape[:2]
     # not a matrix product: BLAS may split and fuse it in another way on another machine
     luma_HW = np.zeros((height, width))
@@ -89,7 +92,9 @@ def depth_proxy(image_HWC: np.ndarray, horizon: float) -> np.ndarray:
 
 
 def _ground_plane(v: np.ndarray, horizon: float) -> np.ndarray:
-    """Return the depth at the height v (0 top, 1 bottom): from 0 at the bottom, ever faster, to 0.8 at the horizon, 1 at the top.
+    """Return the depth at the height v (0 top, 1 bottom).
+
+    It rises from 0 at the bottom, ever faster, to 0.8 at the horizon, and to 1 at the top.
 
     On a plane depth goes as 1 / (distance below the horizon); here (1 - s) / (1 + 2 s), which is the same bend
     without the pole. The slope above the horizon gives the guided filter something to tell sky from roofs by.

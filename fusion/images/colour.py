@@ -36,7 +36,8 @@ def is_grey(image: np.ndarray) -> bool:
 
 def quantise(image: np.ndarray) -> np.ndarray:
     """Round floats in [0, 1] (clipped) to uint8 of the same shape, halves to even."""
-    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    levels: np.ndarray = np.rint(np.clip(image, 0, 1) * 255)
+    return levels.astype(np.uint8)
 
 
 def attach_colour(fused: np.ndarray, visible: np.ndarray) -> np.ndarray:
