@@ -24,7 +24,7 @@ from fusion.data import corpus
 from fusion.errors import UserError
 from fusion.secrets import mask_secrets, mask_secrets_in
 from workflows.inputs import items
-from workflows.provenance import stamp
+from workflows.provenance import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(
@@ -288,7 +288,7 @@ def test_rows_with_usual_names_are_read(tmp_path):
 
 @pytest.mark.parametrize("name", ["../x.parquet", "/etc/passwd", "..", "a/b.parquet", ".hidden", 5, None])
 def test_a_manifest_names_no_files_elsewhere(tmp_path, name):
-    data = {"schema": corpus.SCHEMA_VERSION, "content": "", "shards": [{"name": name}]}
+    data = {"schema": corpus.SCHEMA_VERSION, "content_sha256": "", "shards": [{"name": name}]}
     (tmp_path / "manifest.json").write_text(json.dumps(data))
     with pytest.raises(UserError, match=r"outside its folder|is damaged"):
         corpus.open_corpus(str(tmp_path))
@@ -384,7 +384,7 @@ def test_other_text_stays_as_it_is(text):
 
 def test_a_stamp_has_the_command_without_secrets():
     words = ["train", "x", "--mlflow", f"https://user:{SECRET}@host", "--out", f"s3://K:{SECRET}@b/x", "--epochs", "3"]
-    text = json.dumps(stamp(words))
+    text = json.dumps(provenance(words))
     assert SECRET not in text and "--mlflow" in text and "--epochs 3" in text and "host" in text
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from fusion.errors import UserError
 from workflows.cluster.errors import user_error_in
-from workflows.provenance import REVISION, passport
+from workflows.provenance import REVISION_VARIABLE, revision_env
 
 # Job -> its line of `duskfuse --help`. Its package workflows.JOB has options.options() and job.run().
 JOBS: dict[str, str] = {
@@ -96,7 +96,7 @@ def _main(arguments: list[str]) -> int:
         print(f"duskfuse {version('duskfuse')}")
         return 0
     if arguments[0] == "--revision":
-        print(f"{REVISION}={passport()}")
+        print(f"{REVISION_VARIABLE}={revision_env()}")
         return 0
     job, *rest = arguments
     try:

@@ -19,7 +19,7 @@ from fusion.images.decode import decode
 from fusion.images.formats import EXTENSIONS, BadImage
 
 
-def named_folders(texts: tuple[str, ...]) -> dict[str, str]:
+def parse_named_dirs(texts: tuple[str, ...]) -> dict[str, str]:
     """NAME=DIR or DIR -> {name: folder}. UserError: twice the same name, no such folder."""
 
     found: dict[str, str] = {}
@@ -38,7 +38,7 @@ def named_folders(texts: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def read_fused(folder: str, item):
+def read_fused_image(folder: str, item):
     """The fused image of an item, under any usual extension. UserError: missing or unreadable."""
 
     for extension in dict.fromkeys((".png", *EXTENSIONS)):
@@ -100,7 +100,7 @@ def open_source(pairs: str | None, corpus: str | None, split: str) -> Source:
             raise UserError(f"{corpus} has no rows of split {split!r}. Choose another --split.")
         about = {
             "corpus": storage.absolute(corpus),
-            "content": manifest.content,
+            "content_sha256": manifest.content,
             "split": split,
             "config": manifest.data["config"],
         }

@@ -6,7 +6,7 @@ import contextlib
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import make_dataclass
+from dataclasses import dataclass, make_dataclass
 from typing import Annotated, Any, TypeVar
 
 import tyro
@@ -17,6 +17,26 @@ T = TypeVar("T")
 
 # Given as often as needed, one value each time: --fused A=DIR --fused B=DIR.
 Repeated = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitOptions:
+    """How pairs are split for training, validation and testing, and how many of them may be unusable."""
+
+    splits: str = ""
+    """A frozen split file, such as the splits.csv of a corpus; by default the folders' splits, and a draw where they
+    have none."""
+    sequences: bool = True
+    """Keep near-duplicate pairs, such as neighbouring frames of a video, in one split (looks at every pair once)."""
+    val_fraction: float = 0.1
+    """Fraction of the training pairs kept for validation, where the folders have no val split."""
+    test_fraction: float = 0.2
+    """Fraction of the pairs kept for testing, where the folders have no test split."""
+    seed: int = 0
+    """Seed of drawn splits and of every other random draw."""
+    max_rejected_fraction: float = 0.01
+    """Fail when more than this fraction of the pairs cannot be used."""
+
 
 # Job -> its options of earlier versions -> what each is called now. A message names the new one.
 RENAMED: dict[str, dict[str, str]] = {

@@ -14,22 +14,23 @@ from typing import Any
 
 from fusion import storage
 from fusion.errors import UserError
+from workflows.legacy import upgrade_settings
 
 
-def claim(out: str, name: str, content: dict[str, Any], what: str) -> None:
+def claim_output(out: str, name: str, content: dict[str, Any], what: str) -> None:
     """Write `content` as OUT/`name` first, so that a folder never mixes two pieces of work.
 
     UserError if OUT is claimed with other content, or is not empty and not claimed. `what`: "corpus", "run".
     """
     path = storage.join(out, name)
     try:
-        there = json.loads(storage.read_bytes(path))
+        there = upgrade_settings(json.loads(storage.read_bytes(path)))
     except (FileNotFoundError, NotADirectoryError):
         if storage.is_dir(out) and storage.list_files(out):
             raise UserError(f"{out} is not empty and holds no {what}. Choose another --out, or empty it.") from None
         storage.write_text(path, json.dumps(content, indent=1) + "\n")
         return
-    except ValueError:
+    except (ValueError, AttributeError):  # no JSON, or no JSON object
         there = None
     now = json.loads(json.dumps(content))
     if there != now:
@@ -49,13 +50,13 @@ def _difference(there: Any, now: Any, name: str = "") -> str:
     return _difference(there.get(keys[0]), now.get(keys[0]), f"{name}.{keys[0]}".lstrip("."))
 
 
-def own_folder(out: str, marker: str, what: str) -> None:
+def require_own_output(out: str, marker: str, what: str) -> None:
     """UserError when OUT holds files, but none of an earlier result of this kind."""
     if storage.is_dir(out) and not storage.exists(storage.join(out, marker)) and storage.list_files(out):
         raise UserError(f"{out} is not empty and holds no {what}. Choose another --out, or empty it.")
 
 
-def check_seen(out: str, hidden: Sequence[str], what: str) -> None:
+def require_visible(out: str, hidden: Sequence[str], what: str) -> None:
     """UserError when files that workers have written are not here: a local folder on several nodes."""
     if hidden:
         raise UserError(

@@ -12,16 +12,16 @@ from pathlib import Path
 
 from fusion.secrets import mask_secrets
 
-PACKAGES = ("duskfuse", "ray", "torch", "numpy", "opencv-python", "pyarrow", "pillow")
+DISTRIBUTIONS = ("duskfuse", "ray", "torch", "numpy", "opencv-python", "pyarrow", "pillow")
 
-REVISION = "DUSKFUSE_REVISION"
-"""Environment variable: what `passport` says where the sources come from, for where there is no repository."""
+REVISION_VARIABLE = "DUSKFUSE_REVISION"
+"""Environment variable: what `revision_env` says where the sources come from, for where there is no repository."""
 
-SOURCES = ("workflows", "fusion", "detection")
-KINDS = (".py", ".json", ".html", ".safetensors")
+PACKAGES_HASHED = ("workflows", "fusion", "detection")
+SUFFIXES_HASHED = (".py", ".json", ".html", ".safetensors")
 
 
-def stamp(command: list[str]) -> dict[str, object]:
+def provenance(command: list[str]) -> dict[str, object]:
     """No times, no host names: equal work has equal stamps. `command`: what follows `duskfuse`; secrets are masked."""
     words = [mask_secrets(word) for word in ("duskfuse", *command)]
     return {"command": shlex.join(words), "revision": revision(), "versions": versions()}
@@ -29,7 +29,7 @@ def stamp(command: list[str]) -> dict[str, object]:
 
 def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for name in PACKAGES:
+    for name in DISTRIBUTIONS:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -56,20 +56,22 @@ def revision() -> str:
             return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.TimeoutExpired):
         pass
-    commit, _, of = os.environ.get(REVISION, "").rpartition("@")
-    now = sources()
+    commit, _, of = os.environ.get(REVISION_VARIABLE, "").rpartition("@")
+    now = source_fingerprint()
     return commit if commit and of == now else f"sources-{now}"
 
 
-def sources() -> str:
+def source_fingerprint() -> str:
     """A fingerprint of the packages' own files, by name and content: the same wherever they were copied to."""
     root = Path(__file__).resolve().parent.parent
     digest = hashlib.sha256()
-    for path in sorted(path for name in SOURCES for path in (root / name).rglob("*") if path.suffix in KINDS):
+    for path in sorted(
+        path for name in PACKAGES_HASHED for path in (root / name).rglob("*") if path.suffix in SUFFIXES_HASHED
+    ):
         digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]
 
 
-def passport() -> str:
+def revision_env() -> str:
     """What DUSKFUSE_REVISION is set to, so that a copy of these sources without its repository knows its commit."""
-    return f"{revision()}@{sources()}"
+    return f"{revision()}@{source_fingerprint()}"

@@ -38,16 +38,16 @@ def split_pairs(refs, config, out: str):
     if config.splits:
         refs, sequence = read_frozen_splits(refs, config.splits)
     else:
-        sequence = found_sequences(refs) if config.sequences and not is_synthetic(config.pairs) else {}
+        sequence = find_near_duplicates(refs) if config.sequences and not is_synthetic(config.pairs) else {}
         refs = assign_splits(refs, config, sequence)
-        tell_of_empty_splits(refs, config)
+        warn_empty_splits(refs, config)
     storage.write_text(path, splits_to_csv(refs, sequence))
     return refs
 
 
-def tell_of_empty_splits(refs, config) -> None:
+def warn_empty_splits(refs, config) -> None:
     """Where a share was wanted and nothing could be taken: all is one sequence, or too little."""
-    for split, share in (("test", config.test_share), ("val", config.val_share)):
+    for split, share in (("test", config.test_fraction), ("val", config.val_fraction)):
         if share and not any(ref.split == split for ref in refs):
             log_progress(
                 f"no pair is left for {split!r}: there are too few, or too few sequences of near-duplicates. "
@@ -55,7 +55,7 @@ def tell_of_empty_splits(refs, config) -> None:
             )
 
 
-def found_sequences(refs) -> dict[str, str]:
+def find_near_duplicates(refs) -> dict[str, str]:
     """key -> sequence, from a look at every pair, unless the folders give every split."""
 
     splits: dict[str, set[str]] = {}
@@ -69,7 +69,7 @@ def found_sequences(refs) -> dict[str, str]:
     signatures: dict[str, bytes] = {}
     unread = 0
     with tqdm(total=len(refs), unit="pair", desc="sequences", mininterval=1) as bar:
-        for done in in_parallel(rows, sign):
+        for done in in_parallel(rows, sign_pairs):
             signatures |= {key: bytes.fromhex(text) for key, text in done["signatures"].items()}
             unread += done["unread"]
             bar.update(done["pairs"])
@@ -82,7 +82,7 @@ def found_sequences(refs) -> dict[str, str]:
     return found
 
 
-def sign(row: dict) -> list[dict]:
+def sign_pairs(row: dict) -> list[dict]:
     """The signatures of a few pairs, in a Ray task; pairs that cannot be read are told later, when they are built."""
 
     found = {}

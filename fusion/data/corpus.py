@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fusion import storage
+from fusion.data.legacy import upgrade_manifest
 from fusion.degrade import FAMILIES
 from fusion.errors import UserError
 
@@ -194,7 +195,7 @@ class Manifest:
 
     @property
     def content(self) -> str:
-        return self.data["content"]
+        return self.data["content_sha256"]
 
     def shards(self) -> list[dict[str, Any]]:
         return self.data["shards"]
@@ -225,7 +226,7 @@ class Manifest:
 def write_manifest(root: str, data: dict[str, Any]) -> Manifest:
     """Complete `data` with the schema version and the content checksum and write it; the corpus is then visible."""
     sums = "".join(shard["sha256"] for shard in data["shards"])
-    data = {"schema": SCHEMA_VERSION, "content": checksum(sums.encode())} | data
+    data = {"schema": SCHEMA_VERSION, "content_sha256": checksum(sums.encode())} | data
     storage.write_text(storage.join(root, MANIFEST), json.dumps(data, indent=1) + "\n")
     return Manifest(root, data)
 
@@ -240,7 +241,7 @@ def open_corpus(root: str) -> Manifest:
             f"{root} has no {MANIFEST}: it is no corpus, or not finished. The same `duskfuse corpus` goes on."
         )
     try:
-        data = json.loads(storage.read_bytes(path))
+        data = upgrade_manifest(json.loads(storage.read_bytes(path)))
         schema = data["schema"]
         outside = any("/" in shard["name"] or shard["name"].startswith(".") for shard in data["shards"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:

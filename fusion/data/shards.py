@@ -32,7 +32,7 @@ SHARED_PIXELS = 4_000_000  # larger images draw their noise anew for every level
 class CorpusConfig:
     """What shapes a corpus. `preset` is a preset or a list of degradations, as in "demmi-rf" or "noise2,haze2+noise3".
 
-    `val_share` of the training pairs becomes "val"; `test_share` of all becomes "test" where the folders have no
+    `val_fraction` of the training pairs becomes "val"; `test_fraction` of all becomes "test" where the folders have no
     test split of their own. `sequences`: near-duplicates stay in one split. `splits`: a frozen split file instead.
     Shards hold at most `shard_samples` samples and `shard_megabytes` of pixels.
     """
@@ -40,8 +40,8 @@ class CorpusConfig:
     pairs: str
     preset: str = "demmi-rf"
     seed: int = 0
-    val_share: float = 0.1
-    test_share: float = 0.2
+    val_fraction: float = 0.1
+    test_fraction: float = 0.2
     sequences: bool = True
     splits: str = ""
     shard_samples: int = 64
@@ -50,7 +50,7 @@ class CorpusConfig:
     def __post_init__(self) -> None:
         expand_preset(self.preset)
         find_quota(self.preset)
-        for name in ("val_share", "test_share"):
+        for name in ("val_fraction", "test_fraction"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(
                     f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 0 and below 1"

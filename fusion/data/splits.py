@@ -25,8 +25,8 @@ class Shares(Protocol):
     """What a draw needs of a config."""
 
     seed: int
-    val_share: float
-    test_share: float
+    val_fraction: float
+    test_fraction: float
 
 
 def assign_splits(refs: Sequence[PairRef], config: Shares, sequence: Mapping[str, str] | None = None) -> list[PairRef]:
@@ -50,7 +50,7 @@ def assign_splits(refs: Sequence[PairRef], config: Shares, sequence: Mapping[str
             first = next(split for split in ("test", "val", "train") if split in known)
             placed |= {key: first for key in keys if key not in placed}
 
-    for split, share in (("test", config.test_share), ("val", config.val_share)):
+    for split, share in (("test", config.test_fraction), ("val", config.val_fraction)):
         for name in sorted(set(source.values())):
             if (name, split) in fixed:
                 continue

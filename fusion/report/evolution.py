@@ -61,10 +61,10 @@ class Evolved:
 
     def held_out(self, name: str) -> tuple[float, int]:
         """(mean E2 on the held-out pairs, of how many) of a method or network; (NaN, 0) where it is not told."""
-        value = self.last["held out"].get(name)
+        value = self.last["held_out_scores"].get(name)
         if value is None:
             return math.nan, 0
-        return float(value), int(self.last.get("held out scored", {}).get(name, self.last["held out"]["pairs"]))
+        return float(value), int(self.last["held_out_scored"][name])
 
     def labelled(self, name: str) -> tuple[float, int]:
         """(mean E2 on the pairs that have labels, of how many)."""
@@ -128,7 +128,7 @@ def scores_chart(evolved: Evolved, *, format: str = "svg") -> bytes:
     with _settings():
         figure = Figure(figsize=(7.6, 0.95 + ROW * 1.15 * len(names)), layout="constrained")
         axis = figure.add_subplot()
-        axis.axvline(evolved.last["label score"], color=INK, ls="--", lw=0.9)
+        axis.axvline(evolved.last["label_score"], color=INK, ls="--", lw=0.9)
         for place, name in enumerate(names):
             network = name in evolved.networks
             on_labelled, on_held_out = evolved.labelled(name)[0], evolved.held_out(name)[0]
@@ -165,14 +165,14 @@ def methods_table(evolved: Evolved) -> PaperTable:
         cells.append(_plain(str(len(failed)) if name in evolved.scores else NONE, f"{len(failed)} pairs"))
         rows.append(Row(name, str(scored["held out"][name][1]), tuple(cells)))
     uneven = any(cell.short for row in rows for cell in row.cells)
-    return PaperTable("", "", tuple(columns), tuple(rows), evolved.last["held out"]["pairs"], uneven)
+    return PaperTable("", "", tuple(columns), tuple(rows), evolved.last["held_out_pairs"], uneven)
 
 
 def evolutions_table(evolved: Evolved) -> PaperTable:
     """A row an evolution: labels replaced, their score, and the network before and after: its E2 on held-out pairs, and
     its loss on the labels of the evolution before.
     """
-    heads = (("joined", "Joined", ""), ("replaced", "Replaced", ""), ("label score", "E2 of labels", "↑"))
+    heads = (("joined", "Joined", ""), ("replaced", "Replaced", ""), ("label_score", "E2 of labels", "↑"))
     heads += (("before", "Held out, before", "↑"), ("after", "after", "↑"))
     heads += (("old before", "Old-label loss, before", "↓"), ("old after", "after", "↓"), ("epochs", "Epochs", ""))
     rows = []
@@ -184,7 +184,7 @@ def evolutions_table(evolved: Evolved) -> PaperTable:
         texts = (
             (", ".join(one["joined"]) if len(one["joined"]) <= FEW else f"{len(one['joined'])} methods", ""),
             (str(one["replaced"]), f"of {one['labels']}"),
-            (format_value(one["label score"]), f"{one['labels']} labels"),
+            (format_value(one["label_score"]), f"{one['labels']} labels"),
             *((format_value(v) if math.isfinite(v) else NONE, "") for v in (before, after)),
             *((format_value(v) if math.isfinite(v) else NONE, detail) for v in (old["before"], old["after"])),
             (str(one["epochs"]), ""),

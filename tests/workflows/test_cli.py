@@ -70,7 +70,7 @@ def test_unknown_job(command):
         (["corpus", "--pairs", "scenes:3", "--out", "{tmp}/c", "--preset", "fog9"], ["'fog'", "demmi-rf"]),
         (["corpus", "--pairs", "scenes:3", "--out", "{tmp}/c", "--bogus", "1"], ["--bogus"]),
         (["corpus", "--pairs", "scenes:3", "--out", "{tmp}/c", "--seed", "x"], ["--seed"]),
-        (["corpus", "--pairs", "scenes:3", "--out", "{tmp}/c", "--val-share", "1.5"], ["--val-share", "1.5"]),
+        (["corpus", "--pairs", "scenes:3", "--out", "{tmp}/c", "--val-fraction", "1.5"], ["--val-fraction", "1.5"]),
         (["corpus", "--out", "{tmp}/c"], ["--pairs"]),
         (["corpus", "verify", "{tmp}/nowhere"], ["nowhere"]),
         (
@@ -101,7 +101,7 @@ def test_unknown_job(command):
             ["score", "--pairs", "scenes:2", "--out", "{tmp}/s", "--fused", "A={tmp}", "--metrics", "en,qq"],
             ["qq", "qabf"],
         ),
-        (["score", "--pairs", "scenes:2", "--out", "{tmp}/s", "--fused", "{tmp}", "--sources", "x"], ["--sources"]),
+        (["score", "--pairs", "scenes:2", "--out", "{tmp}/s", "--fused", "{tmp}", "--reference", "x"], ["--reference"]),
         (
             ["score", "--pairs", "scenes:2", "--out", "{tmp}/s", "--fused", "{tmp}", "--split", "val"],
             ["--split", "pairs"],
@@ -157,7 +157,7 @@ def test_too_many_rejected_stops_before_any_work(command, tmp_path):
     (tmp_path / "p" / "infrared" / "2.png").unlink()
     code, _, err = command("corpus", "--pairs", tmp_path / "p", "--out", tmp_path / "c")
     assert code == 2
-    one_line(err, "1 of 4", "--max-rejected", "2:")
+    one_line(err, "1 of 4", "--max-rejected-fraction", "2:")
     assert not (tmp_path / "c" / "manifest.json").exists()
 
 
@@ -202,14 +202,14 @@ def test_a_method_fuses_every_channel(tmp_path):
 
 
 def test_a_truncated_fused_image_is_not_taken_for_done(tmp_path):
-    from workflows.fuse.worker import STAMP, text_of
+    from workflows.fuse.worker import STAMP, read_png_text
 
     path = tmp_path / "a.png"
     whole = encode_png(np.zeros((40, 40, 3), np.uint8), {STAMP: "s"})
     path.write_bytes(whole)
-    assert text_of(str(path)) == {STAMP: "s"} and text_of(str(tmp_path / "b.png")) == {}
+    assert read_png_text(str(path)) == {STAMP: "s"} and read_png_text(str(tmp_path / "b.png")) == {}
     path.write_bytes(whole[:-20])
-    assert text_of(str(path)) == {}
+    assert read_png_text(str(path)) == {}
 
 
 def test_an_output_below_a_file_is_one_line(command, tmp_path):

@@ -180,7 +180,7 @@ def test_the_revision_without_a_repository(tmp_path, monkeypatch):
     from tests.helpers.jobs import CHECKOUT
     from workflows import provenance
 
-    for name in provenance.SOURCES:
+    for name in provenance.PACKAGES_HASHED:
         shutil.copytree(CHECKOUT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
 
     def revision(**environment: str) -> str:
@@ -191,9 +191,9 @@ def test_the_revision_without_a_repository(tmp_path, monkeypatch):
         )
         return done.stdout.strip()
 
-    told = {provenance.REVISION: f"abc@{provenance.sources()}"}
+    told = {provenance.REVISION_VARIABLE: f"abc@{provenance.source_fingerprint()}"}
     assert revision(**told) == "abc"
-    assert revision() == f"sources-{provenance.sources()}"
+    assert revision() == f"sources-{provenance.source_fingerprint()}"
     with open(tmp_path / "fusion" / "seeds.py", "a") as file:
         file.write("# changed\n")
-    assert revision(**told).startswith("sources-") and provenance.sources() not in revision(**told)
+    assert revision(**told).startswith("sources-") and provenance.source_fingerprint() not in revision(**told)

@@ -40,7 +40,7 @@ def corpus(local_ray, place):
     from workflows.cli import main
 
     assert main(["corpus", "--pairs", SCENES, "--preset", "noise2,haze2,stripes2", "--out", str(place / "corpus"),
-                 "--shard-samples", "6", "--test-share", "0.2", "--val-share", "0.25"]) == 0  # fmt: skip
+                 "--shard-samples", "6", "--test-fraction", "0.2", "--val-fraction", "0.25"]) == 0  # fmt: skip
     return place / "corpus"
 
 
@@ -85,7 +85,7 @@ def test_shards_do_not_depend_on_ray(corpus, place):
     from fusion.data.shards import CorpusConfig, plan_shards
     from fusion.data.splits import assign_splits
 
-    config = CorpusConfig(SCENES, "noise2,haze2,stripes2", test_share=0.2, val_share=0.25, shard_samples=6)
+    config = CorpusConfig(SCENES, "noise2,haze2,stripes2", test_fraction=0.2, val_fraction=0.25, shard_samples=6)
     for plan in plan_shards(assign_splits(find_pairs(SCENES).refs, config), config):
         build_shard(plan, str(place / "alone"))
         assert (place / "alone" / "shards" / plan.name).read_bytes() == (corpus / "shards" / plan.name).read_bytes()
@@ -100,13 +100,13 @@ def test_restart_builds_only_what_is_missing(corpus, command):
     code, _, err = command("corpus", "verify", corpus)
     assert code == 2
     one_line(err, "1 of 5")
-    words = ["--preset", "noise2,haze2,stripes2", "--shard-samples", 6, "--test-share", 0.2, "--val-share", 0.25]
+    words = ["--preset", "noise2,haze2,stripes2", "--shard-samples", 6, "--test-fraction", 0.2, "--val-fraction", 0.25]
     assert command("corpus", "--pairs", SCENES, "--out", corpus, *words)[0] == 0
     assert lost.read_bytes() == bytes_lost
     assert {p: p.stat().st_mtime_ns for p in before if p != lost} == {p: t for p, t in before.items() if p != lost}
     after = json.loads((corpus / "manifest.json").read_bytes())
-    assert {k: v for k, v in after.items() if k != "stamp"} == {
-        k: v for k, v in json.loads(manifest).items() if k != "stamp"
+    assert {k: v for k, v in after.items() if k != "provenance"} == {
+        k: v for k, v in json.loads(manifest).items() if k != "provenance"
     }
     code, _, err = command("corpus", "--pairs", SCENES, "--out", corpus, *words, "--seed", 1)
     assert code == 2
@@ -126,9 +126,9 @@ def test_rejected_pairs_are_counted_and_named(local_ray, place, command):
     words = ["corpus", "--pairs", pairs, "--preset", "noise1", "--out", place / "rejecting"]
     code, _, err = command(*words)
     assert code == 2
-    one_line(err, "--max-rejected")
+    one_line(err, "--max-rejected-fraction")
     assert not (place / "rejecting" / "manifest.json").exists()
-    assert command(*words, "--max-rejected", 0.5)[0] == 0
+    assert command(*words, "--max-rejected-fraction", 0.5)[0] == 0
     manifest = open_corpus(str(place / "rejecting"))
     reasons = {item["key"]: item["reason"] for item in manifest.data["rejected"]}
     assert set(reasons) == {"sizes", "cut", "alone"}

@@ -12,33 +12,33 @@ import time
 import pytest
 
 from fusion.errors import UserError
-from workflows.outputs import Lease, check_seen, claim
+from workflows.outputs import Lease, claim_output, require_visible
 
 
 def test_a_folder_is_claimed_once(tmp_path):
     out = str(tmp_path / "out")
-    claim(out, "plan.json", {"a": 1, "b": (2, 3)}, "corpus")
-    claim(out, "plan.json", {"a": 1, "b": (2, 3)}, "corpus")
+    claim_output(out, "plan.json", {"a": 1, "b": (2, 3)}, "corpus")
+    claim_output(out, "plan.json", {"a": 1, "b": (2, 3)}, "corpus")
     with pytest.raises(UserError, match="another corpus: a is 1 there and 2 now"):
-        claim(out, "plan.json", {"a": 2, "b": [2, 3]}, "corpus")
+        claim_output(out, "plan.json", {"a": 2, "b": [2, 3]}, "corpus")
     with pytest.raises(UserError, match=r"another corpus: b is \[2, 3\] there and None now"):
-        claim(out, "plan.json", {"a": 1}, "corpus")
+        claim_output(out, "plan.json", {"a": 1}, "corpus")
     (tmp_path / "out" / "plan.json").write_text("{")
     with pytest.raises(UserError, match="another corpus"):
-        claim(out, "plan.json", {"a": 1}, "corpus")
+        claim_output(out, "plan.json", {"a": 1}, "corpus")
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(UserError, match="not empty and holds no run"):
-        claim(str(tmp_path), "settings.json", {}, "run")
+        claim_output(str(tmp_path), "settings.json", {}, "run")
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
 def test_hidden_files_are_told():
-    check_seen("out", [], "shards")
+    require_visible("out", [], "shards")
     with pytest.raises(UserError, match=r"2 shards, a first, .* shared folder or s3://"):
-        check_seen("out", ["a", "b"], "shards")
+        require_visible("out", ["a", "b"], "shards")
 
 
 def test_a_lease_is_there_while_it_is_held(tmp_path):
@@ -137,8 +137,10 @@ def test_damaged_and_old_leases_are_taken_over(tmp_path, monkeypatch, text):
 
 def test_fingerprints_are_told_last(tmp_path):
     first = {"inputs": "a" * 64, "config": {"seed": 0, "preset": "grid"}}
-    claim(str(tmp_path / "x"), "plan.json", first, "corpus")
+    claim_output(str(tmp_path / "x"), "plan.json", first, "corpus")
     with pytest.raises(UserError, match=r"config.seed is 0 there and 1 now"):
-        claim(str(tmp_path / "x"), "plan.json", {"inputs": "b" * 64, "config": {"seed": 1, "preset": "grid"}}, "corpus")
+        claim_output(
+            str(tmp_path / "x"), "plan.json", {"inputs": "b" * 64, "config": {"seed": 1, "preset": "grid"}}, "corpus"
+        )
     with pytest.raises(UserError, match="inputs differ: other files"):
-        claim(str(tmp_path / "x"), "plan.json", first | {"inputs": "b" * 64}, "corpus")
+        claim_output(str(tmp_path / "x"), "plan.json", first | {"inputs": "b" * 64}, "corpus")

@@ -35,7 +35,7 @@ def jobs(roots):
         pairs, corpus, fused, scores = (join(root, name) for name in ("pairs", "corpus", "fused", "scores"))
         for words in (
             ["corpus", "--pairs", pairs, "--out", corpus, "--preset", "noise2,haze1", "--shard-samples", "4",
-             "--test-share", "0.5", "--val-share", "0"],
+             "--test-fraction", "0.5", "--val-fraction", "0"],
             ["corpus", "verify", corpus],
             ["fuse", "--method", "average", "--corpus", corpus, "--out", fused],
             ["score", "--fused", f"Average={fused}", "--corpus", corpus, "--out", scores, "--metrics", "en,qabf"],
@@ -61,7 +61,7 @@ def test_the_manifests_say_the_same_but_for_the_places(jobs):
     one, other = (json.loads(storage.read_bytes(join(root, "corpus", "manifest.json"))) for root in jobs)
     for root, manifest in zip(jobs, (one, other), strict=True):
         assert manifest["config"].pop("pairs") == join(root, "pairs")
-        assert join(root, "corpus") in manifest["stamp"].pop("command")
+        assert join(root, "corpus") in manifest["provenance"].pop("command")
         manifest.pop("inputs", None)  # a fingerprint of where the pairs are, too
     assert one == other
     assert one["pairs"] == {"found": 4, "used": 4} and one["rejected"] == []
@@ -86,7 +86,7 @@ def test_a_restart_builds_only_what_is_missing(jobs, command, s3):
     lost = min(before)
     data = storage.read_bytes(join(corpus, "shards", lost))
     storage.remove(join(corpus, "shards", lost))
-    words = ["--preset", "noise2,haze1", "--shard-samples", 4, "--test-share", 0.5, "--val-share", 0]
+    words = ["--preset", "noise2,haze1", "--shard-samples", 4, "--test-fraction", 0.5, "--val-fraction", 0]
     assert command("corpus", "--pairs", join(jobs[0], "pairs"), "--out", corpus, *words)[0] == 0
     assert storage.read_bytes(join(corpus, "shards", lost)) == data
     assert {name: when for name, when in written().items() if name != lost} == {

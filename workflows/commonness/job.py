@@ -25,8 +25,8 @@ from workflows.console import log_progress
 from workflows.evolve import job as evolve_job
 from workflows.evolve import options as evolve_options
 from workflows.evolve import train as evolve_train
-from workflows.outputs import claim
-from workflows.provenance import stamp
+from workflows.outputs import claim_output
+from workflows.provenance import provenance
 from workflows.variants.job import labelled, score_network
 
 
@@ -34,15 +34,15 @@ def run(args: Args, command: list[str]) -> None:
     import pandas as pd
 
     tasks = named_tasks(args.tasks)
-    kept = {name: getattr(args, name) for name in ("library", "test_share", "seed")}
+    kept = {name: getattr(args, name) for name in ("methods", "test_fraction", "seed")}
     kept |= {"tasks": {name: resolve_pairs_uri(where) for name, where in tasks.items()}, "recipe": to_dict(args.recipe)}
-    claim(args.out, "settings.json", kept, "study")
+    claim_output(args.out, "settings.json", kept, "study")
     storage.remove(storage.join(args.out, "commonness.json"))  # from here to the end the study is not complete
     connect()
     rows, held_out, networks = [], {}, {}
     for name, pairs in tasks.items():
         folder = storage.join(args.out, "tasks", name)
-        given = {"recipe": args.recipe, "library": args.library, "test_share": args.test_share, "seed": args.seed}
+        given = {"recipe": args.recipe, "methods": args.methods, "test_fraction": args.test_fraction, "seed": args.seed}
         evolve_job.run(evolve_options.Args(pairs=pairs, out=folder, **given), ["commonness", *command])
         mine, held_out[name], _ = labelled(folder)
         rows += mine
@@ -58,7 +58,7 @@ def run(args: Args, command: list[str]) -> None:
         table.append(row | {"kept": row["mixed"] / row[task]})
     frame = pd.DataFrame(table)
     storage.write_text(storage.join(args.out, "table.csv"), frame.to_csv(index=False))
-    about = {"stamp": stamp(["commonness", *command]), "tasks": tasks}
+    about = {"provenance": provenance(["commonness", *command]), "tasks": tasks}
     storage.write_text(storage.join(args.out, "commonness.json"), json.dumps(about, indent=1) + "\n")
     log_progress(f"{'E2 of':16}" + "".join(f"{name[:14]:>15}" for name in networks) + f"{'kept':>8}")
     for row in table:

@@ -21,9 +21,9 @@ class Args:
     """Pairs of each task, separated by commas: NAME=DIR, or what names itself, such as multifocus:80."""
     recipe: Recipe = field(default_factory=aenet)
     """The training of every network."""
-    library: str = evolve_options.CLASSICAL
+    methods: str = evolve_options.DEFAULT_METHODS
     """Methods that label the pairs."""
-    test_share: float = 0.2
+    test_fraction: float = 0.2
     """Share of the pairs held out where the folders have no test split."""
     seed: int = 0
     """Of drawn splits."""

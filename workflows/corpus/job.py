@@ -25,8 +25,8 @@ from workflows.cluster.connect import connect
 from workflows.cluster.parallel import in_parallel
 from workflows.console import log_progress
 from workflows.corpus.options import Args, VerifyArgs
-from workflows.outputs import Lease, check_seen, claim
-from workflows.provenance import stamp
+from workflows.outputs import Lease, claim_output, require_visible
+from workflows.provenance import provenance
 from workflows.splits import checked_splits, split_pairs
 
 
@@ -61,9 +61,9 @@ def run(args: Args | VerifyArgs, command: list[str]) -> None:
 def build_corpus(args: Args, command: list[str]) -> None:
     """Claim the folder, split, plan, build what is missing, write the manifest."""
 
-    if not 0 <= args.max_rejected <= 1:
-        raise UserError(f"--max-rejected is {args.max_rejected}; it is a share, 0 to 1")
-    shared = {name: value for name, value in asdict(args).items() if name not in ("out", "max_rejected")}
+    if not 0 <= args.max_rejected_fraction <= 1:
+        raise UserError(f"--max-rejected-fraction is {args.max_rejected_fraction}; it is a share, 0 to 1")
+    shared = {name: value for name, value in asdict(args).items() if name not in ("out", "max_rejected_fraction")}
     config = CorpusConfig(**shared)
     found = find_pairs(args.pairs)
     frozen = checked_splits(args.splits, found.refs)
@@ -71,20 +71,22 @@ def build_corpus(args: Args, command: list[str]) -> None:
 
     inputs = fingerprint([[asdict(ref) for ref in found.refs], frozen, library_versions()])
     plan = {"inputs": inputs, "config": to_dict(config)}
-    claim(args.out, "plan.json", plan, "corpus")
+    claim_output(args.out, "plan.json", plan, "corpus")
     if (manifest := finished(args.out, inputs)) is not None:
         print(f"{args.out} is complete: {manifest.rows()} samples in {len(manifest.shards())} shards")
         return
-    check_rejected([asdict(item) for item in found.rejected], len(found.refs) + len(found.rejected), args.max_rejected)
+    check_rejected(
+        [asdict(item) for item in found.rejected], len(found.refs) + len(found.rejected), args.max_rejected_fraction
+    )
     with Lease(args.out) as lease:
-        claim(args.out, "plan.json", plan, "corpus")  # another one may have claimed it in the same moment
+        claim_output(args.out, "plan.json", plan, "corpus")  # another one may have claimed it in the same moment
         refs = split_pairs(found.refs, config, args.out)
         plans = plan_shards(refs, config)
         records, rejected, seconds = build_all(plans, found, args, lease)
         about = {
             "config": to_dict(config),
             "inputs": inputs,
-            "stamp": stamp(["corpus", *command]),
+            "provenance": provenance(["corpus", *command]),
             "pairs": {"found": len(found.refs) + len(found.rejected), "used": sum(r["pairs"] for r in records)},
             "splits": {"file": FILE, "sha256": checksum(storage.read_bytes(storage.join(args.out, FILE)))},
             "counts": count(records),
@@ -114,7 +116,7 @@ def build_all(plans, found, args: Args, lease) -> tuple[list[dict], list[dict], 
             records.append(record)
             rejected += record["rejected"]
             bar.update(planned[record["name"]])
-            check_rejected(rejected, total, args.max_rejected)
+            check_rejected(rejected, total, args.max_rejected_fraction)
     records.sort(key=lambda record: record["name"])
     if not sum(record["pairs"] for record in records):
         first = rejected[0]["reason"] if rejected else "nothing was planned"
@@ -125,7 +127,7 @@ def build_all(plans, found, args: Args, lease) -> tuple[list[dict], list[dict], 
 def finish(args: Args, data: dict):
     """Look whether every shard can be seen from here, then write the manifest."""
 
-    check_seen(args.out, Manifest(args.out, data).missing(), "shards")
+    require_visible(args.out, Manifest(args.out, data).missing(), "shards")
     return write_manifest(args.out, data)
 
 
@@ -145,7 +147,7 @@ def check_rejected(rejected: list[dict], total: int, most: float) -> None:
     if len(rejected) > most * total:
         shown = "; ".join(f"{item['key']}: {item['reason']}" for item in rejected[:3])
         raise UserError(
-            f"{len(rejected)} of {total} pairs rejected, more than --max-rejected {most:g} ({shown}). "
+            f"{len(rejected)} of {total} pairs rejected, more than --max-rejected-fraction {most:g} ({shown}). "
             "Put them right, or allow a larger share."
         )
 

@@ -7,31 +7,23 @@ from typing import Annotated
 
 import tyro
 
-from workflows.options import parse
+from workflows.options import SplitOptions, parse
 
 
-@dataclass(frozen=True)
-class Args:
+@dataclass(frozen=True, kw_only=True)
+class Args(SplitOptions):
+    """Options of building a corpus."""
+
     pairs: str
     """Folder of pairs, s3://bucket/path, or scenes:COUNT[:WIDTHxHEIGHT[:SEED]] for built-in scenes."""
     out: str
     """Where the corpus goes: a folder or s3://bucket/path. The same command goes on where it was stopped."""
     preset: str = "demmi-rf"
     """demmi-rf, demmi-rf-counts (the paper's numbers), grid, combinations, or a list: noise2,haze2+noise3."""
-    seed: int = 0
-    """Of every random draw, and of the split."""
-    val_share: float = 0.1
-    """Share of the training pairs used for validation, where the folders have no val split."""
-    test_share: float = 0.2
-    """Share of the pairs kept for testing, where the folders have no test split."""
-    sequences: bool = True
-    """Keep near-duplicate pairs, such as neighbouring frames of a video, in one split (looks at every pair once)."""
-    splits: str = ""
-    """A frozen split file, such as the splits.csv of another corpus, instead of drawing."""
-    max_rejected: float = 0.01
-    """Stop when more than this share of the pairs cannot be used."""
     shard_samples: int = 64
+    """Samples of a shard, at most."""
     shard_megabytes: int = 128
+    """Megabytes of pixels of a shard, at most."""
 
 
 @dataclass(frozen=True)

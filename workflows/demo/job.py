@@ -16,7 +16,7 @@ from workflows.pipeline import options as pipeline_options
 
 def run(args: Args, command: list[str]) -> None:
 
-    change = [f"corpus.preset={args.preset}", f"corpus.test-share={args.test_fraction:g}"]
+    change = [f"corpus.preset={args.preset}", f"corpus.test-fraction={args.test_fraction:g}"]
     if args.epochs:
         change += [f"{stage}.recipe.epochs={args.epochs}" for stage in ("restore", "fuse")]
     pipeline_job.run(

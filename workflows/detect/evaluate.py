@@ -16,7 +16,7 @@ from workflows.cluster.connect import resources
 from workflows.cluster.parallel import ActorPool, in_actors
 from workflows.detect.labels import SOURCES
 from workflows.detect.options import Args, size_of
-from workflows.inputs import PAIRS_A_TASK, items, open_source, read_fused
+from workflows.inputs import PAIRS_A_TASK, items, open_source, read_fused_image
 
 
 def score(
@@ -134,4 +134,4 @@ def find_items(args: Args, keys: set[str]) -> Iterator:
 def image_of(item, method: str, methods: dict[str, str]):
 
     known = {"visible": item.degraded_visible, "infrared": item.degraded_infrared}
-    return known[method] if method in known else read_fused(methods[method], item)
+    return known[method] if method in known else read_fused_image(methods[method], item)

@@ -27,15 +27,15 @@ from workflows.detect.options import Args, size_of
 from workflows.detect.results import (
     write,
 )
-from workflows.inputs import named_folders
-from workflows.outputs import own_folder
+from workflows.inputs import parse_named_dirs
+from workflows.outputs import require_own_output
 
 
 def run(args: Args, command: list[str]) -> None:
     from detection import load
     from workflows.detect import train as detector_training
 
-    methods = named_folders(args.fused) if args.fused else {}
+    methods = parse_named_dirs(args.fused) if args.fused else {}
     clash = sorted(set(methods) & set(SOURCES))
     if clash:
         raise UserError(f"--fused {clash[0]}=...: the {clash[0]} images are scored anyway. Use another name.")
@@ -44,7 +44,7 @@ def run(args: Args, command: list[str]) -> None:
     if args.split not in ("train", "val", "test", "all"):
         raise UserError(f"--split is {args.split!r}; it must be one of train, val, test, all")
     same = parse_aliases(args.same)
-    own_folder(args.out, "splits.csv" if args.pairs else "table.csv", "detections")
+    require_own_output(args.out, "splits.csv" if args.pairs else "table.csv", "detections")
     connect()
     refs, problems, pairs = look_at(args, same)
     refs = [ref for ref in refs if ref.key in pairs]  # the others are among the problems

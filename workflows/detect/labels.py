@@ -52,10 +52,10 @@ def look_at(args: Args, same: dict) -> tuple[list, list[dict], dict[str, dict]]:
                 good[row["key"]] = {"split": split[row["key"]], "boxes": row["boxes"]}
             else:
                 rejected.append(Rejected(row["key"], row["problems"][0]))
-    if len(rejected) > args.max_rejected * (len(refs) + len(found.rejected)):
+    if len(rejected) > args.max_rejected_fraction * (len(refs) + len(found.rejected)):
         raise UserError(
-            f"{len(rejected)} of {len(refs) + len(found.rejected)} pairs cannot be used, more than --max-rejected "
-            f"{args.max_rejected:g}. {rejected[0].key}: {rejected[0].reason}"
+            f"{len(rejected)} of {len(refs) + len(found.rejected)} pairs cannot be used, more than --max-rejected-fraction "
+            f"{args.max_rejected_fraction:g}. {rejected[0].key}: {rejected[0].reason}"
         )
     problems += [{"method": "", "image": item.key, "problem": item.reason} for item in found.rejected]
     return refs, sorted(problems, key=lambda item: (item["image"], item["problem"])), good
@@ -76,7 +76,7 @@ def check_splits(args: Args, refs) -> None:
         wanted = assign_splits(refs, args, sequence if args.sequences else {})
     if {ref.key: ref.split for ref in kept} != {ref.key: ref.split for ref in wanted}:
         raise UserError(
-            f"{path} has other splits than these options give (--splits, --seed, --val-share, --test-share, "
+            f"{path} has other splits than these options give (--splits, --seed, --val-fraction, --test-fraction, "
             "--sequences). Give those of the first run, or choose another --out."
         )
 
@@ -153,5 +153,5 @@ def training_rows(args: Args, refs: list, methods: dict[str, str]) -> list[dict]
     ]
     for split in ("train", "val") if isinstance(args.recipe, YoloConfig) else ("train",):
         if not any(row["split"] == split for row in rows):
-            raise UserError(f"no pair is left for {split!r}: give more labelled pairs, or another --val-share.")
+            raise UserError(f"no pair is left for {split!r}: give more labelled pairs, or another --val-fraction.")
     return rows

@@ -9,11 +9,13 @@ from detection.faster_rcnn.recipes import RECIPES as FASTER_RCNN_RECIPES
 from detection.faster_rcnn.recipes import DetectorRecipe
 from detection.yolo.config import YoloConfig
 from fusion.errors import UserError
-from workflows.options import Repeated, parse_with_recipe
+from workflows.options import Repeated, SplitOptions, parse_with_recipe
 
 
-@dataclass(frozen=True)
-class Args:
+@dataclass(frozen=True, kw_only=True)
+class Args(SplitOptions):
+    """Options of a detection; --val-fraction is what YOLO keeps its best epoch by."""
+
     recipe: Recipe
     """The detector's training; any field can be set, as in --recipe.epochs 30."""
     out: str
@@ -39,16 +41,6 @@ class Args:
     """Classes to detect, separated by commas; by default those that occur in the training split."""
     same: str = ""
     """Class names to be taken for one, such as people=person,van=car."""
-    splits: str = ""
-    """A split file of a corpus; by default the folders' splits, and a draw where they have none."""
-    sequences: bool = True
-    """Keep near-duplicates in one split when it is drawn."""
-    val_share: float = 0.1
-    """Share of the training pairs that validates (YOLO keeps its best epoch)."""
-    test_share: float = 0.2
-    """Share of the pairs drawn for testing where the folders have no test split."""
-    seed: int = 0
-    """Of drawn splits and of the bootstrap."""
     resamples: int = 1000
     """Bootstrap draws."""
     pictures: int = 6
@@ -57,8 +49,6 @@ class Args:
     """Score from which a box is shown in pictures."""
     workers: int = 0
     """Training workers of a Faster R-CNN; 0: one per GPU, or one with all CPUs of a node."""
-    max_rejected: float = 0.01
-    """Fail when more than this share of the pairs cannot be read."""
 
 
 def recipes() -> dict[str, Recipe]:

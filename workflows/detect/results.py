@@ -25,7 +25,7 @@ from workflows.console import log_progress
 from workflows.detect.evaluate import find_items, image_of
 from workflows.detect.labels import SOURCES
 from workflows.detect.options import Args, name_of
-from workflows.provenance import stamp
+from workflows.provenance import provenance
 
 
 def write_pictures(args: Args, found: list[dict], names: list[str], classes: tuple[str, ...], methods: dict) -> None:
@@ -73,7 +73,7 @@ def write(
     storage.write_bytes(storage.join(args.out, "detections.parquet"), buffer.getvalue())
     write_pictures(args, found, names, classes, methods)
     about = {
-        "stamp": stamp(["detect", *command]),
+        "provenance": provenance(["detect", *command]),
         "detector": name_of(args.recipe) if args.weights is None else storage.absolute(args.weights),
         "weights": storage.absolute(weights),
         "train_on": args.train_on if args.weights is None else None,

@@ -32,9 +32,9 @@ from fusion.errors import UserError
 from workflows.cluster.connect import connect, silence_ray_logs
 from workflows.console import log_progress
 from workflows.detect.options import Recipe, name_of
-from workflows.inputs import item_of, read_fused
-from workflows.outputs import claim
-from workflows.provenance import stamp
+from workflows.inputs import item_of, read_fused_image
+from workflows.outputs import claim_output
+from workflows.provenance import provenance
 from workflows.train import trainer
 from workflows.train.collectives import all_reduce_sum
 from workflows.train.elastic import early_stop_reason
@@ -75,7 +75,7 @@ class Examples:
         except BadPair as error:
             raise UserError(f"{row['ref']['visible']}: {error}") from error
         known = {"visible": pair.visible, "infrared": pair.infrared}
-        image = known[row["image"]] if row["image"] in known else read_fused(row["image"], item_of(pair))
+        image = known[row["image"]] if row["image"] in known else read_fused_image(row["image"], item_of(pair))
         height, width = pair.infrared.shape
         if image.shape[:2] != (height, width):
             raise UserError(f"{row['image']}: the fused image of {pair.key} has another size than the pair")
@@ -93,8 +93,8 @@ def train(out: str, recipe: Recipe, task: dict, start: str | None, command: list
         raise UserError(f"{images} images to learn from are less than a batch of {recipe.batch_size}. Lower it.")
     start = start and storage.absolute(start)  # workers may run in another folder
     settings = {"recipe": to_dict(recipe) | {"name": name_of(recipe)}, "classes": list(task["classes"])}
-    settings |= {"examples": fingerprint(task), "from": start and fingerprint(start)}
-    claim(out, "settings.json", settings, "detector")
+    settings |= {"examples": fingerprint(task), "init_checkpoint": start and fingerprint(start)}
+    claim_output(out, "settings.json", settings, "detector")
     model = storage.join(out, MODEL)
     if storage.exists(storage.join(out, "run.json")):
         log_progress(f"{out}: the detector is there")
@@ -115,7 +115,7 @@ def train(out: str, recipe: Recipe, task: dict, start: str | None, command: list
         for path in sorted(found.iterdir()):  # state.json, which makes a checkpoint one, comes last
             storage.write_bytes(storage.join(model, path.name), path.read_bytes())
         history = json.loads((Path(folder) / "history.json").read_text())
-    about = {"stamp": stamp(command), "settings": settings, "workers": workers, "history": history}
+    about = {"provenance": provenance(command), "settings": settings, "workers": workers, "history": history}
     storage.write_text(storage.join(out, "run.json"), json.dumps(about, indent=1) + "\n")
     log_progress(f"{name_of(recipe)}: trained {len(history)} epochs in {time.time() - begin:.0f} s")
     return model

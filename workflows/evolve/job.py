@@ -4,7 +4,7 @@
     duskfuse evolve --pairs DIR --out DIR --checkpoint moefusion=RUN       the library grows, the network evolves
 
 Every method fuses and E2 scores the training and validation pairs; the best result of a pair is its label. Running it
-again with more methods (--library, --checkpoint NAME=RUN, --fused NAME=DIR) scores only those, replaces labels where
+again with more methods (--methods, --checkpoint NAME=RUN, --fused NAME=DIR) scores only those, replaces labels where
 they win, and trains on from the network that is there if any label was. Nothing is redone.
 
 OUT/library/NAME has a method's results and scores, OUT/evolutions/N the labels and the training, OUT/checkpoint the
@@ -29,8 +29,8 @@ from workflows.evolve import train as evolve_train
 from workflows.evolve.library import held_out_means, library, score_method
 from workflows.evolve.options import Args
 from workflows.evolve.store import image_path, latest, network_spec, read, read_labels, write_labels
-from workflows.outputs import Lease, claim
-from workflows.provenance import stamp
+from workflows.outputs import Lease, claim_output
+from workflows.provenance import provenance
 from workflows.splits import split_pairs
 from workflows.train.trainer import copy_checkpoint
 
@@ -43,9 +43,9 @@ def run(args: Args, command: list[str]) -> None:
         raise UserError(f"--max-sharpness {args.max_sharpness:g}: give a number of at least 0.")
     methods = library(args)
     found = find_pairs(args.pairs)
-    claim(args.out, "settings.json", settings(args), "evolution")
+    claim_output(args.out, "settings.json", settings(args), "evolution")
     with Lease(args.out) as lease:
-        claim(args.out, "settings.json", settings(args), "evolution")  # another one may have claimed it just now
+        claim_output(args.out, "settings.json", settings(args), "evolution")  # another one may have claimed it just now
         evolve(args, command, methods, found, lease)
 
 
@@ -58,7 +58,7 @@ def evolve(args: Args, command: list[str], methods: dict[str, dict], found, leas
     if learn * args.recipe.crops.per_image < args.recipe.batch_size:
         raise UserError(
             f"{learn} pairs to train on are too few for a batch of {args.recipe.batch_size}. "
-            "Lower --recipe.batch-size, or --test-share and --val-share."
+            "Lower --recipe.batch-size, or --test-fraction and --val-fraction."
         )
     scores = {}
     for name, spec in methods.items():
@@ -66,8 +66,10 @@ def evolve(args: Args, command: list[str], methods: dict[str, dict], found, leas
         lease.check()
     rejected = {key for by_key in scores.values() for key, (_, reason) in by_key.items() if reason.startswith("pair: ")}
     rejected |= {item.key for item in found.rejected}
-    if len(rejected) > args.max_rejected * (len(refs) + len(found.rejected)):
-        raise UserError(f"{len(rejected)} pairs cannot be read, more than --max-rejected: {min(rejected)} is one.")
+    if len(rejected) > args.max_rejected_fraction * (len(refs) + len(found.rejected)):
+        raise UserError(
+            f"{len(rejected)} pairs cannot be read, more than --max-rejected-fraction: {min(rejected)} is one."
+        )
 
     number, earlier = latest(args.out)
     before = earlier.get("library", [])
@@ -99,7 +101,7 @@ def evolve(args: Args, command: list[str], methods: dict[str, dict], found, leas
     recipe = args.recipe
     if number > 1:
         optim = replace(recipe.optim, lr=recipe.optim.lr * 0.1, milestones=())
-        recipe = replace(recipe, epochs=args.more_epochs, optim=optim)
+        recipe = replace(recipe, epochs=args.finetune_epochs, optim=optim)
     start = storage.join(args.out, "evolutions", str(number - 1), "training", "checkpoint") if number > 1 else None
     rows = [
         {"ref": asdict(ref), "label": storage.absolute(image_path(args.out, labels[ref.key].method, ref.key))}
@@ -108,7 +110,9 @@ def evolve(args: Args, command: list[str], methods: dict[str, dict], found, leas
     ]
     if labels == old:
         log_progress(f"evolution {number}: no label is replaced, and the network stays as it is")
-        claim(training, "settings.json", {"labels": fingerprint(rows), "network of": number - 1}, "training")
+        claim_output(
+            training, "settings.json", {"labels": fingerprint(rows), "network_of_evolution": number - 1}, "training"
+        )
         copy_checkpoint(start, storage.join(training, "checkpoint"))
         history = []
     else:
@@ -122,9 +126,10 @@ def evolve(args: Args, command: list[str], methods: dict[str, dict], found, leas
         "labels": len(labels),
         "replaced": sum(key in old and old[key] != label for key, label in labels.items()),
         "wins": won,
-        "label score": evolution.mean_score([label.score for label in labels.values()]),
-        "held out": {"pairs": sum(ref.split == "test" for ref in refs), **means},
-        "held out scored": counts,
+        "label_score": evolution.mean_score([label.score for label in labels.values()]),
+        "held_out_pairs": sum(ref.split == "test" for ref in refs),
+        "held_out_scores": means,
+        "held_out_scored": counts,
         "failures": {name: sum(bool(r) for _, r in by_key.values()) for name, by_key in scores.items()},
         "forgetting": evolve_train.forgetting(args.out, number, refs),
         "epochs": len(history),
@@ -145,13 +150,13 @@ def finish(out: str, number: int, command: list[str]) -> None:
         storage.join(out, "evolutions", str(number), "training", "checkpoint"), storage.join(out, "checkpoint")
     )
     every = [read(out, n) for n in range(1, number + 1)]
-    storage.write_text(path, json.dumps({"stamp": stamp(command), "evolutions": every}, indent=1) + "\n")
+    storage.write_text(path, json.dumps({"provenance": provenance(command), "evolutions": every}, indent=1) + "\n")
     show(every)
 
 
 def settings(args: Args) -> dict:
 
-    names = ("splits", "sequences", "val_share", "test_share", "seed")
+    names = ("splits", "sequences", "val_fraction", "test_fraction", "seed")
     found = {"pairs": resolve_pairs_uri(args.pairs), "recipe": to_dict(args.recipe)} | {
         one: getattr(args, one) for one in names
     }
@@ -160,13 +165,12 @@ def settings(args: Args) -> dict:
 
 def show(evolutions: list[dict]) -> None:
     last = evolutions[-1]
-    pairs = last["held out"]["pairs"]
+    pairs = last["held_out_pairs"]
     log_progress(f"{'E2 on ' + str(pairs) + ' held-out pairs':28} labels won")
-    for name, value in last["held out"].items():
-        if name != "pairs":
-            count = last.get("held out scored", {}).get(name, pairs)
-            fewer = f"   over {count} pairs only" if count < pairs else ""
-            log_progress(f"{name:18} {value:9.4f} {last['wins'].get(name, 0):10}{fewer}")
+    for name, value in last["held_out_scores"].items():
+        count = last["held_out_scored"][name]
+        fewer = f"   over {count} pairs only" if count < pairs else ""
+        log_progress(f"{name:18} {value:9.4f} {last['wins'].get(name, 0):10}{fewer}")
     for one in evolutions:
         old = one["forgetting"]
         if old:

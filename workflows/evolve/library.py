@@ -19,30 +19,30 @@ from workflows.cluster.parallel import in_parallel
 from workflows.console import log_progress
 from workflows.evolve.options import Args
 from workflows.evolve.store import network_spec, spec_of
-from workflows.fuse.methods import load
-from workflows.inputs import PAIRS_A_TASK, items, named_folders, read_fused
-from workflows.outputs import check_seen, claim
+from workflows.fuse.methods import load_network
+from workflows.inputs import PAIRS_A_TASK, items, parse_named_dirs, read_fused_image
+from workflows.outputs import claim_output, require_visible
 
 
 def library(args: Args) -> dict[str, dict]:
     """name -> what makes its images. UserError: unknown or double names, no such checkpoint or folder."""
 
     methods: dict[str, dict] = {}
-    for name in filter(None, (part.strip() for part in args.library.split(","))):
+    for name in filter(None, (part.strip() for part in args.methods.split(","))):
         if name not in CLASSICAL:
             raise UserError(f"unknown method {name!r}. Known: {', '.join(CLASSICAL)}.")
         methods[name] = {"kind": "library", "where": name}
     for kind, texts in (("checkpoint", args.checkpoint), ("folder", args.fused)):
-        for name, where in (named_folders(texts) if texts else {}).items():
+        for name, where in (parse_named_dirs(texts) if texts else {}).items():
             if name in methods or name.startswith(("network-", ".")) or name == "pairs" or "/" in name:
                 raise UserError(f"the method name {name!r} is used twice, reserved or no name. Give another NAME=.")
             methods[name] = {"kind": kind, "where": storage.absolute(where)}
             if kind == "checkpoint":
-                loaded, _, methods[name]["identity"] = load(where)
+                loaded, _, methods[name]["identity"] = load_network(where)
                 if loaded.model.config.stage == "restore":
                     raise UserError(f"{where} restores and does not fuse. Give a checkpoint of stage 2.")
     if not methods:
-        raise UserError("the library is empty: give --library, --checkpoint or --fused.")
+        raise UserError("the library is empty: give --methods, --checkpoint or --fused.")
     return methods
 
 
@@ -52,7 +52,7 @@ def score_method(
     """key -> (E2, "" or why there is none) of a method on all pairs; read where it was scored before."""
 
     folder = storage.join(args.out, "library", name)
-    claim(folder, "method.json", spec, f"method {name}")
+    claim_output(folder, "method.json", spec, f"method {name}")
     path = storage.join(folder, "scores.json")
     if storage.exists(path):
         return {key: (float(score), reason) for key, (score, reason) in json.loads(storage.read_bytes(path)).items()}
@@ -65,14 +65,14 @@ def score_method(
             scores[row["key"]] = (float(row["score"]), row["reason"])
             bar.update(1)
     unread = sorted(key for key, (_, reason) in scores.items() if reason.startswith("pair: "))
-    if len(unread) > args.max_rejected * len(chosen):  # before it is written, so that pairs can be put right
+    if len(unread) > args.max_rejected_fraction * len(chosen):  # before it is written, so that pairs can be put right
         raise UserError(
-            f"{len(unread)} pairs cannot be read, more than --max-rejected {args.max_rejected:g}. "
+            f"{len(unread)} pairs cannot be read, more than --max-rejected-fraction {args.max_rejected_fraction:g}. "
             f"{unread[0]}: {scores[unread[0]][1]}"
         )
     seen = set(storage.list_files(folder))
     made = [f"{key}.png" for key, (_, reason) in sorted(scores.items()) if not reason]
-    check_seen(args.out, [name for name in made if name not in seen], f"images of {name}")
+    require_visible(args.out, [name for name in made if name not in seen], f"images of {name}")
     for key in sorted(key for key, (_, reason) in scores.items() if reason)[:3]:
         log_progress(f"{name} {key}: {scores[key][1]}")
     # repr: JSON knows no NaN
@@ -85,7 +85,7 @@ def score_unit(row: dict) -> list[dict]:
     """A method's results of a few pairs, in a Ray task. What fails on one pair is recorded; the others go on."""
 
     torch.set_num_threads(1)
-    make = maker(row["spec"])
+    make = build_fuse_fn(row["spec"])
     results = []
     for item in items({"refs": row["refs"]}):
         if isinstance(item, tuple):
@@ -112,13 +112,13 @@ def score_unit(row: dict) -> list[dict]:
     return results
 
 
-def maker(spec: dict):
+def build_fuse_fn(spec: dict):
     """item -> fused uint8 luma (H, W)."""
 
     if spec["kind"] == "folder":
 
         def read(item):
-            image = to_grey(read_fused(spec["where"], item))
+            image = to_grey(read_fused_image(spec["where"], item))
             if image.shape != item.infrared.shape:
                 raise UserError(f"size differs: fused {image.shape[1]}x{image.shape[0]}")
             return image
@@ -127,7 +127,7 @@ def maker(spec: dict):
     if spec["kind"] == "library":
         method, twin = CLASSICAL[spec["where"]].fuse, None
     else:
-        loaded, twin, _ = load(spec["where"])
+        loaded, twin, _ = load_network(spec["where"])
         method = loaded.model
 
     def fuse(item):

@@ -5,7 +5,8 @@ import json
 from fusion import storage
 from fusion.errors import UserError
 from fusion.training import evolution
-from workflows.fuse.methods import load
+from workflows.fuse.methods import load_network
+from workflows.legacy import upgrade_evolution
 
 
 def write_labels(folder: str, text: str) -> None:
@@ -36,7 +37,9 @@ def latest(out: str) -> tuple[int, dict]:
 
 def read(out: str, number: int) -> dict:
 
-    return json.loads(storage.read_bytes(storage.join(out, "evolutions", str(number), "evolution.json")))
+    return upgrade_evolution(
+        json.loads(storage.read_bytes(storage.join(out, "evolutions", str(number), "evolution.json")))
+    )
 
 
 def read_labels(out: str, number: int) -> dict:
@@ -56,4 +59,4 @@ def network_spec(out: str, number: int) -> dict:
     """The network of an evolution as a method."""
 
     where = storage.absolute(storage.join(out, "evolutions", str(number), "training", "checkpoint"))
-    return {"kind": "checkpoint", "where": where, "identity": load(where)[2]}
+    return {"kind": "checkpoint", "where": where, "identity": load_network(where)[2]}

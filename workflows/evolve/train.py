@@ -28,8 +28,8 @@ from workflows.cluster.connect import connect, silence_ray_logs
 from workflows.cluster.parallel import in_parallel
 from workflows.console import log_progress
 from workflows.evolve.store import image_path, read_labels
-from workflows.outputs import claim
-from workflows.provenance import stamp
+from workflows.outputs import claim_output
+from workflows.provenance import provenance
 from workflows.train import trainer
 from workflows.train.collectives import all_reduce_sum
 from workflows.train.elastic import early_stop_reason
@@ -84,10 +84,10 @@ def train(
 ) -> list[dict]:
     """Train, or go on; OUT/checkpoint is the network. Returns the history."""
 
-    settings = {"recipe": to_dict(recipe), "labels": fingerprint(rows), "from": None}
+    settings = {"recipe": to_dict(recipe), "labels": fingerprint(rows), "init_checkpoint": None}
     if start is not None:
-        settings["from"] = checkpoint.load(checkpoint.fetch(start), expect="aenet").fingerprint
-    claim(out, "settings.json", settings, "training")
+        settings["init_checkpoint"] = checkpoint.load(checkpoint.fetch(start), expect="aenet").fingerprint
+    claim_output(out, "settings.json", settings, "training")
     done = storage.join(out, "run.json")
     if storage.exists(done):
         return json.loads(storage.read_bytes(done))["history"]
@@ -108,7 +108,7 @@ def train(
     with result.checkpoint.as_directory() as folder:
         trainer.copy_checkpoint(folder, storage.join(out, "checkpoint"))
         history = checkpoint.read_state(Path(folder))["history"]
-    about = {"stamp": stamp(command), "settings": settings, "workers": workers, "history": history}
+    about = {"provenance": provenance(command), "settings": settings, "workers": workers, "history": history}
     storage.write_text(done, json.dumps(about, indent=1) + "\n")
     log_progress(f"trained {len(history)} epochs in {time.time() - begin:.0f} s")
     return history

@@ -17,7 +17,7 @@ from fusion import storage, weights
 from fusion.errors import UserError
 from fusion.realtime.export import export_onnx
 from workflows.export.options import Args
-from workflows.fuse.methods import load
+from workflows.fuse.methods import load_network
 
 EXACT = 1e-4  # largest difference to PyTorch that is let through
 
@@ -26,7 +26,7 @@ def run(args: Args, command: list[str]) -> None:
 
     if not args.out.endswith(".onnx"):
         raise UserError(f"--out {args.out}: give a file name that ends in .onnx.")
-    model = (weights.load() if args.checkpoint is None else load(args.checkpoint)[0]).model
+    model = (weights.load() if args.checkpoint is None else load_network(args.checkpoint)[0]).model
     if model.config.stage == "restore":
         raise UserError(f"{args.checkpoint} restores and does not fuse. Give a checkpoint of stage 2.")
     with tempfile.TemporaryDirectory() as folder:

@@ -29,7 +29,7 @@ from fusion.images.formats import BadImage
 from fusion.images.png import encode_png
 from fusion.models.aenet import AENet
 from workflows.console import log_progress
-from workflows.fuse.methods import classical, load
+from workflows.fuse.methods import classical_fuse_fn, load_network
 
 if TYPE_CHECKING:
     from workflows.fuse.options import Args
@@ -46,7 +46,7 @@ def run(args: Args) -> None:
     kinds = {_extension(path) in READ for path in (args.visible, args.infrared)}
     if len(kinds) > 1:
         raise UserError(f"{args.visible} and {args.infrared}: one is a video, the other is not.")
-    fuse = maker(args)
+    fuse = build_fuse_fn(args)
     (video if kinds.pop() else image)(args, fuse)
 
 
@@ -54,12 +54,12 @@ def _extension(path: str) -> str:
     return os.path.splitext(path.partition("?")[0])[1].lower()
 
 
-def maker(args: Args) -> Fuse:
+def build_fuse_fn(args: Args) -> Fuse:
     """(visible RGB or grey, infrared grey) -> fused, all uint8."""
 
     if args.method is not None:
-        return classical(args.method, args.colour)
-    loaded, twin = (weights.load(), None) if args.checkpoint is None else load(args.checkpoint)[:2]
+        return classical_fuse_fn(args.method, args.colour)
+    loaded, twin = (weights.load(), None) if args.checkpoint is None else load_network(args.checkpoint)[:2]
     if loaded.model.config.stage == "restore":
         raise UserError(f"{args.checkpoint} restores and does not fuse. Give a checkpoint of stage 2, or use --pairs.")
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -22,12 +22,12 @@ from fusion import storage, weights
 from fusion.errors import UserError
 from workflows.cluster.connect import connect, resources
 from workflows.cluster.parallel import ActorPool, in_actors
-from workflows.fuse.methods import load
+from workflows.fuse.methods import load_network
 from workflows.fuse.options import Args, check
 from workflows.fuse.worker import GATES_FILE, Fuser, FuserSettings, gates_table
 from workflows.inputs import open_source
-from workflows.outputs import check_seen, claim
-from workflows.provenance import stamp
+from workflows.outputs import claim_output, require_visible
+from workflows.provenance import provenance
 
 SMALL = 5_000_000  # parameters
 
@@ -44,11 +44,11 @@ def run(args: Args, command: list[str]) -> None:
     model = {"method": args.method} | ({} if args.colour == "luma" else {"colour": args.colour})
     if args.method is None:
         where = str(weights.folder()) if args.checkpoint is None else storage.absolute(args.checkpoint)
-        loaded, twin, identity = load(where)  # a bad one is told here, once, not by every worker
+        loaded, twin, identity = load_network(where)  # a bad one is told here, once, not by every worker
         parameters = sum(p.numel() for network in (loaded.model, twin) if network for p in network.parameters())
         model = {"checkpoint": identity}
 
-    claim(args.out, "model.json", model, "model's images")
+    claim_output(args.out, "model.json", model, "model's images")
     storage.remove(storage.join(args.out, "fused.json"))  # from here to the end the folder is not complete
     connect()
     pool, threads = place(args.workers, parameters)
@@ -59,18 +59,18 @@ def run(args: Args, command: list[str]) -> None:
         for result in in_actors(source.units, Fuser, settings, (dict,), pool):
             bar.update(1)
             (rejected if "reason" in result else results).append(result)
-    if len(rejected) > args.max_rejected * (source.images + len(source.rejected)) or not results:
+    if len(rejected) > args.max_rejected_fraction * (source.images + len(source.rejected)) or not results:
         first = rejected[0] if rejected else {"key": "-", "reason": "nothing to do"}
         raise UserError(
-            f"{len(rejected)} images could not be fused, more than --max-rejected {args.max_rejected:g} "
+            f"{len(rejected)} images could not be fused, more than --max-rejected-fraction {args.max_rejected_fraction:g} "
             f"({first['key']}: {first['reason']}). {len(results)} are in {args.out}."
         )
     seen = set(storage.list_files(args.out))
     hidden = [name for result in results for name in result["files"] if name not in seen]
-    check_seen(args.out, hidden, "fused images")
+    require_visible(args.out, hidden, "fused images")
     made = [result for result in results if result["made"]]
     about = {
-        "stamp": stamp(["fuse", *command]),
+        "provenance": provenance(["fuse", *command]),
         "model": results[0]["model"],
         "source": source.about,
         "images": len(results),

@@ -9,7 +9,7 @@ from fusion import checkpoint, inference
 from fusion.classical import CLASSICAL, fuse_colour
 
 
-def classical(method: str, colour: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def classical_fuse_fn(method: str, colour: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """(visible, infrared) -> fused, all uint8, by a method of the library; a grey pair has luma only."""
 
     def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
@@ -20,7 +20,7 @@ def classical(method: str, colour: str) -> Callable[[np.ndarray, np.ndarray], np
     return fuse
 
 
-def load(where: str):
+def load_network(where: str):
     """(checkpoint, its detectors or None, what its images depend on) of a run or checkpoint folder."""
 
     folder = checkpoint.fetch(where)

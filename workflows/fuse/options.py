@@ -15,7 +15,7 @@ def options(arguments: list[str]) -> Args:
     return parse(Args, "fuse", arguments)
 
 
-FOLDERS_ONLY = ("split", "workers", "max_rejected")
+FOLDERS_ONLY = ("split", "workers", "max_rejected_fraction")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Args:
     """Rows of the corpus to fuse: train, val, test, all; by default test."""
     workers: int = 0
     """Copies of the model; 0: one per GPU, or per CPU for small networks and per 4 CPUs for large ones."""
-    max_rejected: float = 0.01
+    max_rejected_fraction: float = 0.01
     """Fail when more than this share of the images cannot be fused."""
 
     @property

@@ -11,7 +11,7 @@ import torch
 from detection.moefusion.joint import attend
 from fusion import inference, storage
 from fusion.images.png import encode_png, png_text
-from workflows.fuse.methods import classical, load
+from workflows.fuse.methods import classical_fuse_fn, load_network
 from workflows.inputs import items
 
 STAMP = "duskfuse"  # PNG text chunks
@@ -41,10 +41,10 @@ class Fuser:
         self.model = self.twin = None
         if settings.checkpoint is None:
             method, colour = settings.method, settings.colour
-            self.classical = classical(method, colour)
+            self.classical = classical_fuse_fn(method, colour)
             self.identity = self.name = method if colour == "luma" else f"{method}, every channel"
             return
-        loaded, twin, self.identity = load(settings.checkpoint)
+        loaded, twin, self.identity = load_network(settings.checkpoint)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model, self.name = loaded.model.to(device), loaded.name
         self.twin = twin and twin.to(device)
@@ -73,7 +73,7 @@ class Fuser:
             "model": {"name": self.name, "fingerprint": self.identity},
             "made": False,
         }
-        known = [text_of(path) for path in paths]
+        known = [read_png_text(path) for path in paths]
         if all(text.get(STAMP) == stamp for text in known):
             return result | {"gates": json.loads(known[0].get(GATES, "{}"))}
         start = time.perf_counter()
@@ -106,7 +106,7 @@ def content_stamp(identity: str, visible: np.ndarray, infrared: np.ndarray) -> s
     return digest.hexdigest()
 
 
-def text_of(path: str) -> dict[str, str]:
+def read_png_text(path: str) -> dict[str, str]:
     """The text chunks of the PNG at `path`; {} where there is none that is whole."""
 
     try:

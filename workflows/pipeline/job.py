@@ -22,12 +22,12 @@ from fusion.secrets import mask_secrets
 from workflows.cli import run_job
 from workflows.cluster.errors import user_error_in
 from workflows.console import log_progress
-from workflows.outputs import Lease, own_folder
+from workflows.outputs import Lease, require_own_output
 from workflows.pipeline.contents import Inputs
 from workflows.pipeline.options import Args
 from workflows.pipeline.plan import State, Step, plan
 from workflows.pipeline.spec import read_pipeline, read_source
-from workflows.provenance import stamp
+from workflows.provenance import provenance
 
 FILE = "pipeline.yaml"
 
@@ -51,7 +51,7 @@ def run(args: Args, command: list[str]) -> None:
     if args.dry_run:
         print_plan(steps, state)
         return
-    own_folder(pipeline.out, FILE, "pipeline")
+    require_own_output(pipeline.out, FILE, "pipeline")
     path, text = storage.join(pipeline.out, FILE), mask_secrets(pipeline.to_yaml())
     if not storage.exists(path):  # before the lease, so that a folder with nothing but a lease is never left behind
         storage.write_text(path, text)
@@ -83,7 +83,7 @@ def run_stage(step: Step, state: State, progress: str) -> bool:
                 log_progress(f"stage {step.stage.name} failed; the same command goes on")
                 raise
             raise UserError(f"stage {step.stage.name}: {known} The same command goes on.") from error
-        state.mark_done(step, stamp(list(step.command)), time.monotonic() - start)
+        state.mark_done(step, provenance(list(step.command)), time.monotonic() - start)
     else:
         log_progress(f"{progress} {step.stage.name}: done, {step.folder}")
     state.update_latest(step)

@@ -16,8 +16,9 @@ from fusion.metrics import METRICS
 from fusion.report.gallery import GalleryRow
 from fusion.report.html import render
 from fusion.report.tables import degradation_order, level_order
-from workflows.inputs import items, open_source, read_fused
-from workflows.provenance import stamp
+from workflows.inputs import items, open_source, read_fused_image
+from workflows.legacy import upgrade_result, upgrade_score
+from workflows.provenance import provenance
 from workflows.report.options import Args
 from workflows.report.search import search_section
 from workflows.report.sections import curves, detection_section, evolution_section, experts_section
@@ -34,7 +35,7 @@ def run(args: Args, command: list[str]) -> None:
     sections = [detection_section(folder, number) for number, folder in enumerate(args.detect, 1)]
     sections += [evolution_section(folder, number) for number, folder in enumerate(args.evolution, 1)]
     sections += [search_section(folder, number) for number, folder in enumerate(args.search, 1)]
-    made = stamp(["report", *command])
+    made = provenance(["report", *command])
     if args.scores is None:
         about, table = None, pd.DataFrame(columns=["method", "image", "degradation", "level", "metric", "value"])
         facts, told, rows = {}, [], []
@@ -44,7 +45,7 @@ def run(args: Args, command: list[str]) -> None:
         rows = gallery(about, table, chosen)
         experts = experts_section(about["methods"], runs, chosen)
         sections = [*sections, experts] if experts else sections
-        facts, told = provenance(about), notes(args.scores, about)
+        facts, told = scoring_facts(about), notes(args.scores, about)
     page = render(
         title=args.title,
         scores=table,
@@ -65,7 +66,7 @@ def read_scores(folder: str):
     import pandas as pd
 
     try:
-        about = json.loads(storage.read_bytes(storage.join(folder, "score.json")))
+        about = upgrade_score(json.loads(storage.read_bytes(storage.join(folder, "score.json"))))
         return about, pd.read_parquet(io.BytesIO(storage.read_bytes(storage.join(folder, "per_image.parquet"))))
     except FileNotFoundError as error:
         raise UserError(f"{folder} holds no finished scores. Give the --out folder of `duskfuse score`.") from error
@@ -76,7 +77,7 @@ def read_scores(folder: str):
 def read_run(folder: str) -> dict:
 
     try:
-        return json.loads(storage.read_bytes(storage.join(folder, "run.json")))
+        return upgrade_result(json.loads(storage.read_bytes(storage.join(folder, "run.json"))))
     except (FileNotFoundError, ValueError) as error:
         raise UserError(
             f"{folder} is no finished training run (run.json). Give what `duskfuse train` wrote."
@@ -97,7 +98,7 @@ def gallery(about: dict, table, chosen: list) -> list:
         values: dict[str, dict[str, float]] = {}
         for method, folder in about["methods"].items():
             try:
-                images[method] = read_fused(folder, item)
+                images[method] = read_fused_image(folder, item)
             except UserError:
                 continue
             values[method] = numbers(table, method, item)
@@ -128,7 +129,7 @@ def find_items(about: dict, wanted: list[tuple[str, str, str]]) -> list:
 
     source = about["source"]
     opened = open_source(source.get("pairs"), source.get("corpus"), source.get("split", "test"))
-    if source.get("content") and opened.about["content"] != source["content"]:
+    if opened.about.get("content_sha256") != source.get("content_sha256"):
         raise UserError(f"{source['corpus']} is not the corpus that was scored. Score again, or put the old one back.")
     keys = {key for key, _, _ in wanted}
     found = {}
@@ -158,14 +159,14 @@ def numbers(table, method: str, item) -> dict[str, float]:
     return {METRICS[name].label: float(mine[name]) for name in CAPTIONS if name in mine}
 
 
-def provenance(about: dict) -> dict[str, str]:
+def scoring_facts(about: dict) -> dict[str, str]:
     """What was scored, against what."""
-    facts = {"scored against": f"the {about['sources']} pair, {about['scored']}", "dialect": about["dialect"]}
+    facts = {"scored against": f"the {about['reference']} pair, {about['scored']}", "dialect": about["dialect"]}
     if "niqe" in about:
         facts["NIQE against"] = about["niqe"]
     source = about["source"]
     if "corpus" in source:
-        facts["corpus"] = f"{source['corpus']}, split {source['split']}, content sha256 {source['content']}"
+        facts["corpus"] = f"{source['corpus']}, split {source['split']}, content sha256 {source['content_sha256']}"
         facts["corpus settings"] = json.dumps(source["config"])
     else:
         facts["pairs"] = str(source["pairs"])
@@ -185,15 +186,15 @@ def commands(about: dict | None, runs: dict[str, dict], args: Args, command: lis
 
     def of(place: str | None, name: str) -> list[str]:
         try:
-            return [json.loads(storage.read_bytes(storage.join(place, name)))["stamp"]["command"]]
+            return [upgrade_result(json.loads(storage.read_bytes(storage.join(place, name))))["provenance"]["command"]]
         except (AttributeError, OSError, ValueError, KeyError):
             return []  # a folder of somebody else's results has no command of ours
 
-    made = [run["stamp"]["command"] for run in runs.values()]
+    made = [run["provenance"]["command"] for run in runs.values()]
     if about is not None:
         made = of(about["source"].get("corpus"), "manifest.json") + made
         made += [line for folder in about["methods"].values() for line in of(folder, "fused.json")]
-        made.append(about["stamp"]["command"])
+        made.append(about["provenance"]["command"])
     made += [line for folder in args.detect for line in of(folder, "detect.json")]
     for folder in args.evolution:
         number = 1  # every evolution had a command of its own

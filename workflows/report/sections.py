@@ -20,8 +20,9 @@ from fusion.report.html import Section, Sheet, plot
 from fusion.report.plots import level_families, metric_over_level, training_curves
 from fusion.report.tables import ALL
 from workflows.evolve.store import read_labels
-from workflows.fuse.methods import load
+from workflows.fuse.methods import load_network
 from workflows.fuse.worker import GATES_FILE
+from workflows.legacy import upgrade_evolve
 
 SHEETS = 3  # pairs whose experts are shown
 
@@ -99,7 +100,9 @@ def verdicts(folder: str) -> list[str]:
 def evolution_section(folder: str, number: int = 1):
     """What `duskfuse evolve` wrote: labels won, scores before and after. UserError: it is not finished."""
 
-    about = read_json(storage.join(folder, "evolve.json"), f"{folder} holds no finished `duskfuse evolve`.")
+    about = upgrade_evolve(
+        read_json(storage.join(folder, "evolve.json"), f"{folder} holds no finished `duskfuse evolve`.")
+    )
     facts = about["evolutions"]
     labels = [read_labels(folder, one["evolution"]) for one in facts]
     names = [*facts[-1]["library"], *(f"network-{one['evolution']}" for one in facts)]
@@ -116,7 +119,7 @@ def evolution_section(folder: str, number: int = 1):
         "Evolution" if number == 1 else f"Evolution ({number})",
         f"A library of {len(evolved.methods)} methods fused every pair; by the index E2 the best result became the "
         f"label of each of {facts[-1]['labels']} pairs, and AE-Netv2 learnt them. All are compared on "
-        f"{facts[-1]['held out']['pairs']} held-out pairs. E2 rewards sharpness, and noise, above all else.",
+        f"{facts[-1]['held_out_pairs']} held-out pairs. E2 rewards sharpness, and noise, above all else.",
         (("", made.evolutions_table(evolved)), ("", made.methods_table(evolved))),
         tuple(plots),
         (),
@@ -182,7 +185,7 @@ def experts_section(methods: dict[str, str], runs: dict[str, dict], items: list)
 
 def expert_sheets(run: str, items: list) -> list:
 
-    loaded, twin, _ = load(storage.absolute(run))
+    loaded, twin, _ = load_network(storage.absolute(run))
     if loaded.model.config.ablation in ("no_mole", "att_local"):
         return []
     sheets = []

@@ -26,34 +26,34 @@ from fusion.report.tables import summarise
 from workflows.cluster.connect import connect
 from workflows.cluster.parallel import in_parallel
 from workflows.console import log_progress
-from workflows.inputs import items, named_folders, open_source, read_fused
-from workflows.outputs import own_folder
-from workflows.provenance import stamp
+from workflows.inputs import items, open_source, parse_named_dirs, read_fused_image
+from workflows.outputs import require_own_output
+from workflows.provenance import provenance
 from workflows.score.options import Args
 
 
 def run(args: Args, command: list[str]) -> None:
     import pandas as pd
 
-    if args.sources not in ("clean", "degraded"):
-        raise UserError(f"--sources is {args.sources!r}; it must be clean or degraded")
+    if args.reference not in ("clean", "degraded"):
+        raise UserError(f"--reference is {args.reference!r}; it must be clean or degraded")
     wanted = [name.strip().lower() for name in args.metrics.split(",") if name.strip()]
     if wanted == ["all"]:
         wanted = [name for name, metric in METRICS.items() if args.dialect in metric.dialects]
     names = choose(list(dict.fromkeys(wanted)) or None, args.dialect)
     niqe_model = niqe.name_of_model(niqe.load_pristine(args.niqe_model) if args.niqe_model else None)
-    if args.sources == "degraded" and args.corpus is None:
-        raise UserError("--sources degraded needs --corpus: pairs have no degraded version.")
+    if args.reference == "degraded" and args.corpus is None:
+        raise UserError("--reference degraded needs --corpus: pairs have no degraded version.")
     if args.split is not None and args.corpus is None:
         raise UserError("--split chooses rows of a --corpus; of pairs all are scored.")
-    methods = named_folders(args.fused)
+    methods = parse_named_dirs(args.fused)
     source = open_source(args.pairs, args.corpus, args.split or "test")
-    own_folder(args.out, "per_image.csv", "scores")
+    require_own_output(args.out, "per_image.csv", "scores")
     storage.remove(storage.join(args.out, "score.json"))  # from here to the end the folder is not complete
     connect()
     task = {"methods": {name: storage.absolute(folder) for name, folder in methods.items()}, "metrics": names}
     task |= {"dialect": args.dialect, "niqe_model": storage.absolute(args.niqe_model) if args.niqe_model else ""}
-    rows = [task | {"sources": args.sources, "unit": unit} for unit in source.units]
+    rows = [task | {"reference": args.reference, "unit": unit} for unit in source.units]
     scores: list[dict] = []
     problems = [{"method": "", "image": item["key"], "problem": item["reason"]} for item in source.rejected]
     with tqdm(total=source.images, unit="image", desc="score", mininterval=1) as bar:
@@ -92,12 +92,12 @@ def run(args: Args, command: list[str]) -> None:
     storage.write_text(storage.join(args.out, "summary.csv"), summary.to_csv(index=False))
     storage.write_text(storage.join(args.out, "problems.csv"), faults.to_csv(index=False))
     about = {
-        "stamp": stamp(["score", *command]),
+        "provenance": provenance(["score", *command]),
         "dialect": args.dialect,
         "scored": DIALECTS[args.dialect].scored,
         **({"niqe": niqe_model} if {"niqe", "e2"} & set(names) else {}),
         "source": source.about,
-        "sources": args.sources,
+        "reference": args.reference,
         "methods": {name: storage.absolute(folder) for name, folder in methods.items()},
         "problems": len(problems),
     }
@@ -141,7 +141,7 @@ def score_image(item, folder: str, task: dict, own: dict) -> tuple[dict[str, flo
     """The numbers of one fused image, and what is wrong with it ("" if nothing)."""
 
     try:
-        fused = read_fused(folder, item)
+        fused = read_fused_image(folder, item)
     except storage.StoreError:
         raise
     except UserError as error:
@@ -149,7 +149,7 @@ def score_image(item, folder: str, task: dict, own: dict) -> tuple[dict[str, flo
     if fused.shape[:2] != item.infrared.shape:
         sizes = [f"{shape[1]}x{shape[0]}" for shape in (fused.shape, item.infrared.shape)]
         return {}, f"size differs: fused {sizes[0]}, pair {sizes[1]}"
-    clean = task["sources"] == "clean"
+    clean = task["reference"] == "clean"
     visible = item.visible if clean else item.degraded_visible
     infrared = item.infrared if clean else item.degraded_infrared
     tensors = (torch.tensor(image if image.ndim == 3 else image[..., None]) for image in (fused, visible, infrared))

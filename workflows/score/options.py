@@ -25,7 +25,7 @@ class Args:
     """Conventions of the numbers: standard, vifb, tang2022, cddfuse."""
     niqe_model: str = ""
     """Pristine model for NIQE (.npz or .json) instead of the one that comes with the program."""
-    sources: str = "clean"
+    reference: str = "clean"
     """Score against the clean pair, or against the degraded one (which rewards keeping noise)."""
 
 

@@ -27,8 +27,8 @@ from fusion.training.engine import check_validation
 from fusion.training.stages import STAGES
 from workflows.cluster.connect import connect, resources
 from workflows.console import log_progress
-from workflows.outputs import Lease, claim
-from workflows.provenance import stamp
+from workflows.outputs import Lease, claim_output
+from workflows.provenance import provenance
 from workflows.train import detection_metric, trainer
 from workflows.train.options import Args
 from workflows.train.tracking.callbacks import logger_callbacks
@@ -53,17 +53,17 @@ def run(args: Args, command: list[str], quiet: bool = False, **options: Any) -> 
             f"{args.corpus}: shard {missing[0]} is gone or damaged. Delete what is left of it and run the same "
             "`duskfuse corpus` again."
         )
-    settings = {"recipe": to_dict(args.recipe), "corpus": manifest.content, "from": None}
+    settings = {"recipe": to_dict(args.recipe), "corpus": manifest.content, "init_checkpoint": None}
     if STAGES[args.recipe.model.stage].continues:
         if args.start is None:
             raise UserError(f"{args.recipe.name} starts from stage 1: give --from, the run of its restore recipe.")
-        settings["from"] = check_start(args)
+        settings["init_checkpoint"] = check_start(args)
     elif args.start is not None:
         raise UserError(f"{args.recipe.name} starts afresh; --from is for stage 2 of TG-ECNet.")
     if args.detector is not None:
         detection_metric.check(args.detector, args.recipe)
     watching = logger_callbacks(args.out, settings, args.recipe.epochs, mlflow=args.mlflow, wandb=args.wandb)
-    claim(args.out, "settings.json", settings, "run")
+    claim_output(args.out, "settings.json", settings, "run")
     done = storage.join(args.out, "run.json")
     if storage.exists(done):
         print(f"{args.out} is finished; its model is in {storage.join(args.out, 'checkpoint')}")
@@ -79,7 +79,12 @@ def run(args: Args, command: list[str], quiet: bool = False, **options: Any) -> 
         with result.checkpoint.as_directory() as folder:
             copy_checkpoint(folder, storage.join(args.out, "checkpoint"))
             history = checkpoint.read_state(Path(folder))["history"]
-        about = {"stamp": stamp(["train", *command]), "settings": settings, "workers": workers, "history": history}
+        about = {
+            "provenance": provenance(["train", *command]),
+            "settings": settings,
+            "workers": workers,
+            "history": history,
+        }
         storage.write_text(done, json.dumps(about, indent=1) + "\n")
     log_progress(f"trained {len(history)} epochs in {time.time() - start:.0f} s")
     print(f"{args.out}: the model is in {storage.join(args.out, 'checkpoint')}")

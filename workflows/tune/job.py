@@ -21,7 +21,7 @@ from fusion.data.corpus import open_corpus
 from fusion.errors import UserError
 from workflows.cluster.connect import connect
 from workflows.console import log_progress
-from workflows.outputs import Lease, claim
+from workflows.outputs import Lease, claim_output
 from workflows.tune import results as tune_results
 from workflows.tune import search as tune_search
 from workflows.tune import trial as tune_trial
@@ -40,12 +40,12 @@ def run(args: Args, command: list[str]) -> None:
     if list(objectives) != ["loss"] and not (manifest.rows("val") and args.recipe.validation.rows):
         raise UserError(
             f"{args.corpus} has no rows to validate on, which --objective {args.objective} needs. Build a corpus with "
-            "--val-share, and leave recipe.validation.rows above 0."
+            "--val-fraction, and leave recipe.validation.rows above 0."
         )
     settings = {"recipe": to_dict(args.recipe), "corpus": manifest.content, "space": plan.about, "search": plan.search}
-    settings |= {"objective": list(objectives), "seed": args.seed, "from": args.start and start_of(args)}
+    settings |= {"objective": list(objectives), "seed": args.seed, "init_checkpoint": args.start and start_of(args)}
     settings |= {"detector": storage.absolute(args.detector)} if args.detector else {}
-    claim(args.out, "search.json", settings, "search")
+    claim_output(args.out, "search.json", settings, "search")
     with Lease(args.out):
         ended = tune_trial.ended(args.out)
         # Optuna may try a setting again: fewer trials than samples are there when it is done

@@ -14,7 +14,7 @@ from fusion.report.search import learning_curves, pareto_figure, settings_figure
 from fusion.report.trials import pareto_front, summary
 from fusion.training.search_space import apply, label
 from workflows.console import log_progress
-from workflows.provenance import stamp
+from workflows.provenance import provenance
 from workflows.tune.trial import FAILED, FINISHED, key_of, name_of, records
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def write(args: Args, command: list[str], objectives: Mapping[str, bool], plan: 
     write_recipe(args, storage.join(args.out, "best.json"), best[list(plan.names)].to_dict(), found)
     front = write_front(args, table, plan, objectives, found) if len(objectives) > 1 else []
     states = trials["state"].value_counts().to_dict()
-    about = {"stamp": stamp(["tune", *command]), "objective": list(objectives), "trials": states}
+    about = {"provenance": provenance(["tune", *command]), "objective": list(objectives), "trials": states}
     about |= {"samples": plan.samples, "best": json.loads(best.to_json()), "front": front, "failed": broken}
     storage.write_text(storage.join(args.out, "tune.json"), json.dumps(about, indent=1) + "\n")
     show(table, list(plan.names), keys, states)

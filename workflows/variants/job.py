@@ -1,7 +1,7 @@
 """duskfuse variants: the network-architecture study of AE-Netv2 (its Table VII) on the labels of an evolution.
 
     duskfuse variants --evolution EVOLVED --out DIR                          200 steps, two seeds
-    duskfuse variants --evolution EVOLVED --out DIR --steps 0 --seeds 1      the full recipe
+    duskfuse variants --evolution EVOLVED --out DIR --steps 0 --num-seeds 1      the full recipe
 
 Every block is trained alike; the held-out pairs are fused and scored by the paper's columns. OUT/table.csv has means
 and deviations over the seeds, OUT/runs.csv every run, OUT/bubbles.svg quality over time; finished runs are kept.
@@ -32,8 +32,8 @@ from workflows.console import log_progress
 from workflows.evolve import train as evolve_train
 from workflows.evolve.store import image_path, latest, read_labels
 from workflows.inputs import items
-from workflows.outputs import claim
-from workflows.provenance import stamp
+from workflows.outputs import claim_output
+from workflows.provenance import provenance
 from workflows.variants.options import Args
 
 METRICS = ("e2", "niqe", "ssim", "en", "psnr", "brenner", "viff")
@@ -50,16 +50,18 @@ def run(args: Args, command: list[str]) -> None:
     unknown = [name for name in blocks if name not in BLOCKS]
     if unknown:
         raise UserError(f"unknown block {unknown[0]!r}. Known: {', '.join(BLOCKS)}.")
-    if args.seeds < 1 or args.steps < 0:
-        raise UserError("--seeds must be at least 1, and --steps at least 0 (0: the full recipe).")
+    if args.num_seeds < 1 or args.steps < 0:
+        raise UserError("--num-seeds must be at least 1, and --steps at least 0 (0: the full recipe).")
     rows, test, number = labelled(args.evolution)
     content = {"evolution": storage.absolute(args.evolution), "number": number}
-    claim(args.out, "settings.json", content | {k: getattr(args, k) for k in ("steps", "batch_size", "patch")}, "study")
+    claim_output(
+        args.out, "settings.json", content | {k: getattr(args, k) for k in ("steps", "batch_size", "patch")}, "study"
+    )
     storage.remove(storage.join(args.out, "variants.json"))  # from here to the end the folder is not complete
     connect()
     runs = []
     for block in blocks:
-        for seed in range(args.seeds):
+        for seed in range(args.num_seeds):
             runs.append(one(args, block, seed, rows, test, ["variants", *command]))
             log_progress("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in runs[-1].items()))
     frame = pd.DataFrame(runs)
@@ -70,10 +72,15 @@ def run(args: Args, command: list[str]) -> None:
     storage.write_text(storage.join(args.out, "runs.csv"), frame.to_csv(index=False))
     storage.write_text(storage.join(args.out, "table.csv"), table.to_csv(index=False))
     storage.write_bytes(storage.join(args.out, "bubbles.svg"), bubbles(table))
-    about = {"stamp": stamp(["variants", *command]), "pairs": len(test), "blocks": list(blocks), "seeds": args.seeds}
+    about = {
+        "provenance": provenance(["variants", *command]),
+        "pairs": len(test),
+        "blocks": list(blocks),
+        "seeds": args.num_seeds,
+    }
     storage.write_text(storage.join(args.out, "variants.json"), json.dumps(about, indent=1) + "\n")
     show(table, len(test))
-    print(f"{args.out}: {len(blocks)} blocks, {args.seeds} seeds each")
+    print(f"{args.out}: {len(blocks)} blocks, {args.num_seeds} seeds each")
 
 
 def labelled(where: str) -> tuple[list[dict], list[dict], int]:
@@ -92,7 +99,7 @@ def labelled(where: str) -> tuple[list[dict], list[dict], int]:
     ]
     test = [asdict(ref) for ref in refs if ref.split == "test"]
     if not test:
-        raise UserError(f"{where} has no held-out pair to score. Evolve with a --test-share.")
+        raise UserError(f"{where} has no held-out pair to score. Evolve with a --test-fraction.")
     return rows, test, number
 
 

@@ -17,7 +17,7 @@ class Args:
     """Blocks to compare, separated by commas; by default all of them."""
     steps: int = 200
     """Training steps of each; 0: the full recipe."""
-    seeds: int = 2
+    num_seeds: int = 2
     """Trainings of each block, from different random weights."""
     batch_size: int = 16
     """Patches of a step."""

@@ -203,8 +203,8 @@ def test_a_corpus_is_opened_by_uri_too(built):
 
 def test_the_content_is_that_of_the_shards_alone(built):
     data = open_corpus(str(built)).data
-    content = data["content"]
-    rest = {"stamp": "another"}
+    content = data["content_sha256"]
+    rest = {"provenance": "another"}
     assert corpus.write_manifest(str(built / "x"), {"shards": data["shards"]} | rest).content == content
     assert open_corpus(str(built / "x")).content == content
     changed = [dict(shard) for shard in data["shards"]]

@@ -476,7 +476,7 @@ def test_xml_in_another_encoding_hides_no_entities():
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("sound")
-    config = CorpusConfig("scenes:4:64x64:1", "noise1,clean", shard_samples=2, val_share=0, test_share=0)
+    config = CorpusConfig("scenes:4:64x64:1", "noise1,clean", shard_samples=2, val_fraction=0, test_fraction=0)
     plans = plan_shards(assign_splits(find_pairs(config.pairs).refs, config), config)
     records = [build_shard(plan, str(root)) for plan in plans]
     corpus.write_manifest(str(root), {"shards": records})

@@ -29,7 +29,7 @@ from tests.helpers.shards import shard_bytes
 
 ROOT = Path(__file__).resolve().parents[3]
 SCENES = "scenes:6:96x64:1"
-CONFIG = CorpusConfig(SCENES, "demmi-rf,clean", seed=4, val_share=0.25, test_share=1 / 3, shard_samples=14)
+CONFIG = CorpusConfig(SCENES, "demmi-rf,clean", seed=4, val_fraction=0.25, test_fraction=1 / 3, shard_samples=14)
 
 
 def refs(count, source="s", split="", prefix="k") -> list[PairRef]:
@@ -52,17 +52,17 @@ def samples_of(path):
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 10, 97])
-@pytest.mark.parametrize(("test_share", "val_share"), [(0.2, 0.1), (0.0, 0.5), (0.9, 0.0), (0.0, 0.0)])
-def test_shares_are_exact(count, test_share, val_share):
-    found = Counter(splits_of(refs(count), test_share=test_share, val_share=val_share).values())
-    test = round(test_share * count)
-    val = round(val_share * (count - test))
+@pytest.mark.parametrize(("test_fraction", "val_fraction"), [(0.2, 0.1), (0.0, 0.5), (0.9, 0.0), (0.0, 0.0)])
+def test_shares_are_exact(count, test_fraction, val_fraction):
+    found = Counter(splits_of(refs(count), test_fraction=test_fraction, val_fraction=val_fraction).values())
+    test = round(test_fraction * count)
+    val = round(val_fraction * (count - test))
     assert [found["test"], found["val"], found["train"]] == [test, val, count - test - val]
 
 
 def test_shares_are_exact_in_every_source():
     given = refs(20, "a") + refs(50, "b") + refs(10, "c")
-    placed = splits_of(given, test_share=0.2, val_share=0.25)
+    placed = splits_of(given, test_fraction=0.2, val_fraction=0.25)
     for source, expected in (("a", (4, 4, 12)), ("b", (10, 10, 30)), ("c", (2, 2, 6))):
         counts = Counter(split for key, split in placed.items() if key.startswith(source))
         assert (counts["test"], counts["val"], counts["train"]) == expected
@@ -85,7 +85,7 @@ def test_splits_do_not_depend_on_the_order_of_the_pairs_but_on_the_seed():
 
 
 def test_the_draw_is_not_by_name():
-    placed = splits_of(refs(100), test_share=0.5, val_share=0.0)
+    placed = splits_of(refs(100), test_fraction=0.5, val_fraction=0.0)
     first = [placed[f"s-k{i}"] for i in range(50)]
     assert 15 < first.count("test") < 35
 
@@ -146,7 +146,7 @@ def test_plans_do_not_depend_on_the_order_of_the_pairs():
     ],
 )
 def test_shards_keep_to_their_size(changes, expected):
-    config = replace(CONFIG, pairs="scenes:100:400x250", val_share=0.0, test_share=0.0, **changes)
+    config = replace(CONFIG, pairs="scenes:100:400x250", val_fraction=0.0, test_fraction=0.0, **changes)
     assert [len(plan.refs) for plan in plans(config)] == expected
 
 
@@ -155,7 +155,7 @@ def test_the_size_of_images_in_files_counts(tmp_path):
         (tmp_path / name).mkdir()
         for i in range(4):
             (tmp_path / name / f"{i}.png").write_bytes(encode_png(np.zeros((500, 500), np.uint8)))
-    config = replace(CONFIG, pairs=str(tmp_path), preset="noise1", val_share=0, test_share=0, shard_megabytes=4)
+    config = replace(CONFIG, pairs=str(tmp_path), preset="noise1", val_fraction=0, test_fraction=0, shard_megabytes=4)
     assert [len(plan.refs) for plan in plans(config)] == [2, 2]  # 1 MB an image pair, clean and degraded
 
 
@@ -248,7 +248,7 @@ def test_row_groups_hold_whole_pairs(built, tmp_path):
     root, made, _ = built
     path = str(root / "shards" / made[0].name)
     assert [len({s.key for s in read_group(path, group)}) for group in range(2)] == [1, 1]
-    config = replace(CONFIG, preset="noise1,noise2,noise3", shard_samples=64, val_share=0.0, test_share=0.0)
+    config = replace(CONFIG, preset="noise1,noise2,noise3", shard_samples=64, val_fraction=0.0, test_fraction=0.0)
     (plan,) = plans(config)
     build_shard(plan, str(tmp_path))
     path = str(tmp_path / "shards" / plan.name)
@@ -301,7 +301,7 @@ def test_another_seed_writes_other_bytes(built, tmp_path):
 
 @pytest.fixture
 def one(tmp_path) -> tuple[Path, ShardPlan, dict]:
-    config = replace(CONFIG, pairs="scenes:1:64x64:1", preset="noise1", val_share=0.0, test_share=0.0)
+    config = replace(CONFIG, pairs="scenes:1:64x64:1", preset="noise1", val_fraction=0.0, test_fraction=0.0)
     (plan,) = plans(config)
     return tmp_path, plan, build_shard(plan, str(tmp_path))
 
@@ -375,7 +375,7 @@ def folder(tmp_path) -> Path:
 
 
 def test_a_corpus_of_files(folder, tmp_path):
-    config = replace(CONFIG, pairs=str(folder), preset="noise2,stripes2", val_share=0.0, test_share=0.0)
+    config = replace(CONFIG, pairs=str(folder), preset="noise2,stripes2", val_fraction=0.0, test_fraction=0.0)
     (plan,) = plans(config)
     record = build_shard(plan, str(tmp_path / "out"))
     assert record["rows"] == 8
@@ -397,7 +397,7 @@ def test_a_corpus_of_files(folder, tmp_path):
 
 
 def test_a_shard_of_which_all_pairs_are_rejected_is_empty(folder, tmp_path):
-    config = replace(CONFIG, pairs=str(folder), preset="noise2", val_share=0.0, test_share=0.0)
+    config = replace(CONFIG, pairs=str(folder), preset="noise2", val_fraction=0.0, test_fraction=0.0)
     (plan,) = plans(config)
     refs = tuple(ref for ref in plan.refs if ref.key in ("small", "text"))
     bad = replace(plan, refs=refs, degradations=(("noise2",),) * len(refs))
@@ -412,8 +412,8 @@ def test_a_shard_of_which_all_pairs_are_rejected_is_empty(folder, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"val_share": 1.0}, "--val-share"),
-        ({"test_share": -0.1}, "--test-share"),
+        ({"val_fraction": 1.0}, "--val-fraction"),
+        ({"test_fraction": -0.1}, "--test-fraction"),
         ({"shard_samples": 0}, "--shard-samples .* at least 1"),
         ({"shard_megabytes": 0}, "at least 1"),
         ({"preset": "fog"}, "fog"),

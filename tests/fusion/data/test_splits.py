@@ -17,7 +17,7 @@ from fusion.data.shards import CorpusConfig, plan_shards
 from fusion.data.splits import assign_splits, read_frozen_splits, splits_to_csv
 from fusion.errors import UserError
 
-CONFIG = CorpusConfig("p", "noise1", seed=4, val_share=0.25, test_share=0.25)
+CONFIG = CorpusConfig("p", "noise1", seed=4, val_fraction=0.25, test_fraction=0.25)
 
 
 def refs(count, source="s", split="") -> list[PairRef]:
@@ -119,7 +119,7 @@ def test_shares_are_never_exceeded_by_a_long_sequence():
 def test_long_videos_still_give_a_test_and_a_val_split():
     sequence = {f"s{i:03d}": f"s{i // 25 * 25:03d}" for i in range(100)}  # four videos of a quarter each
     placed = {
-        r.key: r.split for r in assign_splits(refs(100), replace(CONFIG, test_share=0.2, val_share=0.1), sequence)
+        r.key: r.split for r in assign_splits(refs(100), replace(CONFIG, test_fraction=0.2, val_fraction=0.1), sequence)
     }
     assert Counter(placed.values()) == {"train": 50, "test": 25, "val": 25}
     one = {key: "s000" for key in sequence}

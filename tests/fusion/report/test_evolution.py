@@ -30,9 +30,10 @@ def facts(number, library, joined, labels, old, forgetting):
         "labels": len(labels),
         "replaced": sum(key in old and old[key] != label for key, label in labels.items()),
         "wins": wins(labels.values()),
-        "label score": mean_score([label.score for label in labels.values()]),
-        "held out": {"pairs": 2} | {name: mean_score(values) for name, values in finite.items()},
-        "held out scored": {name: len(values) for name, values in finite.items()},
+        "label_score": mean_score([label.score for label in labels.values()]),
+        "held_out_pairs": 2,
+        "held_out_scores": {name: mean_score(values) for name, values in finite.items()},
+        "held_out_scored": {name: len(values) for name, values in finite.items()},
         "failures": {name: sum(not math.isfinite(v) for v in every[name].values()) for name in library},
         "forgetting": forgetting,
         "epochs": 3,
@@ -116,7 +117,7 @@ def test_the_table_of_evolutions():
         "0.2500",
         "0.3000",
     ]
-    assert float(two["label score"].text) == pytest.approx((1.5 + 1.3 + 0.9 + 0.8) / 4, abs=1e-4)
+    assert float(two["label_score"].text) == pytest.approx((1.5 + 1.3 + 0.9 + 0.8) / 4, abs=1e-4)
 
 
 def test_sentences():

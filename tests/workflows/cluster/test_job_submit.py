@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests.helpers.jobs import head
-from workflows.provenance import REVISION, passport, revision
+from workflows.provenance import REVISION_VARIABLE, revision, revision_env
 
 SCENES = "scenes:12:96x64"
 TINY = ("--recipe.crops.size", "32", "--recipe.batch-size", "4", "--workers", "1")
@@ -24,7 +24,7 @@ def open_head():
 def corpus(open_head, tmp_path_factory):
     """A corpus that a submitted job built, with the `ray job submit` that did it."""
     out = tmp_path_factory.mktemp("submitted") / "corpus"
-    told = json.dumps({"env_vars": {REVISION: passport()}})
+    told = json.dumps({"env_vars": {REVISION_VARIABLE: revision_env()}})
     done = open_head.submit(
         "workflows.corpus", "--pairs", SCENES, "--preset", "noise2", "--out", out, options=["--runtime-env-json", told]
     )
@@ -37,7 +37,7 @@ def test_a_job_gives_its_logs_and_exit_code(corpus):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "samples, " in done.stdout and "succeeded" in done.stdout
     made = json.loads((out / "manifest.json").read_text())
-    assert made["stamp"]["revision"] == revision()  # although no repository was uploaded
+    assert made["provenance"]["revision"] == revision()  # although no repository was uploaded
     assert not (out / "lease.json").exists()
 
 

@@ -55,7 +55,7 @@ def faster(local_ray, place):
     words = ["detect", "--pairs", place / "pairs", "--fused", f"average={place / 'average'}", "--out", place / "fr"]
     words += ["--detector", "faster-rcnn-small", "--recipe.epochs", 2, "--recipe.batch-size", 4, "--resamples", 50]
     words += ["--recipe.model.size", 96, "--recipe.model.channels", 16, "--recipe.model.head", 32, "--pictures", 2]
-    words += ["--val-share", 0.2, "--classes", "person,car", "--workers", 2]
+    words += ["--val-fraction", 0.2, "--classes", "person,car", "--workers", 2]
     assert main([str(word) for word in words]) == 0
     return place / "fr", words
 
@@ -147,7 +147,7 @@ def test_degraded_images_by_level(faster, place, command):
 def test_yolo(local_ray, place, command):
     out = place / "yolo"
     words = ["detect", "--pairs", place / "pairs", "--out", out, "--detector", "yolo-small", "--recipe.epochs", 1]
-    words += ["--recipe.size", 96, "--resamples", 20, "--pictures", 0, "--train-on", "infrared", "--val-share", 0.2]
+    words += ["--recipe.size", 96, "--resamples", 20, "--pictures", 0, "--train-on", "infrared", "--val-fraction", 0.2]
     code, _, err = command(*words)
     assert code == 0, err
     table = pd.read_csv(out / "table.csv")
@@ -194,7 +194,7 @@ def test_wrong_words(command, place, tmp_path):
         (["--pairs", place / "pairs", "--fused", f"visible={place / 'average'}"], ["visible"]),
         (["--pairs", place / "pairs", "--split", "half"], ["half"]),
         (["--pairs", place / "pairs", "--same", "people"], ["people", "NAME=NAME"]),
-        (["--pairs", place / "pairs", "--train-on", "visible+magic", "--val-share", 0.2], ["magic"]),
+        (["--pairs", place / "pairs", "--train-on", "visible+magic", "--val-fraction", 0.2], ["magic"]),
         (["--pairs", tmp_path / "bare"], ["no labelled box"]),
     )
     for number, (words, parts) in enumerate(cases):

@@ -25,14 +25,14 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def words(place):
-    return ["evolve", "--pairs", "scenes:14:208x192:6", "--out", place / "out", *SIZES, "--more-epochs", 1]
+    return ["evolve", "--pairs", "scenes:14:208x192:6", "--out", place / "out", *SIZES, "--finetune-epochs", 1]
 
 
 @pytest.fixture(scope="module")
 def first(local_ray, place, words):
     from workflows.cli import main
 
-    assert main([str(word) for word in [*words, "--library", "average,tif"]]) == 0
+    assert main([str(word) for word in [*words, "--methods", "average,tif"]]) == 0
     return json.loads((place / "out" / "evolve.json").read_text())["evolutions"]
 
 
@@ -45,8 +45,8 @@ def test_the_first_evolution(first, place):
     (one,) = first
     assert one["library"] == one["joined"] == ["average", "tif"] and one["replaced"] == 0
     assert one["forgetting"] is None and one["epochs"] == 2
-    assert sum(one["wins"].values()) == one["labels"] == 11 and one["held out"]["pairs"] == 3
-    assert set(one["held out"]) == {"pairs", "average", "tif", "network-1"}
+    assert sum(one["wins"].values()) == one["labels"] == 11 and one["held_out_pairs"] == 3
+    assert set(one["held_out_scores"]) == {"average", "tif", "network-1"}
     scores = {name: json.loads((place / "out/library" / name / "scores.json").read_text()) for name in one["library"]}
     for key, row in labels(place, 1).items():
         best = max(scores, key=lambda name: float(scores[name][key][0]))
@@ -56,7 +56,7 @@ def test_the_first_evolution(first, place):
 
 def test_again_does_nothing(first, place, words, command):
     before = {path: path.stat().st_mtime_ns for path in (place / "out").rglob("*") if path.is_file()}
-    code, out, _ = command(*words, "--library", "average,tif")
+    code, out, _ = command(*words, "--methods", "average,tif")
     assert code == 0 and "nothing new" in out
     assert {path: path.stat().st_mtime_ns for path in (place / "out").rglob("*") if path.is_file()} == before
 
@@ -75,7 +75,7 @@ def test_a_method_joins(first, place, words, command):
         (fused / f"{key}.png").write_bytes(encode_png(image[:-1] if key == keys[1] else image))
     before = {path: path.stat().st_mtime_ns for name in ("average", "tif") for path in (scored / name).iterdir()}
     shutil.rmtree(scored / "network-1")  # a network whose results are gone is scored again
-    code, _, err = command(*words, "--library", "average,tif", "--fused", f"sharp={fused}")
+    code, _, err = command(*words, "--methods", "average,tif", "--fused", f"sharp={fused}")
     assert code == 0, err
     assert {
         path: path.stat().st_mtime_ns for name in ("average", "tif") for path in (scored / name).iterdir()
@@ -88,13 +88,15 @@ def test_a_method_joins(first, place, words, command):
     assert refused[0] == "nan" and "times as sharp as both images together" in refused[1]
     assert not (scored / "sharp" / f"{keys[2]}.png").exists()
     assert two["forgetting"]["pairs"] == 1 and two["epochs"] == 1
-    assert two["label score"] > one["label score"]
-    assert two["held out"]["network-1"] == one["held out"]["network-1"]
+    assert two["label_score"] > one["label_score"]
+    assert two["held_out_scores"]["network-1"] == one["held_out_scores"]["network-1"]
     assert len(json.loads((scored / "network-1" / "scores.json").read_text())) == 3  # on held-out pairs only
     new, old = labels(place, 2), labels(place, 1)
     assert [new[key] == old[key] for key in keys] == [True] * 3 + [False] * (len(keys) - 3)
     run = json.loads((place / "out/evolutions/2/training/run.json").read_text())
-    assert run["settings"]["from"] is not None and run["settings"]["recipe"]["optim"]["lr"] == pytest.approx(1e-4)
+    assert run["settings"]["init_checkpoint"] is not None and run["settings"]["recipe"]["optim"]["lr"] == pytest.approx(
+        1e-4
+    )
 
 
 def test_a_method_that_wins_nothing_joins(first, place, words, command):
@@ -102,25 +104,25 @@ def test_a_method_that_wins_nothing_joins(first, place, words, command):
     network = place / "out/checkpoint/model.safetensors"
     before = network.read_bytes()
     fused = ["--fused", f"sharp={place / 'sharp'}", "--fused", f"dull={place / 'out/library/average'}"]
-    code, _, err = command(*words, "--library", "average,tif", *fused)
+    code, _, err = command(*words, "--methods", "average,tif", *fused)
     assert code == 0 and "no label is replaced" in err, err
     *earlier, last = json.loads((place / "out" / "evolve.json").read_text())["evolutions"]
     assert last["evolution"] == 3 and last["joined"] == ["dull"] and last["epochs"] == last["replaced"] == 0
     assert last["wins"] == earlier[-1]["wins"] and labels(place, 3) == labels(place, 2)
-    assert last["held out"]["dull"] == last["held out"]["average"]
-    assert last["held out"]["network-3"] == last["held out"]["network-2"]
+    assert last["held_out_scores"]["dull"] == last["held_out_scores"]["average"]
+    assert last["held_out_scores"]["network-3"] == last["held_out_scores"]["network-2"]
     assert last["forgetting"]["before"] == last["forgetting"]["after"]
     assert network.read_bytes() == before
 
 
 def test_wrong_words(command, place, words, tmp_path):
     for more, parts in (
-        (["--library", "adf,magic"], ["magic", "adf"]),
-        (["--library", ""], ["library is empty"]),
-        (["--library", "tif", "--fused", f"tif={tmp_path}"], ["tif", "twice"]),
-        (["--library", "tif", "--checkpoint", f"m={tmp_path}"], [tmp_path, "checkpoint"]),
-        (["--library", "tif", "--max-sharpness", -1], ["--max-sharpness", "at least 0"]),
-        (["--library", "tif", "--recipe.seed", 5], ["recipe.seed", "another"]),
+        (["--methods", "adf,magic"], ["magic", "adf"]),
+        (["--methods", ""], ["library is empty"]),
+        (["--methods", "tif", "--fused", f"tif={tmp_path}"], ["tif", "twice"]),
+        (["--methods", "tif", "--checkpoint", f"m={tmp_path}"], [tmp_path, "checkpoint"]),
+        (["--methods", "tif", "--max-sharpness", -1], ["--max-sharpness", "at least 0"]),
+        (["--methods", "tif", "--recipe.seed", 5], ["recipe.seed", "another"]),
     ):
         code, _, err = command(*words, *more)
         assert code == 2, (more, err)

@@ -22,7 +22,7 @@ def common(local_ray, place):
     from workflows.cli import main
 
     tasks = "scenes:10:208x192,multifocus:10:208x192"
-    words = ["commonness", "--tasks", tasks, "--library", "average,lp", "--out", place / "common", *SIZES]
+    words = ["commonness", "--tasks", tasks, "--methods", "average,lp", "--out", place / "common", *SIZES]
     assert main([str(word) for word in words]) == 0
     return place / "common", words
 
@@ -44,7 +44,7 @@ def test_one_network_for_all_tasks(common, command):
 def test_blocks_side_by_side(common, place, command):
     out = place / "blocks"
     words = ["variants", "--evolution", common[0] / "tasks" / "scenes", "--out", out, "--blocks", "gcb,plain"]
-    words += ["--steps", 4, "--seeds", 2, "--batch-size", 4, "--patch", 64]
+    words += ["--steps", 4, "--num-seeds", 2, "--batch-size", 4, "--patch", 64]
     code, _, err = command(*words)
     assert code == 0, err
     table = pd.read_csv(out / "table.csv").set_index("block")

@@ -85,7 +85,10 @@ def test_every_channel(command, pair, tmp_path, method):
     [
         (["--workers", 2], ["--workers does nothing with --visible and --infrared", "Leave it out"]),
         (["--split", "all"], ["--split does nothing"]),
-        (["--split", "test", "--max-rejected", 0.5], ["--split and --max-rejected do nothing", "Leave them out"]),
+        (
+            ["--split", "test", "--max-rejected-fraction", 0.5],
+            ["--split and --max-rejected-fraction do nothing", "Leave them out"],
+        ),
         (["--colour", "channels"], ["--colour", "--method"]),
     ],
     ids=lambda value: str(value[0]),

@@ -20,7 +20,7 @@ stages:
     job: corpus
     pairs: $pairs
     preset: clean
-    test-share: 0.25
+    test-fraction: 0.25
   train:
     job: train aenet-tiny
     corpus: $corpus

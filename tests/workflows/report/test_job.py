@@ -20,13 +20,13 @@ def folder(tmp_path):
         (place / "training").mkdir(parents=True)
         (place / "labels.csv").write_text(to_csv(labels))
         history = [{"epoch": epoch, "train/loss": 1 / epoch, "seconds": 1.0} for epoch in (1, 2, 3)]
-        about = {"stamp": {"command": f"duskfuse evolve number {number}"}, "history": history}
+        about = {"provenance": {"command": f"duskfuse evolve number {number}"}, "history": history}
         (place / "training" / "run.json").write_text(json.dumps(about))
     for name, scores in evolved.scores.items():
         (tmp_path / "library" / name).mkdir(parents=True)
         text = json.dumps({key: (repr(score), why) for key, (score, why) in scores.items()})
         (tmp_path / "library" / name / "scores.json").write_text(text)
-    (tmp_path / "evolve.json").write_text(json.dumps({"stamp": {}, "evolutions": evolved.evolutions}))
+    (tmp_path / "evolve.json").write_text(json.dumps({"provenance": {}, "evolutions": evolved.evolutions}))
     return tmp_path
 
 

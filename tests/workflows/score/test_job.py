@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 
 def task(folder, keys=None, **changes):
     refs = [asdict(ref) for ref in find_pairs(str(folder)).refs if keys is None or ref.key in keys]
-    base = {"methods": {"M": str(folder / "fused")}, "metrics": NAMES, "sources": "clean", "dialect": "standard"}
+    base = {"methods": {"M": str(folder / "fused")}, "metrics": NAMES, "reference": "clean", "dialect": "standard"}
     return base | {"niqe_model": "", "unit": {"refs": refs}} | changes
 
 

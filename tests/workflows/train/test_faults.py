@@ -242,12 +242,12 @@ def test_a_worker_killed_while_a_detector_learns_and_an_evolution_runs(nodes, tm
     """`duskfuse detect` and `duskfuse evolve`: their trainings go on like any other, and lose no work before them."""
     detector = ["--detector", "faster-rcnn-small", "--recipe.model.size", 96, "--recipe.model.channels", 16]
     detector += ["--recipe.model.head", 32, "--recipe.epochs", 12, "--recipe.batch-size", 4]
-    detector += ["--val-share", 0.2, "--resamples", 20]
+    detector += ["--val-fraction", 0.2, "--resamples", 20]
     network = ["--recipe.epochs", 60, "--recipe.batch-size", 4, "--recipe.crops.size", 48]
     network += ["--recipe.validation.size", 48]
     for name, words in {
         "detect": ["detect", "--pairs", "scenes:16:96x80:3", *detector],
-        "evolve": ["evolve", "--pairs", "scenes:10:208x192:3", "--library", "lp,gff", *network],
+        "evolve": ["evolve", "--pairs", "scenes:10:208x192:3", "--methods", "lp,gff", *network],
     }.items():
         out = tmp_path / name
         job = Job(nodes, tmp_path, *words, "--out", out)
