@@ -54,8 +54,8 @@ def look_at(args: Args, same: dict) -> tuple[list, list[dict], dict[str, dict]]:
                 rejected.append(Rejected(row["key"], row["problems"][0]))
     if len(rejected) > args.max_rejected_fraction * (len(refs) + len(found.rejected)):
         raise UserError(
-            f"{len(rejected)} of {len(refs) + len(found.rejected)} pairs cannot be used, more than --max-rejected-fraction "
-            f"{args.max_rejected_fraction:g}. {rejected[0].key}: {rejected[0].reason}"
+            f"{len(rejected)} of {len(refs) + len(found.rejected)} pairs cannot be used, more than "
+            f"--max-rejected-fraction {args.max_rejected_fraction:g}. {rejected[0].key}: {rejected[0].reason}"
         )
     problems += [{"method": "", "image": item.key, "problem": item.reason} for item in found.rejected]
     return refs, sorted(problems, key=lambda item: (item["image"], item["problem"])), good

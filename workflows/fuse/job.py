@@ -62,8 +62,8 @@ def run(args: Args, command: list[str]) -> None:
     if len(rejected) > args.max_rejected_fraction * (source.images + len(source.rejected)) or not results:
         first = rejected[0] if rejected else {"key": "-", "reason": "nothing to do"}
         raise UserError(
-            f"{len(rejected)} images could not be fused, more than --max-rejected-fraction {args.max_rejected_fraction:g} "
-            f"({first['key']}: {first['reason']}). {len(results)} are in {args.out}."
+            f"{len(rejected)} images could not be fused, more than --max-rejected-fraction "
+            f"{args.max_rejected_fraction:g} ({first['key']}: {first['reason']}). {len(results)} are in {args.out}."
         )
     seen = set(storage.list_files(args.out))
     hidden = [name for result in results for name in result["files"] if name not in seen]
