@@ -16,7 +16,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from fusion.classical.filters import finish, widen
+from fusion.classical.filters import as_float64, to_output
 
 ITERATIONS = 10
 STEP = 0.15
@@ -25,17 +25,17 @@ STRIP = 24  # rows at a time, so that all of a step stays in the cache
 
 
 def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
-    """float32 (H, W) in [0, 1] twice -> float32 (H, W)."""
-    first, second = widen(infrared, visible)
+    """Fuse two images: float32 (H, W) in [0, 1] twice -> float32 (H, W)."""
+    first, second = as_float64(infrared, visible)
     base_1, base_2 = diffuse(first), diffuse(second)
     first -= base_1
     second -= base_2
     weight_1, weight_2 = principal_weights(first, second)
-    return finish((base_1 + base_2) / 2 + weight_1 * first + weight_2 * second, visible)
+    return to_output((base_1 + base_2) / 2 + weight_1 * first + weight_2 * second, visible)
 
 
 def diffuse(image: np.ndarray) -> np.ndarray:
-    """The image after ten steps of diffusion."""
+    """Return the image, (H, W), after ten steps of diffusion."""
     old = np.pad(image / KAPPA, 1)  # in units of kappa; the zero border stays
     new = np.zeros_like(old)
     height = len(image)
@@ -44,7 +44,8 @@ def diffuse(image: np.ndarray) -> np.ndarray:
             bottom = min(top + STRIP, height)
             new[top + 1 : bottom + 1, 1:-1] = _step(old[top : bottom + 2])
         old, new = new, old
-    return old[1:-1, 1:-1] * KAPPA
+    diffused: np.ndarray = old[1:-1, 1:-1] * KAPPA
+    return diffused
 
 
 def _step(strip: np.ndarray) -> np.ndarray:
@@ -66,7 +67,8 @@ def _step(strip: np.ndarray) -> np.ndarray:
     change -= rising[:-1, 1:]
     change *= STEP / 2
     change += strip[1:-1, 1:-1]
-    return change
+    result: np.ndarray = change
+    return result
 
 
 def _flow(ahead: np.ndarray, behind: np.ndarray) -> np.ndarray:
@@ -75,11 +77,12 @@ def _flow(ahead: np.ndarray, behind: np.ndarray) -> np.ndarray:
     weight = difference * difference
     cv2.exp(weight, dst=weight)
     difference /= weight
-    return difference
+    flow: np.ndarray = difference
+    return flow
 
 
 def principal_weights(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
-    """The principal eigenvector of the 2 x 2 covariance of the two images, divided by its sum."""
+    """Return the principal eigenvector of the 2 x 2 covariance of the two images, divided by its sum."""
     _, vectors = np.linalg.eigh(np.cov(first.ravel(), second.ravel()))
     vector = vectors[:, -1]
     if abs(vector.sum()) < 1e-6:

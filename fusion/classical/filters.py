@@ -17,9 +17,12 @@ NOISE = 1e-12  # differences below are rounding
 STRIP = 8192  # pixels of a strip: the arrays of one formula fit into the first two caches
 
 
-def widen(*images: np.ndarray) -> list[np.ndarray]:
-    """float64 copies. 8-bit values that came as float32 k / 255 are k / 255 to 1e-16 again."""
-    return [pointwise(_exact, image) for image in images]
+def as_float64(*images: np.ndarray) -> list[np.ndarray]:
+    """Return float64 copies of images of any shape in [0, 1].
+
+    8-bit values that came as float32 k / 255 are k / 255 to 1e-16 again.
+    """
+    return [apply_in_strips(_exact, image) for image in images]
 
 
 def _exact(image: np.ndarray) -> np.ndarray:
@@ -28,13 +31,18 @@ def _exact(image: np.ndarray) -> np.ndarray:
     return (image * np.float32(255)).astype(np.float64) / 255  # in float32, k / 255 * 255 rounds to k, for 0..255
 
 
-def finish(fused: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """Clipped to [0, 1], in the precision of `like`."""
-    return pointwise(lambda part: np.clip(part, 0, 1), fused, out=np.empty(fused.shape, like.dtype))
+def to_output(fused: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """Return the fused image, (H, W) or (H, W, 3), clipped to [0, 1], in the precision of `like`."""
+    return apply_in_strips(lambda part: np.clip(part, 0, 1), fused, out=np.empty(fused.shape, like.dtype))
 
 
-def pointwise(function: Callable[..., np.ndarray], *images: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """function(*images), a strip of pixels at a time; `out` may be one of the images. float64 unless `out` is not."""
+def apply_in_strips(
+    function: Callable[..., np.ndarray], *images: np.ndarray, out: np.ndarray | None = None
+) -> np.ndarray:
+    """Return function(*images), computed a strip of pixels at a time.
+
+    The images, of one shape, are passed as flat strips. `out` may be one of them; float64 unless `out` is not.
+    """
     out = np.empty(images[0].shape) if out is None else out
     flat, target = [np.ascontiguousarray(image).reshape(-1) for image in images], out.reshape(-1)
     for start in range(0, target.size, STRIP):
@@ -42,14 +50,18 @@ def pointwise(function: Callable[..., np.ndarray], *images: np.ndarray, out: np.
     return out
 
 
-def blend(share: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(1 - share) first + share second."""
-    return first + share * (second - first)
+def lerp(share: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return (1 - share) first + share second; three arrays of one shape."""
+    mixed: np.ndarray = first + share * (second - first)
+    return mixed
 
 
-def stronger(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """1 where |second| >= |first|, else 0; equal up to rounding counts as equal, as in regions where both are flat."""
-    return pointwise(lambda first, second: np.abs(second) > np.abs(first) - NOISE, first, second)
+def second_is_stronger(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return 1.0 where |second| >= |first|, else 0.0, of the shape of both.
+
+    Equal up to rounding counts as equal, as in regions where both are flat.
+    """
+    return apply_in_strips(lambda first, second: np.abs(second) > np.abs(first) - NOISE, first, second)
 
 
 class Box:
@@ -68,11 +80,11 @@ class Box:
         self.memory = memory or [np.empty(shape) for _ in range(5)]
 
     def of(self, radius: int) -> Box:
-        """The same with another radius, in the same working memory."""
+        """Return the same with another radius, in the same working memory."""
         return Box(self.shape, radius, self.memory)
 
     def mean(self, image: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """The mean around each pixel."""
+        """Return the mean around each pixel, (H, W) -> (H, W)."""
         out = cv2.boxFilter(image, -1, self.window, dst=out, borderType=ZERO)
         _leave_out_zeros(out, self.reach[0])
         _leave_out_zeros(out.T, self.reach[1])
@@ -86,7 +98,7 @@ class Box:
         mean: np.ndarray | None = None,
         out: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Q for one guide; `mean` is that of the image, for callers that have it already."""
+        """Return q, (H, W), for one guide; `mean` is that of the image, for callers that have it already."""
         first, second, _, _, product = self.memory
         mean_guide = self.mean(guide, first)
         if image is guide:
@@ -95,9 +107,13 @@ class Box:
         return self._guided(guide, mean_guide, mean, self._product(guide, image, product), epsilon, out)
 
     def mutual(
-        self, first: np.ndarray, second: np.ndarray, epsilon: float, out: tuple = (None, None)
+        self,
+        first: np.ndarray,
+        second: np.ndarray,
+        epsilon: float,
+        out: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
     ) -> tuple[np.ndarray, np.ndarray]:
-        """guided(first, second) and guided(second, first), with what they share computed once."""
+        """Return guided(first, second) and guided(second, first), (H, W) each; what they share is computed once."""
         mean_1, mean_2 = self.mean(first, self.memory[0]), self.mean(second, self.memory[1])
         product = self._product(first, second, self.memory[4])
         return (
@@ -121,13 +137,14 @@ class Box:
         _, _, b, a, _ = self.memory
         square = self._product(guide, guide, a)
 
-        def slope(square, product, mean_guide, mean):
-            return (product - mean_guide * mean) / (square - mean_guide * mean_guide + epsilon)
+        def slope(square: np.ndarray, product: np.ndarray, mean_guide: np.ndarray, mean: np.ndarray) -> np.ndarray:
+            a: np.ndarray = (product - mean_guide * mean) / (square - mean_guide * mean_guide + epsilon)
+            return a
 
-        pointwise(slope, square, square if product is None else product, mean_guide, mean, out=a)
-        pointwise(lambda a, mean_guide, mean: mean - a * mean_guide, a, mean_guide, mean, out=b)
+        apply_in_strips(slope, square, square if product is None else product, mean_guide, mean, out=a)
+        apply_in_strips(lambda a, mean_guide, mean: mean - a * mean_guide, a, mean_guide, mean, out=b)
         q = self.mean(a, out)
-        return pointwise(lambda a, guide, b: a * guide + b, q, guide, self.mean(b, a), out=q)
+        return apply_in_strips(lambda a, guide, b: a * guide + b, q, guide, self.mean(b, a), out=q)
 
 
 def _leave_out_zeros(mean: np.ndarray, reach: int) -> None:
@@ -141,20 +158,24 @@ def _leave_out_zeros(mean: np.ndarray, reach: int) -> None:
 
 
 def gaussian_taps(size: int, sigma: float) -> np.ndarray:
-    """`size` (odd) samples of exp(-x^2 / (2 sigma^2)) around 0, with sum 1."""
+    """Return `size` (odd) samples of exp(-x^2 / (2 sigma^2)) around 0, with sum 1."""
     x = np.arange(size) - (size - 1) / 2
     taps = np.exp(-(x * x) / (2 * sigma * sigma))
-    return taps / taps.sum()
+    normalised: np.ndarray = taps / taps.sum()
+    return normalised
 
 
 def gaussian(image: np.ndarray, size: int, sigma: float, border: int, out: np.ndarray | None = None) -> np.ndarray:
-    """Gaussian of size x size taps (odd), cut off and normalised; `border` ZERO, REPLICATE or SYMMETRIC."""
+    """Return the image, (H, W), under a Gaussian of size x size taps (odd), cut off and normalised.
+
+    `border` is ZERO, REPLICATE or SYMMETRIC.
+    """
     taps = gaussian_taps(size, sigma)
     return cv2.sepFilter2D(image, -1, taps, taps, dst=out, borderType=border)
 
 
 def wide_gaussian(image: np.ndarray, size: int, sigma: float) -> np.ndarray:
-    """gaussian(..., SYMMETRIC) through the Fourier transform, for windows of hundreds of pixels."""
+    """Return gaussian(..., SYMMETRIC), (H, W), through the Fourier transform: for windows of hundreds of pixels."""
     for axis in (1, 0):
         length = image.shape[axis]
         # mirrored once, the image is periodic, so that a circular convolution is exact for any window

@@ -17,7 +17,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from fusion.classical.filters import NOISE, REPLICATE, Box, blend, finish, gaussian, pointwise, widen
+from fusion.classical.filters import NOISE, REPLICATE, Box, apply_in_strips, as_float64, gaussian, lerp, to_output
 from fusion.images.colour import quantise, to_grey
 
 WINDOW = 31
@@ -26,17 +26,17 @@ DETAIL = (7, 1e-6)
 
 
 def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
-    """float32 (H, W) in [0, 1] twice -> float32 (H, W)."""
-    first, second = widen(visible, infrared)
-    return finish(mix(first, second, *weights(first, second)), visible)
+    """Fuse two images: float32 (H, W) in [0, 1] twice -> float32 (H, W)."""
+    first, second = as_float64(visible, infrared)
+    return to_output(mix(first, second, *weights(first, second)), visible)
 
 
 def fuse_colour(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
-    """Float (H, W, 3) twice -> float (H, W, 3)."""
-    first, second = widen(visible, infrared)
+    """Fuse every channel: float (H, W, 3) twice -> float (H, W, 3)."""
+    first, second = as_float64(visible, infrared)
     base, detail = weights(_grey(first), _grey(second))
     channels = [mix(first[..., c], second[..., c], base, detail) for c in range(3)]
-    return finish(np.stack(channels, axis=-1), visible)
+    return to_output(np.stack(channels, axis=-1), visible)
 
 
 def _grey(image: np.ndarray) -> np.ndarray:
@@ -44,43 +44,57 @@ def _grey(image: np.ndarray) -> np.ndarray:
 
 
 def mix(first: np.ndarray, second: np.ndarray, base: np.ndarray, detail: np.ndarray) -> np.ndarray:
-    """The sum of both images' bases and details, with the first image's weights."""
+    """Return the sum of both images' bases and details, with the first image's weights; all (H, W)."""
     base_1 = cv2.blur(first, (WINDOW, WINDOW), borderType=REPLICATE)
     base_2 = cv2.blur(second, (WINDOW, WINDOW), borderType=REPLICATE)
 
-    def formula(first, second, base, detail, base_1, base_2):
-        return blend(base, base_2, base_1) + blend(detail, second - base_2, first - base_1)
+    def formula(
+        first: np.ndarray,
+        second: np.ndarray,
+        base: np.ndarray,
+        detail: np.ndarray,
+        base_1: np.ndarray,
+        base_2: np.ndarray,
+    ) -> np.ndarray:
+        mixed: np.ndarray = lerp(base, base_2, base_1) + lerp(detail, second - base_2, first - base_1)
+        return mixed
 
-    return pointwise(formula, first, second, base, detail, base_1, base_2)
+    return apply_in_strips(formula, first, second, base, detail, base_1, base_2)
 
 
 def weights(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The first image's weights in base and detail; the second's are the rest to 1."""
-    chosen = pointwise(lambda first, second: first > second + NOISE, salience(first), salience(second))
+    """Return the first image's weights in base and detail; the second's are the rest to 1."""
+    chosen = apply_in_strips(lambda first, second: first > second + NOISE, saliency_map(first), saliency_map(second))
     box = Box(first.shape, 1)
-    base, detail = (share(first, second, chosen, box.of(radius), epsilon) for radius, epsilon in (BASE, DETAIL))
+    base, detail = (
+        normalised_weight(first, second, chosen, box.of(radius), epsilon) for radius, epsilon in (BASE, DETAIL)
+    )
     return base, detail
 
 
-def share(first: np.ndarray, second: np.ndarray, chosen: np.ndarray, box: Box, epsilon: float) -> np.ndarray:
-    """W_1 / (W_1 + W_2)."""
+def normalised_weight(
+    first: np.ndarray, second: np.ndarray, chosen: np.ndarray, box: Box, epsilon: float
+) -> np.ndarray:
+    """Return W_1 / (W_1 + W_2), (H, W); `chosen` is 1 where the first image is more salient, (H, W)."""
     mean = box.mean(chosen)
     weight_1 = box.guided(first, chosen, epsilon, mean)
     rest = box.guided(second, chosen, epsilon, mean)
 
-    def formula(weight_1, rest):
+    def formula(weight_1: np.ndarray, rest: np.ndarray) -> np.ndarray:
         weight_1, weight_2 = _round(weight_1), _round(1 - rest)  # guided(I, 1 - P) = 1 - guided(I, P)
-        return (weight_1 + 1e-12) / (weight_1 + weight_2 + 2e-12)
+        weight: np.ndarray = (weight_1 + 1e-12) / (weight_1 + weight_2 + 2e-12)
+        return weight
 
-    return pointwise(formula, weight_1, rest, out=rest)
+    return apply_in_strips(formula, weight_1, rest, out=rest)
 
 
 def _round(weight: np.ndarray) -> np.ndarray:
     """Clipped to [0, 1] and rounded to 8 bits, as in the authors' program."""
-    return np.floor(np.clip(weight, 0, 1) * 255 + 0.5) / 255
+    rounded: np.ndarray = np.floor(np.clip(weight, 0, 1) * 255 + 0.5) / 255
+    return rounded
 
 
-def salience(image: np.ndarray) -> np.ndarray:
-    """S."""
+def saliency_map(image: np.ndarray) -> np.ndarray:
+    """Return the saliency S, (H, W): a Gaussian of the absolute Laplacian."""
     laplacian = cv2.Laplacian(image, -1, ksize=1, borderType=REPLICATE)
     return gaussian(np.abs(laplacian, out=laplacian), 11, 5, REPLICATE)

@@ -18,7 +18,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from fusion.classical.filters import SYMMETRIC, Box, blend, finish, gaussian, pointwise, stronger, wide_gaussian, widen
+from fusion.classical.filters import (
+    SYMMETRIC,
+    Box,
+    apply_in_strips,
+    as_float64,
+    gaussian,
+    lerp,
+    second_is_stronger,
+    to_output,
+    wide_gaussian,
+)
 from fusion.classical.saliency import perceptual_saliency
 
 LEVELS = 4
@@ -30,37 +40,47 @@ GAIN = 275 / 255
 
 
 def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
-    """float32 (H, W) in [0, 1] twice -> float32 (H, W)."""
-    first, second = widen(visible, infrared)
+    """Fuse two images: float32 (H, W) in [0, 1] twice -> float32 (H, W)."""
+    first, second = as_float64(visible, infrared)
     strength = steepness(first, second)
     box = Box(first.shape, RADIUS)
     fused, textures_1, edges_1 = decompose(first, box)
     base_2, textures_2, edges_2 = decompose(second, box)
 
-    def add(fused, share, *layers):  # layers: edges and textures of the first image, then of the second
-        return fused + blend(share, layers[0] + layers[1], layers[2] + layers[3])
+    def add(fused: np.ndarray, share: np.ndarray, *layers: np.ndarray) -> np.ndarray:
+        edges_1, textures_1, edges_2, textures_2 = layers
+        added: np.ndarray = fused + lerp(share, edges_1 + textures_1, edges_2 + textures_2)
+        return added
 
     for level in range(LEVELS - 1, 0, -1):
         share = preference(edges_1[level], edges_2[level], strength)
         if level == LEVELS - 1:
-            pointwise(blend, wide_gaussian(share, 6 * BASE_SIGMA + 1, BASE_SIGMA), fused, base_2, out=fused)
+            apply_in_strips(lerp, wide_gaussian(share, 6 * BASE_SIGMA + 1, BASE_SIGMA), fused, base_2, out=fused)
         share = gaussian(share, 7, 1, SYMMETRIC, out=box.memory[0])
         layers = edges_1[level], textures_1[level], edges_2[level], textures_2[level]
-        pointwise(add, fused, share, *layers, out=fused)
+        apply_in_strips(add, fused, share, *layers, out=fused)
 
     layers = edges_1[0], textures_1[0], edges_2[0], textures_2[0]
-    share = gaussian(stronger(edges_1[0], edges_2[0]), 7, 1, SYMMETRIC, out=box.memory[0])
-    pointwise(_add_finest, fused, share, *layers, out=fused)
-    return finish(fused, visible)
+    share = gaussian(second_is_stronger(edges_1[0], edges_2[0]), 7, 1, SYMMETRIC, out=box.memory[0])
+    apply_in_strips(_add_finest, fused, share, *layers, out=fused)
+    return to_output(fused, visible)
 
 
-def _add_finest(fused, share, edges_1, textures_1, edges_2, textures_2):
+def _add_finest(
+    fused: np.ndarray,
+    share: np.ndarray,
+    edges_1: np.ndarray,
+    textures_1: np.ndarray,
+    edges_2: np.ndarray,
+    textures_2: np.ndarray,
+) -> np.ndarray:
     textures = np.where(np.abs(textures_1) < np.abs(textures_2), textures_2, textures_1)
-    return GAIN * (fused + blend(share, edges_1, edges_2) + textures)
+    finished: np.ndarray = GAIN * (fused + lerp(share, edges_1, edges_2) + textures)
+    return finished
 
 
 def decompose(image: np.ndarray, box: Box) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
-    """(base, textures, edges), finest level first; base + all textures + all edges is the image."""
+    """Return (base, textures, edges), finest level first; base + all textures + all edges is the image."""
     blurred = kept = image
     textures, edges = [], []
     for level in range(LEVELS):
@@ -73,14 +93,14 @@ def decompose(image: np.ndarray, box: Box) -> tuple[np.ndarray, list[np.ndarray]
 
 
 def preference(first: np.ndarray, second: np.ndarray, strength: float) -> np.ndarray:
-    """0 where the visible edges are as strong, towards 1 where the infrared ones lead; steeper with strength."""
-    lead = pointwise(lambda first, second: np.maximum(np.abs(second) - np.abs(first), 0), first, second)
+    """Return weights, (H, W): 0 where the visible edges are as strong, towards 1 where infrared ones lead."""
+    lead = apply_in_strips(lambda first, second: np.maximum(np.abs(second) - np.abs(first), 0), first, second)
     scale = strength / max(lead.max(), 1e-12)
-    return pointwise(lambda lead: np.arctan(lead * scale) / np.arctan(strength), lead, out=lead)
+    return apply_in_strips(lambda lead: np.arctan(lead * scale) / np.arctan(strength), lead, out=lead)
 
 
 def steepness(visible: np.ndarray, infrared: np.ndarray) -> float:
-    """Lambda."""
+    """Return the paper's lambda, of two (H, W) images: how steeply infrared edges are preferred."""
     seen = perceptual_saliency(visible)
     ratio = perceptual_saliency(infrared) / seen if seen else 0.0
     return float(np.clip(2500 * ratio - 1900, 100, 2000))

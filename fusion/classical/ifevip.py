@@ -17,7 +17,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from fusion.classical.filters import ZERO, finish, gaussian, widen
+from fusion.classical.filters import ZERO, as_float64, gaussian, to_output
 from fusion.images.colour import quantise, to_grey
 
 SIDE = 512
@@ -29,7 +29,7 @@ BEZIER = np.array([[-1, 3, -3, 1], [3, -6, 3, 0], [-3, 3, 0, 0], [1, 0, 0, 0]], 
 
 
 def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
-    """float32 (H, W) in [0, 1] twice -> float32 (H, W)."""
+    """Fuse two images: float32 (H, W) in [0, 1] twice -> float32 (H, W)."""
     return _fuse(visible, infrared, background(quantise(infrared)))
 
 
@@ -41,7 +41,7 @@ def fuse_colour(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
 
 def _fuse(visible: np.ndarray, infrared: np.ndarray, dark: np.ndarray) -> np.ndarray:
     """Visible (H, W) or (H, W, C); infrared of the same shape or with one channel; dark in grey levels."""
-    first, second = (image * 255 for image in widen(visible, infrared))
+    first, second = (image * 255 for image in as_float64(visible, infrared))
     known = entropy(quantise(visible))
     ratio = entropy(quantise(infrared)) / known if known else 1.0
     added = np.maximum(np.maximum(second - dark, 0) + (second - first) * ratio, 0)
@@ -50,7 +50,7 @@ def _fuse(visible: np.ndarray, infrared: np.ndarray, dark: np.ndarray) -> np.nda
     added *= min(255 / max(top, 1), GAIN)
     added += first
     added /= 255
-    return finish(added, visible)
+    return to_output(added, visible)
 
 
 def entropy(levels: np.ndarray) -> float:
@@ -61,7 +61,7 @@ def entropy(levels: np.ndarray) -> float:
 
 
 def background(levels: np.ndarray) -> np.ndarray:
-    """The smooth dark background of an 8-bit image, in grey levels, rounded."""
+    """Return the smooth dark background of an 8-bit image, (H, W), in grey levels, rounded."""
     surface = resize(bezier_surface(resize(levels, (SIDE, SIDE))), levels.shape)
     return np.floor(gaussian(surface, 9, 4.5, ZERO) + 0.5)
 
@@ -125,6 +125,7 @@ def _resize(image: np.ndarray, length: int, axis: int) -> np.ndarray:
 
 
 def cubic(x: np.ndarray) -> np.ndarray:
+    """Return Keys' cubic kernel (a = -0.5) at distances of any shape, in pixels."""
     x = np.abs(x)
     inner = 1.5 * x**3 - 2.5 * x**2 + 1
     outer = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2

@@ -16,7 +16,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from fusion.classical.filters import finish, widen
+from fusion.classical.filters import as_float64, to_output
 
 LEVELS = 4
 SMALLEST = 4  # pixels of the shorter side of the base
@@ -24,9 +24,9 @@ TAPS = np.array([1, 4, 6, 4, 1]) / 16
 
 
 def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
-    """float32 (H, W) in [0, 1] twice -> float32 (H, W)."""
-    first, second = widen(infrared, visible)
-    bands = []
+    """Fuse two images: float32 (H, W) in [0, 1] twice -> float32 (H, W)."""
+    first, second = as_float64(infrared, visible)
+    bands: list[np.ndarray] = []
     while len(bands) < LEVELS and min(first.shape) >= 2 * SMALLEST:
         small_1, small_2 = reduce(first), reduce(second)
         bands.append(choose(first - expand(small_1, first.shape), second - expand(small_2, second.shape)))
@@ -34,16 +34,16 @@ def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
     fused = (first + second) / 2
     for band in reversed(bands):
         fused = expand(fused, band.shape) + band
-    return finish(fused, visible)
+    return to_output(fused, visible)
 
 
 def reduce(image: np.ndarray) -> np.ndarray:
-    """Blurred by w, then every second row and column, (H + 1) // 2 x (W + 1) // 2."""
+    """Return the image, (H, W), blurred by w, then every second row and column, ((H + 1) // 2, (W + 1) // 2)."""
     return cv2.sepFilter2D(image, -1, TAPS, TAPS, borderType=cv2.BORDER_REFLECT_101)[::2, ::2]
 
 
 def expand(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Zeros between the pixels, then 4 w; cut to `shape`."""
+    """Return the image with zeros between its pixels, under 4 w, cut to `shape`."""
     rows = _double(image)
     return np.ascontiguousarray(_double(rows.T).T[: shape[0], : shape[1]])
 
@@ -60,7 +60,7 @@ def _double(image: np.ndarray) -> np.ndarray:
 
 
 def choose(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The coefficients with the larger neighbourhood, by majority of 3 x 3."""
+    """Return the coefficients, (H, W), with the larger neighbourhood, by majority of 3 x 3."""
     window = np.ones((3, 3), np.uint8)
     larger = cv2.dilate(np.abs(first), window) > cv2.dilate(np.abs(second), window)
     votes = cv2.boxFilter(larger.astype(np.uint8), -1, (3, 3), normalize=False, borderType=cv2.BORDER_REFLECT_101)

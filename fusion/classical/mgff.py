@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fusion.classical.filters import Box, finish, pointwise, widen
+from fusion.classical.filters import Box, apply_in_strips, as_float64, to_output
 
 LEVELS = 4
 RADIUS = 9
@@ -21,20 +21,24 @@ EPSILON = 1000 / 255**2
 
 
 def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
-    """float32 (H, W) in [0, 1] twice -> float32 (H, W)."""
-    first, second = widen(infrared, visible)
+    """Fuse two images: float32 (H, W) in [0, 1] twice -> float32 (H, W)."""
+    first, second = as_float64(infrared, visible)
     box = Box(first.shape, RADIUS)
     fused = np.zeros_like(first)
     spare = (np.empty_like(first), np.empty_like(second))
     for _ in range(LEVELS):
         base_1, base_2 = box.mutual(first, second, EPSILON, spare)
-        pointwise(_add_details, fused, first, base_1, second, base_2, out=fused)
+        apply_in_strips(_add_details, fused, first, base_1, second, base_2, out=fused)
         first, second, spare = base_1, base_2, (first, second)
-    pointwise(lambda details, first, second: details + (first + second) / 2, fused, first, second, out=fused)
-    return finish(fused, visible)
+    apply_in_strips(lambda details, first, second: details + (first + second) / 2, fused, first, second, out=fused)
+    return to_output(fused, visible)
 
 
-def _add_details(fused, first, base_1, second, base_2):
+def _add_details(
+    fused: np.ndarray, first: np.ndarray, base_1: np.ndarray, second: np.ndarray, base_2: np.ndarray
+) -> np.ndarray:
     detail_1, detail_2 = first - base_1, second - base_2
     size_1, size_2 = np.abs(detail_1), np.abs(detail_2)
-    return fused + (size_1 * detail_1 + size_2 * detail_2) / np.maximum(size_1 + size_2, np.finfo(np.float64).tiny)
+    total = np.maximum(size_1 + size_2, np.finfo(np.float64).tiny)
+    added: np.ndarray = fused + (size_1 * detail_1 + size_2 * detail_2) / total
+    return added

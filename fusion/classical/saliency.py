@@ -50,10 +50,12 @@ def _energy(blocks: np.ndarray) -> np.ndarray:
     total = 2 * spectrum.sum(axis=(1, 2)) - spectrum[:, :, 0].sum(axis=1)
     if width % 2 == 0:
         total -= spectrum[:, :, -1].sum(axis=1)
-    return np.sqrt(total) / (height * width)
+    energy: np.ndarray = np.sqrt(total) / (height * width)
+    return energy
 
 
 def _eye(height: int, width: int) -> np.ndarray:
     """Sensitivity at each frequency of the half transform."""
     r = HIGHEST * 2 * np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
-    return 2.6 * (0.0192 + 0.114 * r) * np.exp(-((0.114 * r) ** 1.1))
+    sensitivity: np.ndarray = 2.6 * (0.0192 + 0.114 * r) * np.exp(-((0.114 * r) ** 1.1))
+    return sensitivity

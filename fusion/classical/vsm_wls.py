@@ -19,7 +19,17 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from fusion.classical.filters import REPLICATE, SYMMETRIC, Box, blend, finish, gaussian, pointwise, stronger, widen
+from fusion.classical.filters import (
+    REPLICATE,
+    SYMMETRIC,
+    Box,
+    apply_in_strips,
+    as_float64,
+    gaussian,
+    lerp,
+    second_is_stronger,
+    to_output,
+)
 
 SIGMAS = (2, 4, 8)
 RANGE_SIGMA = 0.05
@@ -28,25 +38,33 @@ LAMBDA = 0.01
 
 
 def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
-    """float32 (H, W) in [0, 1] twice -> float32 (H, W)."""
-    first, second = widen(infrared, visible)
+    """Fuse two images: float32 (H, W) in [0, 1] twice -> float32 (H, W)."""
+    first, second = as_float64(infrared, visible)
     lead_1, lead_2 = saliency(first), saliency(second)
     box = Box(first.shape, 1)
     base_1, details_1 = decompose(first, box)
     base_2, details_2 = decompose(second, box)
 
-    def start(lead_1, lead_2, base_1, base_2, detail_1, detail_2):
-        base = blend((1 - lead_1 + lead_2) / 2, base_1, base_2)
-        return base + np.where(np.abs(detail_1) < np.abs(detail_2), detail_2, detail_1)
+    def start(
+        lead_1: np.ndarray,
+        lead_2: np.ndarray,
+        base_1: np.ndarray,
+        base_2: np.ndarray,
+        detail_1: np.ndarray,
+        detail_2: np.ndarray,
+    ) -> np.ndarray:
+        base = lerp((1 - lead_1 + lead_2) / 2, base_1, base_2)
+        fused: np.ndarray = base + np.where(np.abs(detail_1) < np.abs(detail_2), detail_2, detail_1)
+        return fused
 
-    fused = pointwise(start, lead_1, lead_2, base_1, base_2, details_1[0], details_2[0])
+    fused = apply_in_strips(start, lead_1, lead_2, base_1, base_2, details_1[0], details_2[0])
     for detail_1, detail_2 in zip(details_1[1:], details_2[1:], strict=True):
         add_detail(fused, detail_1, detail_2, box.memory)
-    return finish(fused, visible)
+    return to_output(fused, visible)
 
 
 def decompose(image: np.ndarray, box: Box) -> tuple[np.ndarray, list[np.ndarray]]:
-    """(base, [detail of level 1, 2, 3, 4]); their sum is the image."""
+    """Return (base, [detail of level 1, 2, 3, 4]), (H, W) each; their sum is the image, which is overwritten."""
     details = []
     for sigma in SIGMAS:
         smooth = rolling_guidance(image, sigma, box.of(sigma))
@@ -57,7 +75,7 @@ def decompose(image: np.ndarray, box: Box) -> tuple[np.ndarray, list[np.ndarray]
 
 
 def rolling_guidance(image: np.ndarray, sigma: int, box: Box) -> np.ndarray:
-    """J_0 = Gaussian(I), J_t+1 = guided(J_t, I): removes what is smaller than sigma, keeps edges.
+    """Return J_4, (H, W): J_0 = Gaussian(I), J_t+1 = guided(J_t, I). It removes details under sigma, keeps edges.
 
     The guided filter stands for the joint bilateral filter of Zhang, Shen, Xu and Jia, ECCV 2014.
     """
@@ -69,22 +87,26 @@ def rolling_guidance(image: np.ndarray, sigma: int, box: Box) -> np.ndarray:
 
 
 def add_detail(fused: np.ndarray, first: np.ndarray, second: np.ndarray, memory: list[np.ndarray]) -> None:
-    """Adds the least-squares detail of one level to `fused`."""
-    share = gaussian(stronger(first, second), 13, 2, SYMMETRIC, out=memory[0])
+    """Add the least-squares detail of one level to `fused`."""
+    share = gaussian(second_is_stronger(first, second), 13, 2, SYMMETRIC, out=memory[0])
     mean = cv2.blur(second, (7, 7), dst=memory[1], borderType=REPLICATE)
 
-    def solve(fused, first, second, share, mean):
+    def solve(
+        fused: np.ndarray, first: np.ndarray, second: np.ndarray, share: np.ndarray, mean: np.ndarray
+    ) -> np.ndarray:
         pull = LAMBDA / (np.abs(mean) + 1e-6)
-        return fused + (blend(share, first, second) + pull * first) / (1 + pull)
+        solved: np.ndarray = fused + (lerp(share, first, second) + pull * first) / (1 + pull)
+        return solved
 
-    pointwise(solve, fused, first, second, share, mean, out=fused)
+    apply_in_strips(solve, fused, first, second, share, mean, out=fused)
 
 
 def saliency(image: np.ndarray) -> np.ndarray:
-    """How far each grey level (of 256) is from those of all pixels, scaled to 0..1; 0 for a constant image."""
+    """Return how far each grey level (of 256) is from those of all pixels, (H, W) in 0..1; 0 if constant."""
     levels = np.rint(image * 255).astype(np.uint8)
     count = np.bincount(levels.ravel(), minlength=256)
     steps = np.arange(256)
     table = np.abs(steps[:, None] - steps) @ count
     low, high = table[count > 0].min(), table[count > 0].max()
-    return ((table - low) / max(high - low, 1))[levels]
+    scaled: np.ndarray = ((table - low) / max(high - low, 1))[levels]
+    return scaled

@@ -126,7 +126,7 @@ USUAL = ("en", "sf", "sd", "mi", "vif", "ag", "scd", "qabf", "psnr", "ssim")  # 
 
 
 def choose(names: Sequence[str] | None = None, dialect: str = STANDARD) -> list[str]:
-    """The names, checked against the dialect; None: the usual ones that the dialect has. UserError otherwise."""
+    """Return the names, checked against the dialect; None: the usual ones that the dialect has. UserError otherwise."""
     if dialect not in DIALECTS:
         raise UserError(f"unknown dialect {dialect!r}: choose from {', '.join(DIALECTS)}.")
     there = [name for name, metric in METRICS.items() if dialect in metric.dialects]
@@ -168,19 +168,21 @@ def score(
         raise ValueError(f"images must be B x 1 or 3 x H x W (at least one pixel), got {', '.join(map(str, shapes))}")
     if len({(shape[0], *shape[2:]) for shape in shapes}) > 1:
         raise ValueError("fused {}, visible {} and infrared {} must have one batch and size".format(*shapes))
-    images = tuple(image.to(torch.float64) for image in images)
+    images = (fused.double(), visible.double(), infrared.double())
     usable_B = torch.stack([image.sum(dim=(1, 2, 3)).isfinite() for image in images]).all(dim=0)
     work = {name: (instead or {}).get(name, METRICS[name].dialects[dialect]) for name in chosen}
     # a CPU is 3 times faster image by image (the planes stay in its cache); an accelerator wants the whole batch
     step = 1 if fused.device.type == "cpu" else max(shapes[0][0], 1)
-    parts = list(zip(*(image.split(step) for image in images), strict=True))
+    parts = list(zip(*(torch.split(image, step) for image in images), strict=True))
     threads = min(len(parts), torch.get_num_threads()) if fused.device.type == "cpu" else 0
-    parts = _shared_out(lambda part: _score_part(part, work, DIALECTS[dialect]), parts, threads)
-    return {name: torch.cat([part[name] for part in parts]).where(usable_B, torch.nan) for name in chosen}
+    scored = _shared_out(lambda part: _score_part(part, work, DIALECTS[dialect]), parts, threads)
+    return {name: torch.cat([part[name] for part in scored]).where(usable_B, torch.nan) for name in chosen}
 
 
-def _shared_out(work: Callable[[tuple[Tensor, ...]], dict[str, Tensor]], parts: list, threads: int) -> list:
-    """[work(part) ...], by so many threads of one core each (0: here), so that sums never depend on their number."""
+def _shared_out(
+    work: Callable[[tuple[Tensor, ...]], dict[str, Tensor]], parts: list[tuple[Tensor, ...]], threads: int
+) -> list[dict[str, Tensor]]:
+    """Return [work(part) ...], by so many one-core threads (0: here): sums never depend on their number."""
     if torch.get_num_threads() == 1 or not threads:
         return [work(part) for part in parts]
     before = torch.get_num_threads()

@@ -17,7 +17,7 @@ def compute(t: Triplet) -> Tensor:
     regional saliency extraction and multi-scale image decomposition", Optics Communications 341, 2015.
     """
     if t.short_side < 2:
-        return t.undefined()
+        return t.nan()
     gy, gx = torch.gradient(t.fused, dim=(-2, -1))
     return ((gx.square() + gy.square()) / 2).sqrt().mean(dim=(1, 2, 3))
 
@@ -25,5 +25,5 @@ def compute(t: Triplet) -> Tensor:
 def fewer_pixels(t: Triplet) -> Tensor:
     """vifb, tang2022: the sum over all H W pixels divided by (H - 1)(W - 1), 0.4 % more at 640 x 480."""
     if t.short_side < 2:
-        return t.undefined()
+        return t.nan()
     return compute(t) * (t.height * t.width / ((t.height - 1) * (t.width - 1)))

@@ -16,5 +16,5 @@ def compute(t: Triplet) -> Tensor:
     Cytochemistry 24, 1976; form F-3 of Sun, Duthaler and Nelson, Microscopy Research and Technique 65, 2004.
     """
     if t.width < 3:
-        return t.undefined()
+        return t.nan()
     return (t.fused[..., 2:] - t.fused[..., :-2]).square().sum(dim=(1, 2, 3))

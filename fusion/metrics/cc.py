@@ -21,14 +21,14 @@ def compute(t: Triplet) -> Tensor:
 
 
 def products(t: Triplet) -> Tensor:
-    """Sums over the pixels of products of deviations from the mean; visible, infrared, fused: B 3 3. Shared."""
+    """Return sums over the pixels of products of deviations from the mean; visible, infrared, fused: B 3 3. Shared."""
     image_BTP = t.image_BTHW.flatten(2)
     image_BTP = image_BTP - image_BTP.mean(dim=2, keepdim=True)
     return image_BTP @ image_BTP.mT
 
 
 def variances(t: Triplet) -> Tensor:
-    """The diagonal of `products`, B 3; exactly 0 where an image is constant up to rounding noise."""
+    """Return the diagonal of `products`, B 3; exactly 0 where an image is constant up to rounding noise."""
     constant_BT = is_constant(t.image_BTHW)
     return t.get(products).diagonal(dim1=1, dim2=2).masked_fill(constant_BT, 0.0)
 

@@ -15,8 +15,9 @@ from fusion.metrics.triplet import Triplet
 
 @dataclass(frozen=True)
 class Scales:
-    """What brings the terms to the sizes that the paper prints for its own networks. Fixed, never drawn from the images
-    being compared, so that scoring one more method changes no other score.
+    """Factors that bring the terms to the sizes that the paper prints for its own networks.
+
+    They are fixed, never drawn from the images being compared, so scoring one more method changes no other score.
     """
 
     niqe: float = 3.0  # NIQE of a clean picture: 3 / NIQE is about 0.7
@@ -38,7 +39,7 @@ def compute(t: Triplet) -> Tensor:
 
 
 def with_model(pristine: niqe.Pristine, scales: Scales | None = None) -> Callable[[Triplet], Tensor]:
-    """The same with NIQE under another model of clean pictures, or with other scales."""
+    """Return the same with NIQE under another model of clean pictures, or with other scales."""
     return partial(_mean, scales or Scales(), niqe.with_model(pristine))
 
 

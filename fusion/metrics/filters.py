@@ -109,7 +109,9 @@ def sobel(padded_BKHW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sobel_by_column(padded_BKHW: Tensor) -> tuple[Tensor, Tensor]:
-    """The same sums in the order of a convolution that walks the kernel column by column, every product added alone.
+    """Return the same sums in the order of a convolution that walks the kernel column by column.
+
+    Every product is added alone.
 
     Equal to `sobel` on integers; on fractions the rounding is another one.
     """

@@ -32,12 +32,12 @@ def counts(index_BKHW: Tensor, bins: int) -> Tensor:
 
 
 def shares(t: Triplet) -> Tensor:
-    """The histograms p of visible, infrared and fused, B T 256, sum 1."""
+    """Return the histograms p of visible, infrared and fused, B T 256, sum 1."""
     return counts(t.get(levels), LEVELS).double() / (t.height * t.width)
 
 
 def joint_shares(t: Triplet, top: int = LEVELS - 1) -> Tensor:
-    """The joint histograms of each source with the fused image, B S 256^2; levels above `top` count as `top`."""
+    """Return the joint histograms of each source with the fused image, B S 256^2; levels above `top` count as `top`."""
     level_BTHW = t.get(levels).clamp(max=top).int()
     index_BSHW = level_BTHW[:, :2] * LEVELS + level_BTHW[:, 2:]
     return counts(index_BSHW, LEVELS**2).double() / (t.height * t.width)

@@ -15,7 +15,9 @@ MIN_SIDE = (SIZE - 1) * 2 ** (len(WEIGHTS) - 1) + 1  # 161: one whole window at 
 
 
 def compute(t: Triplet) -> Tensor:
-    """MS-SSIM = mean over both sources X of S_5^w5 prod over scales k < 5 of C_k^wk,
+    """Return MS-SSIM of every image, float64 (B,).
+
+    MS-SSIM = mean over both sources X of S_5^w5 prod over scales k < 5 of C_k^wk,
     w = 0.0448, 0.2856, 0.3001, 0.2363, 0.1333.
 
     C_k is the mean contrast-structure term of SSIM at scale k, S_5 the mean of the whole SSIM map at the last; the
@@ -24,7 +26,7 @@ def compute(t: Triplet) -> Tensor:
     Wang, Simoncelli and Bovik, "Multi-scale structural similarity for image quality assessment", Asilomar 2003.
     """
     if t.short_side < MIN_SIDE:
-        return t.undefined()
+        return t.nan()
     source_BSHW, fused_B1HW = t.source_BSHW, t.fused
     taps = gaussian_window(SIZE, SIGMA)
     value_BS = torch.ones_like(source_BSHW[..., 0, 0])

@@ -9,7 +9,9 @@ from fusion.metrics.triplet import Triplet
 
 
 def compute(t: Triplet) -> Tensor:
-    """N_abf = sum over pixels of M ((1 - Q_AF) g_A + (1 - Q_BF) g_B) / sum over pixels of (g_A + g_B),
+    """Return N_abf of every image, float64 (B,).
+
+    N_abf = sum over pixels of M ((1 - Q_AF) g_A + (1 - Q_BF) g_B) / sum over pixels of (g_A + g_B),
     M = 1 where g_F > g_A and g_F > g_B, else 0.
 
     Edge strengths g and preservations Q as in Q_abf, exponent L = 1. NaN where Q_abf is. Lower is better. Source:

@@ -85,13 +85,13 @@ def with_model(pristine: Pristine) -> Callable[[Triplet], Tensor]:
 
 
 def name_of_model(pristine: Pristine | None = None) -> str:
-    """What to print beside values: the model's name and what it was fitted on. None: the one that ships."""
+    """Return what to print beside values: the model's name and what it was fitted on. None: the one that ships."""
     return str(pristine or shipped())
 
 
 @cache
 def shipped() -> Pristine:
-    """The model that comes with the package."""
+    """Return the model that comes with the package."""
     return _from_json(resources.files("fusion.metrics").joinpath("niqe_pristine.json").read_bytes())
 
 
@@ -101,7 +101,7 @@ def _features(t: Triplet) -> Tensor:
 
 def _distance(pristine: Pristine, t: Triplet) -> Tensor:
     if (t.height // BLOCK) * (t.width // BLOCK) < 2:
-        return t.undefined()
+        return t.nan()
     feature_BNF = t.get(_features)
     feature_BNF = feature_BNF.where(feature_BNF.isfinite(), torch.nan)
     whole_BN1 = feature_BNF.isfinite().all(dim=-1, keepdim=True)
@@ -117,7 +117,7 @@ def _distance(pristine: Pristine, t: Triplet) -> Tensor:
 
 
 def fit_pristine(images: Iterable[np.ndarray], name: str) -> Pristine:
-    """The model of clean images: grey H W, uint8 or float on the 0..255 scale, sizes may differ.
+    """Return the model of clean images: grey H W, uint8 or float on the 0..255 scale, sizes may differ.
 
     Of each image the blocks count whose sharpness is above 0.75 of that of its sharpest block. UserError for an image
     that holds no block, or if fewer than 37 blocks remain, too few for a covariance of 36 features.
@@ -147,8 +147,10 @@ def save_pristine(path: str | Path, pristine: Pristine) -> None:
 
 
 def load_pristine(path: str | Path) -> Pristine:
-    """A model from a file or URI: JSON as `save_pristine` writes it, or .npz with mu_pris_param and cov_pris_param (the
-    form in which the authors' model is passed around), then named after the file. UserError for anything else.
+    """Return a model from a file or URI.
+
+    It is JSON as `save_pristine` writes it, or .npz with mu_pris_param and cov_pris_param (the form in which the
+    authors' model is passed around), then named after the file. UserError for anything else.
     """
     try:
         data = storage.read_bytes(path)

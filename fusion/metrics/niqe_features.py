@@ -23,8 +23,9 @@ HALVING = [tap / 256 for tap in (-3, -9, 29, 111, 111, 29, -9, -3)]
 
 
 class Aggd(NamedTuple):
-    """Asymmetric generalised Gaussian distributions: density proportional to exp(-(|x| / b)^shape), b = left for
-    x < 0 and right for x >= 0.
+    """Asymmetric generalised Gaussian distributions.
+
+    The density is proportional to exp(-(|x| / b)^shape), b = left for x < 0 and right for x >= 0.
     """
 
     shape: Tensor
@@ -33,9 +34,11 @@ class Aggd(NamedTuple):
 
 
 def features(image_B1HW: Tensor) -> tuple[Tensor, Tensor]:
-    """The features of each whole block of 96 x 96 pixels (rows and columns that fill no block at the right and below
-    are cut off), B N F, NaN where a block has no contrast; and the blocks' sharpness, the mean local standard
-    deviation, B N. float64 on the 0..255 scale; at least one block must fit.
+    """Return the features of each whole block of 96 x 96 pixels, B N F, and the blocks' sharpness, B N.
+
+    Rows and columns that fill no block at the right and below are cut off. Features are NaN where a block has no
+    contrast; sharpness is the mean local standard deviation. Images are float64 on the 0..255 scale; at least one
+    block must fit.
 
     A pixel that equals its local mean in exact arithmetic, as in a flat area, is 0 and belongs to neither side of a
     fit. Left to rounding errors, its sign would be chance, and with it the value for images with much saturation.
@@ -70,7 +73,9 @@ def halve(image_BKHW: Tensor) -> Tensor:
         length = image_BKHW.shape[dim]
         before, after = image_BKHW.narrow(dim, 0, 3).flip(dim), image_BKHW.narrow(dim, length - 3, 3).flip(dim)
         lines = torch.cat([before, image_BKHW, after], dim).transpose(dim, -1)
-        total = sum(tap * lines[..., start : start + length : 2] for start, tap in enumerate(HALVING))
+        total = lines.new_zeros(())
+        for start, tap in enumerate(HALVING):
+            total = total + tap * lines[..., start : start + length : 2]
         image_BKHW = total.transpose(dim, -1)
     return image_BKHW.contiguous()
 
@@ -99,7 +104,10 @@ def fit_aggd(samples: Tensor) -> Aggd:
 
 @cache
 def _grid(device: torch.device) -> tuple[Tensor, Tensor]:
-    """The shapes to choose from, and the moment ratios half-way between theirs (the ratio grows with the shape)."""
+    """Return the shapes to choose from, and the moment ratios half-way between theirs.
+
+    The ratio grows with the shape.
+    """
     shapes = torch.arange(200, 10_001, dtype=torch.float64) / 1000
     ratios = (2 * (2 / shapes).lgamma() - (1 / shapes).lgamma() - (3 / shapes).lgamma()).exp()
     return shapes.to(device), ((ratios[1:] + ratios[:-1]) / 2).to(device)

@@ -26,7 +26,9 @@ class Sums(NamedTuple):
 
 
 def compute(t: Triplet) -> Tensor:
-    """Q_abf = sum over pixels of (Q_AF g_A + Q_BF g_B) / sum over pixels of (g_A + g_B)   (exponent L = 1), with
+    """Return Q_abf of every image, float64 (B,).
+
+    Q_abf = sum over pixels of (Q_AF g_A + Q_BF g_B) / sum over pixels of (g_A + g_B)   (exponent L = 1), with
     Q_AF = T_g / (1 + exp(k_g (G - D_g))) * T_a / (1 + exp(k_a (D - D_a))),
     T_g, k_g, D_g = 0.9994, -15, 0.5;  T_a, k_a, D_a = 0.9879, -22, 0.8.
 
@@ -66,7 +68,7 @@ def edge_sums(
     root: Callable[[Tensor], Tensor] = torch.sqrt,
     added: bool = False,
 ) -> Sums:
-    """What Q_abf is made of, in bands of rows; `added`: (1 - Q) g where the fused edge tops both sources'."""
+    """Return what Q_abf is made of, in bands of rows; `added`: (1 - Q) g where the fused edge tops both sources'."""
     source, fused = F.pad(t.source_BSHW, (1, 1, 1, 1)), F.pad(t.fused, (1, 1, 1, 1))
     weight, total = torch.zeros_like(source[:, 0, 0, 0]), torch.zeros_like(source[:, 0, 0, 0])
     for first, rows in bands(t.source_BSHW, maps=8):
@@ -82,7 +84,10 @@ def edge_sums(
 
 
 def rounded_root(value: Tensor) -> Tensor:
-    """The square root, correctly rounded; `torch.sqrt` of float64 may be off by one unit in the last place on a CPU."""
+    """Return the square root, correctly rounded.
+
+    `torch.sqrt` of float64 may be off by one unit in the last place on a CPU.
+    """
     root = value.sqrt()
     high = root * 134217729.0  # 2^27 + 1: two halves of the root, whose products are exact
     high = high - (high - root)

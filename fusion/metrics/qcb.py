@@ -25,7 +25,9 @@ Z = 1e-4  # contrasts far below sqrt(Z) = 0.01 are masked
 
 
 def compute(t: Triplet) -> Tensor:
-    """Q_cb = mean over pixels of (C_A^2 Q_AF + C_B^2 Q_BF) / (C_A^2 + C_B^2),  Q_XF = min(C_X, C_F) / max(C_X, C_F),
+    """Return Q_cb of every image, float64 (B,).
+
+    Q_cb = mean over pixels of (C_A^2 Q_AF + C_B^2 Q_BF) / (C_A^2 + C_B^2),  Q_XF = min(C_X, C_F) / max(C_X, C_F),
     C = c^3 / (c^2 + 1e-4),  c = |(n - w) / w|,  n and w means of the filtered image in Gaussian windows.
 
     Every image is stretched to 0..255 (least pixel 0, greatest 255; a constant image stays as it is) and filtered in
@@ -52,9 +54,10 @@ def compute(t: Triplet) -> Tensor:
 
 
 def toolbox(t: Triplet) -> Tensor:
-    """vifb: Z. Liu's toolbox of fusion metrics. Four things differ from the standard value:
+    """Return Q_cb of the dialect vifb, which is that of Z. Liu's toolbox of fusion metrics.
 
-    the stretched images are rounded to 8 bits; the windows have the weights exp(-(x^2 + y^2) / (2 s^2)) / (2 pi s^2),
+    Four things differ from the standard value: the stretched images are rounded to 8 bits; the windows have the
+    weights exp(-(x^2 + y^2) / (2 s^2)) / (2 pi s^2),
     whose sum over 31 x 31 is 0.9998 for sigma 4, so that flat areas have a contrast of 2e-4; zeros beyond the border
     enter the means, so that the rim has one of 0.1 to 0.2; and no pixel is left out. A constant image gives NaN. The
     frequencies are those of the DFT bins there too.
@@ -71,14 +74,14 @@ def stretched(t: Triplet) -> Triplet:
 
 
 def rounded(t: Triplet) -> Triplet:
-    """The same in 8 bits, halves up. Of the constant images black ones stay black, others become NaN."""
+    """Return the same in 8 bits, halves up. Of the constant images black ones stay black, others become NaN."""
     return t.map(
         lambda image: torch.where((image == 0).all(-1, True).all(-2, True), image, (_stretch(image) + 0.5).floor())
     )
 
 
 def filter_by_frequency(image_BKHW: Tensor, response: Callable[[Tensor], Tensor]) -> Tensor:
-    """The image with its spectrum times `response(r)`, r = sqrt(k^2 + l^2) for k and l cycles per side (H x R).
+    """Return the image with its spectrum times `response(r)`, r = sqrt(k^2 + l^2) for k and l cycles per side (H x R).
 
     Circular, as is the DFT: what leaves on one side comes in on the other.
     """
@@ -86,7 +89,8 @@ def filter_by_frequency(image_BKHW: Tensor, response: Callable[[Tensor], Tensor]
     row_H = torch.arange(height, dtype=image_BKHW.dtype, device=image_BKHW.device)
     column_R = torch.arange(width // 2 + 1, dtype=image_BKHW.dtype, device=image_BKHW.device)
     radius_HR = torch.hypot(torch.minimum(row_H, height - row_H)[:, None], column_R)
-    return torch.fft.irfft2(torch.fft.rfft2(image_BKHW) * response(radius_HR), s=(height, width))
+    filtered: Tensor = torch.fft.irfft2(torch.fft.rfft2(image_BKHW) * response(radius_HR), s=(height, width))
+    return filtered
 
 
 def _stretch(image_BKHW: Tensor) -> Tensor:
@@ -123,7 +127,7 @@ def _mean_inside(padded_BKHW: Tensor, sigma: float) -> Tensor:
 
 
 def _weight_inside(taps: list[float], side: int) -> list[float]:
-    """What share of the window around each of `side` pixels lies inside the picture."""
+    """Return what share of the window around each of `side` pixels lies inside the picture."""
     up_to, reach = [0.0, *accumulate(taps)], len(taps) // 2
     return [up_to[min(reach + side - x, len(taps))] - up_to[max(reach - x, 0)] for x in range(side)]
 

@@ -15,7 +15,9 @@ DEGREES = 4  # a side of the picture in the eye, whatever its aspect
 
 
 def compute(t: Triplet) -> Tensor:
-    """Q_cv = sum over regions of (s_A D_A + s_B D_B) / sum over regions of (s_A + s_B),
+    """Return Q_cv of every image, float64 (B,).
+
+    Q_cv = sum over regions of (s_A D_A + s_B D_B) / sum over regions of (s_A + s_B),
     s_X = sum over pixels of g_X^5,  D_X = mean over pixels of (S * (X - F))^2,  in squared grey levels.
 
     Every image is stretched to 0..255 (least pixel 0, greatest 255; a constant image stays as it is). Regions are
@@ -39,9 +41,10 @@ def compute(t: Triplet) -> Tensor:
 
 
 def toolbox(t: Triplet) -> Tensor:
-    """vifb: Z. Liu's toolbox of fusion metrics. Three things differ from the standard value:
+    """Return Q_cv of the dialect vifb, which is that of Z. Liu's toolbox of fusion metrics.
 
-    the stretched images are rounded to 8 bits; zeros beyond the border make the rim an edge, often the strongest (on
+    Three things differ from the standard value: the stretched images are rounded to 8 bits; zeros beyond the border
+    make the rim an edge, often the strongest (on
     VIFB's images it has half of all weight, which moves values by a quarter); and the mean of a cut region divides by
     256 all the same, so that D is too small there. A constant image gives NaN unless it is black. The frequencies are
     those of the DFT bins there too.
@@ -55,14 +58,16 @@ def _weighted(images: Triplet, across_BSHW: Tensor, down_BSHW: Tensor, count: Te
     saliency = _region_sums(square_BSHW.square() * square_BSHW.sqrt())
     seen_BSHW = filter_by_frequency(images.source_BSHW - images.fused, _sensitivity)
     distance = _region_sums(seen_BSHW.square()) / count
-    return (saliency * distance).sum(dim=(1, 2, 3)) / saliency.sum(dim=(1, 2, 3))
+    value_B: Tensor = (saliency * distance).sum(dim=(1, 2, 3)) / saliency.sum(dim=(1, 2, 3))
+    return value_B
 
 
 def _region_sums(image: Tensor) -> Tensor:
-    """Sums over 16 x 16 pixels, ... H W to ... H/16 W/16, rounded up; zeros beyond the border."""
+    """Return sums over 16 x 16 pixels, ... H W to ... H/16 W/16, rounded up; zeros beyond the border."""
     height, width = image.shape[-2:]
     padded = F.pad(image, (0, -width % SIDE, 0, -height % SIDE))
-    return padded.unflatten(-1, (-1, SIDE)).sum(dim=-1).unflatten(-2, (-1, SIDE)).sum(dim=-2)
+    across = padded.reshape(*padded.shape[:-1], -1, SIDE).sum(dim=-1)
+    return across.reshape(*across.shape[:-2], -1, SIDE, across.shape[-1]).sum(dim=-2)
 
 
 def _sensitivity(radius: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ def compute(t: Triplet) -> Tensor:
     """
     own_BT, cross_BTT = t.get(variances), t.get(products)
     a, b, f = range(3)
-    total: Tensor | float = 0.0
+    total = t.fused.new_zeros(())
     for source, other in ((a, b), (b, a)):
         sizes = own_BT[:, f] + own_BT[:, other]
         added = sizes - 2 * cross_BTT[:, f, other]  # of F - B, when A is `source`

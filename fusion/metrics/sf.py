@@ -32,7 +32,8 @@ def side_by_side(t: Triplet) -> Tensor:
 
     The three planes of an image are neighbours in the batch; each gets the value of the image.
     """
-    planes = t.fused.unflatten(0, (-1, 3))  # B 3 1 H W
+    planes = t.fused.reshape(-1, 3, *t.fused.shape[1:])  # B 3 1 H W
     joined_BHW = planes.squeeze(2).permute(0, 2, 1, 3).flatten(2)
     energy_B = joined_BHW.diff(dim=-1).square().sum(dim=(1, 2)) + joined_BHW.diff(dim=-2).square().sum(dim=(1, 2))
-    return (energy_B / math.prod(joined_BHW.shape[1:])).sqrt().repeat_interleave(3)
+    value_B: Tensor = (energy_B / math.prod(joined_BHW.shape[1:])).sqrt()
+    return value_B.repeat_interleave(3)

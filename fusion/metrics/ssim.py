@@ -12,7 +12,9 @@ C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
 def compute(t: Triplet) -> Tensor:
-    """SSIM = (SSIM(A, F) + SSIM(B, F)) / 2, SSIM(X, F) the mean over pixels of
+    """Return SSIM of every image, float64 (B,).
+
+    SSIM = (SSIM(A, F) + SSIM(B, F)) / 2, SSIM(X, F) the mean over pixels of
     (2 mX mF + C1)(2 cov + C2) / ((mX^2 + mF^2 + C1)(varX + varF + C2)),  C1 = (0.01 * 255)^2, C2 = (0.03 * 255)^2.
 
     Local means, variances (ddof 0) and covariance in an 11 x 11 Gaussian window of sigma 1.5, 'valid' pixels only.
@@ -21,7 +23,7 @@ def compute(t: Triplet) -> Tensor:
     IEEE Trans. Image Processing 13, 2004.
     """
     if t.short_side < SIZE:
-        return t.undefined()
+        return t.nan()
     return similarity(t.get(moments, SIZE, SIGMA), C1, C2).mean(dim=(1, 2, 3))
 
 
@@ -37,7 +39,7 @@ def uniform(t: Triplet) -> Tensor:
     meant: C1 = 0.02^2, C2 = 0.06^2, which makes the value fall in flat areas. Today's scikit-image refuses such a call.
     """
     if t.short_side < 7:
-        return t.undefined()
+        return t.nan()
     taps = [1 / 7] * 7
     scale = 49 / 48
     local = local_moments(t.source_BSHW, t.fused, taps)
@@ -50,15 +52,16 @@ def uniform(t: Triplet) -> Tensor:
 
 
 def similarity(local: Moments, c1: float, c2: float) -> Tensor:
-    """The SSIM map of each source, B S H W."""
+    """Return the SSIM map of each source, B S H W."""
     return luminance(local, c1) * structure(local, c2)
 
 
 def luminance(local: Moments, c1: float) -> Tensor:
+    """Return the luminance term of each source, B S H W."""
     mean_A, mean_F = local.source_mean_BSHW, local.fused_mean_B1HW
     return (2 * mean_A * mean_F + c1) / (mean_A.square() + mean_F.square() + c1)
 
 
 def structure(local: Moments, c2: float) -> Tensor:
-    """Contrast and structure together."""
+    """Return contrast and structure together, of each source, B S H W."""
     return (2 * local.covariance_BSHW + c2) / (local.source_var_BSHW + local.fused_var_B1HW + c2)

@@ -20,10 +20,11 @@ class Triplet:
 
     def __init__(self, fused: Tensor, visible: Tensor, infrared: Tensor) -> None:
         self.fused, self.visible, self.infrared = fused, visible, infrared
-        self._known: dict[tuple, Any] = {}
+        self._known: dict[tuple[Any, ...], Any] = {}
 
     @cached_property
     def source_BSHW(self) -> Tensor:
+        """Both sources (S = 2), visible first."""
         return torch.cat([self.visible, self.infrared], dim=1)
 
     @cached_property
@@ -33,27 +34,31 @@ class Triplet:
 
     @property
     def height(self) -> int:
+        """Rows of an image."""
         return self.fused.shape[-2]
 
     @property
     def width(self) -> int:
+        """Columns of an image."""
         return self.fused.shape[-1]
 
     @property
     def short_side(self) -> int:
+        """Pixels of the shorter side."""
         return min(self.height, self.width)
 
     def get(self, work: Callable[..., T], *arguments: Any) -> T:
-        """`work(self, *arguments)`, computed once however many metrics ask. What it returns must not be changed."""
+        """Return `work(self, *arguments)`, computed once however many metrics ask. The result must not be changed."""
         key = (work, *arguments)
         if key not in self._known:
             self._known[key] = work(self, *arguments)
-        return self._known[key]
+        result: T = self._known[key]
+        return result
 
-    def undefined(self) -> Tensor:
-        """B times NaN: the value of a metric on images that are too small for it."""
+    def nan(self) -> Tensor:
+        """Return B times NaN, the value of a metric on images that are too small for it."""
         return self.fused.new_full((self.fused.shape[0],), torch.nan)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Triplet:
-        """The three images after `change`, with nothing remembered."""
+        """Return the three images after `change`, with nothing remembered."""
         return Triplet(change(self.fused), change(self.visible), change(self.infrared))

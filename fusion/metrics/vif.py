@@ -26,7 +26,9 @@ class Model(NamedTuple):
 
 
 def compute(t: Triplet) -> Tensor:
-    """VIF = VIFp(A, F) + VIFp(B, F),
+    """Return VIF of every image, float64 (B,).
+
+    VIF = VIFp(A, F) + VIFp(B, F),
     VIFp = sum over scales and pixels of log(1 + g^2 s / (v + 2)) / sum over scales and pixels of log(1 + s / 2).
 
     s is the local variance of the source, g = cov / s the gain and v = var F - g cov the noise of the best local model
@@ -47,7 +49,9 @@ def saturated(t: Triplet) -> Tensor:
 
 
 def models(t: Triplet, saturate: bool = False) -> Iterator[tuple[int, Model]]:
-    """The local models of scales 1 to 4, in bands of rows: (scale, model of a band). Needs `MIN_SIDE` pixels both ways.
+    """Return the local models of scales 1 to 4, in bands of rows: (scale, model of a band).
+
+    Needs `MIN_SIDE` pixels both ways.
 
     `saturate`: squares and products of the first scale are cut to 255.
     """
@@ -58,11 +62,12 @@ def models(t: Triplet, saturate: bool = False) -> Iterator[tuple[int, Model]]:
         if scale > 1:
             source_BSHW, fused_B1HW = (filter_valid(x, taps, step=2) for x in (source_BSHW, fused_B1HW))
         for first, rows in bands(source_BSHW, source_BSHW.shape[-2] - size + 1):
-            parts = (x.narrow(-2, first, rows + size - 1) for x in (source_BSHW, fused_B1HW))
-            yield scale, local_model(local_moments(*parts, taps, top=255.0 if saturate and scale == 1 else None))
+            source, fused = (x.narrow(-2, first, rows + size - 1) for x in (source_BSHW, fused_B1HW))
+            yield scale, local_model(local_moments(source, fused, taps, top=255.0 if saturate and scale == 1 else None))
 
 
 def local_model(local: Moments) -> Model:
+    """Return gain, variance and noise of F = g A + noise for each source, B S H W."""
     flat_source = local.source_var_BSHW < EPSILON
     variance = local.source_var_BSHW.masked_fill(flat_source, 0.0)
     gain = (local.covariance_BSHW / (variance + EPSILON)).clamp_(min=0.0)
@@ -74,17 +79,18 @@ def local_model(local: Moments) -> Model:
 
 def _pooled(t: Triplet, saturate: bool) -> Tensor:
     if t.short_side < MIN_SIDE:
-        return t.undefined()
-    kept_BS, present_BS = 0.0, 0.0
+        return t.nan()
+    kept_BS = present_BS = t.fused.new_zeros(())
     for _, model in models(t, saturate):
         kept, present = information(model, NOISE)
         kept_BS = kept_BS + kept.sum(dim=(-2, -1))
         present_BS = present_BS + present.sum(dim=(-2, -1))
     # rounding leaves variances up to 7e-11 in a constant image, too close to EPSILON to rely on
-    return (kept_BS / present_BS).masked_fill(is_constant(t.source_BSHW), torch.nan).sum(dim=1)
+    value_BS: Tensor = (kept_BS / present_BS).masked_fill(is_constant(t.source_BSHW), torch.nan)
+    return value_BS.sum(dim=1)
 
 
 def information(model: Model, noise: float) -> tuple[Tensor, Tensor]:
-    """ln(1 + g^2 s / (v + noise)) and ln(1 + s / noise) of every pixel, B S H W."""
+    """Return ln(1 + g^2 s / (v + noise)) and ln(1 + s / noise) of every pixel, B S H W."""
     kept = model.gain_BSHW.square().mul_(model.variance_BSHW).div_(model.noise_BSHW + noise).log1p_()
     return kept, (model.variance_BSHW / noise).log1p_()

@@ -17,7 +17,9 @@ WEIGHTS = (1 / 2.15, 0.0, 0.15 / 2.15, 1 / 2.15)  # of the four scales; the seco
 
 
 def compute(t: Triplet) -> Tensor:
-    """VIFF = sum over scales k = 1..4 of p_k sum (kept + 1e-7) / sum (present + 1e-7),  p = (1, 0, 0.15, 1) / 2.15,
+    """Return VIFF of every image, float64 (B,).
+
+    VIFF = sum over scales k = 1..4 of p_k sum (kept + 1e-7) / sum (present + 1e-7),  p = (1, 0, 0.15, 1) / 2.15,
     kept = log10(1 + g^2 s / (v + N)),  present = log10(1 + s / N),  N = 0.005 * 255^2.
 
     g, s and v are VIF's local models F = g X + noise of both sources X (`vif.models`). Each pixel counts for one source
@@ -32,8 +34,9 @@ def compute(t: Triplet) -> Tensor:
     fusion performance metric based on visual information fidelity", Information Fusion 14, 2013.
     """
     if t.short_side < MIN_SIDE:
-        return t.undefined()
-    kept_B, present_B = ([0.0] * len(WEIGHTS) for _ in range(2))
+        return t.nan()
+    zero = t.fused.new_zeros(())
+    kept_B, present_B = [zero] * len(WEIGHTS), [zero] * len(WEIGHTS)
     for scale, model in models(t):
         if not WEIGHTS[scale - 1]:
             continue
@@ -42,5 +45,8 @@ def compute(t: Triplet) -> Tensor:
             chosen_BHW = torch.where(first_BHW, part[:, 0], part[:, 1])
             total[scale - 1] = total[scale - 1] + (chosen_BHW / math.log(10) + GUARD).sum(dim=(-2, -1))
     terms = zip(WEIGHTS, kept_B, present_B, strict=True)
-    value_B = sum(weight * kept / present for weight, kept, present in terms if weight)
+    value_B = zero
+    for weight, kept, present in terms:
+        if weight:
+            value_B = value_B + weight * kept / present
     return value_B.masked_fill(is_constant(t.source_BSHW).any(dim=1), torch.nan)

@@ -82,7 +82,7 @@ class Evolved:
 
 
 def wins_chart(evolved: Evolved, *, format: str = "svg") -> bytes:
-    """A panel per evolution: how many labels every method gives, newcomers in another colour."""
+    """Draw a panel per evolution: how many labels every method gives, newcomers in another colour. Returns SVG."""
     order = sorted(evolved.methods, key=lambda name: (-evolved.last["wins"].get(name, 0), evolved.methods.index(name)))
     count = len(evolved.evolutions)
     columns = min(count, COLUMNS)
@@ -114,7 +114,10 @@ def wins_chart(evolved: Evolved, *, format: str = "svg") -> bytes:
 
 
 def scores_chart(evolved: Evolved, *, format: str = "svg") -> bytes:
-    """A line per method and network: mean E2 on the held-out pairs, and on the labelled ones; the labels' own mean."""
+    """Draw a line per method and network: mean E2 on the held-out pairs and on the labelled ones.
+
+    The labels' own mean is drawn too. Returns SVG.
+    """
     names = sorted(
         [*evolved.methods, *evolved.networks],
         key=lambda name: -value if math.isfinite(value := evolved.held_out(name)[0]) else math.inf,
@@ -143,7 +146,7 @@ def scores_chart(evolved: Evolved, *, format: str = "svg") -> bytes:
 
 
 def methods_table(evolved: Evolved) -> PaperTable:
-    """A row a method and network: labels won in every evolution, E2 on labelled and on held-out pairs, failures."""
+    """Return a row per method and network: labels won, E2 on labelled and on held-out pairs, failures."""
     first = {name: one["evolution"] for one in reversed(evolved.evolutions) for name in one["joined"]}
     numbers = [one["evolution"] for one in evolved.evolutions]
     columns = [Column("joined", "Joined in", "")]
@@ -169,7 +172,9 @@ def methods_table(evolved: Evolved) -> PaperTable:
 
 
 def evolutions_table(evolved: Evolved) -> PaperTable:
-    """A row an evolution: labels replaced, their score, and the network before and after: its E2 on held-out pairs, and
+    """Return a row per evolution.
+
+    Its cells: labels replaced, their score, and the network before and after: its E2 on held-out pairs, and
     its loss on the labels of the evolution before.
     """
     heads = (("joined", "Joined", ""), ("replaced", "Replaced", ""), ("label_score", "E2 of labels", "↑"))

@@ -23,7 +23,7 @@ BRIGHTEST = 99.5  # per cent: what is shown as white
 
 
 def gate_choices(gates: pd.DataFrame, *, format: str = "svg") -> bytes:
-    """A panel per gate: the share of images that chose each expert, and its mean weight over all images.
+    """Draw a panel per gate: the share of images that chose each expert, and its mean weight over all images.
 
     `gates`: image, gate, expert (from 1), weight; an expert is chosen where its weight is not 0. A dashed line is what
     an even choice would give. Raises UserError for a table without these columns or rows.
@@ -63,7 +63,9 @@ def expert_sheet(
     attention: torch.Tensor | None = None,
     width: int = 320,
 ) -> np.ndarray:
-    """The paper's Fig. 6 for one pair: attention, then every local expert's features on foreground and background.
+    """Draw the paper's Fig. 6 for one pair: attention, then every local expert's features.
+
+    Features are those on the foreground and on the background.
 
     Images are uint8, H W 3 (or H W) and H W. Shown is how far features are from their mean over the image, on
     average over the channels, on one scale for all experts of a row; an expert that the gate did not choose is grey.

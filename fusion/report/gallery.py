@@ -72,7 +72,7 @@ def data_uri(data: bytes, kind: str) -> str:
 
 
 def encode(image: np.ndarray) -> tuple[bytes, str]:
-    """A uint8 image, H W or H W 3, as (bytes, "png" or "jpeg").
+    """Return a uint8 image, H W or H W 3, as (bytes, "png" or "jpeg").
 
     At most 640 pixels wide. PNG where that is no larger than the JPEG (flat or tiny pictures); else JPEG of quality
     92, or as much less as brings it under 76 kB, and smaller still if the least quality does not.

@@ -86,7 +86,7 @@ def render(
     metrics: Metrics | None = None,
     sections: Sequence[Section] = (),
 ) -> str:
-    """The whole page as text. The same input gives the same text.
+    """Return the whole page as text. The same input gives the same text.
 
     scores: `method, image, degradation, level, metric, value` (see `tables`); training: `run, epoch, name, value`.
     An empty table or gallery leaves its section out. Raises UserError as `check_scores` and `training_curves` do.
@@ -116,7 +116,7 @@ def render(
 
 
 def _levels(summary: pd.DataFrame, names: Sequence[str], table: Metrics) -> list[Plot]:
-    """The plots over the level, for those metrics that were scored at several levels."""
+    """Return the plots over the level, for those metrics that were scored at several levels."""
     return [
         plot(f"{metric_label(name, table)} over the level", plots.metric_over_level(summary, name, metrics=table))
         for name in names
@@ -131,12 +131,12 @@ def _training(log: pd.DataFrame | None, methods: Sequence[str]) -> Plot | None:
 
 
 def plot(title: str, svg: bytes) -> Plot:
-    """A plot of `plots` as the page shows it."""
+    """Return a plot of `plots` as the page shows it."""
     return Plot(title, plots.css_width(svg), data_uri(svg, "svg+xml"), data_uri(plots.to_dark(svg), "svg+xml"))
 
 
 def _sentence(scores: pd.DataFrame, names: Sequence[str], dialect: str) -> str:
-    """What was scored, in one sentence or two."""
+    """Return what was scored, in one sentence or two."""
     if scores.empty:
         return "No scores were given."
     degraded = sorted(set(scores["degradation"]) - {"clean"}, key=degradation_order)

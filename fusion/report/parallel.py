@@ -34,7 +34,7 @@ class Scale:
 def parallel_coordinates(
     trials: pd.DataFrame, parameters: Sequence[str], objective: str, *, log: Sequence[str] = (), format: str = "svg"
 ) -> bytes:
-    """A line per trial over the axes of the parameters and, last, the objective; the best that finished is bold.
+    """Draw a line per trial over the axes of the parameters and, last, the objective; the best that finished is bold.
 
     Failed trials and trials without an objective are left out and counted; dashed lines were stopped early. Text and
     truth values are categories. `log` names parameters for a logarithmic axis; one with a value that is not positive
@@ -128,7 +128,7 @@ def _apart(ticks: list[tuple[float, str]], least: float = 0.045) -> tuple[tuple[
 
 
 def bend(places: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """A smooth line through the places, one a unit apart, so that lines can be followed through an axis."""
+    """Return a smooth line through the places, one a unit apart, so that lines can be followed through an axis."""
     t = np.linspace(0, 1, CURVE)
     ease = t * t * (3 - 2 * t)
     x = np.concatenate([place + t for place in range(len(places) - 1)]) if len(places) > 1 else np.zeros(1)

@@ -50,7 +50,7 @@ class Style:
 
 
 def styles(names: Iterable[str]) -> dict[str, Style]:
-    """A line style per name, by its place: give the same names in the same order to every plot of a report."""
+    """Return a line style per name, by its place: give the same names in the same order to every plot of a report."""
     return {
         name: Style(PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)], DASHES[i // len(PALETTE) % len(DASHES)])
         for i, name in enumerate(dict.fromkeys(names))
@@ -58,7 +58,7 @@ def styles(names: Iterable[str]) -> dict[str, Style]:
 
 
 def level_families(summary: pd.DataFrame) -> list[str]:
-    """The degradations with at least two levels, in printing order: those that `metric_over_level` can draw."""
+    """Return the degradations with at least two levels, in printing order: those that `metric_over_level` can draw."""
     levels = summary[~summary["degradation"].isin(["clean", ALL])].groupby("degradation")["level"].nunique()
     return sorted((name for name, count in levels.items() if count > 1), key=degradation_order)
 
@@ -156,14 +156,14 @@ def training_curves(log: pd.DataFrame, *, order: Sequence[str] = (), format: str
 
 
 def to_dark(svg: bytes) -> bytes:
-    """The same SVG in the colours for dark paper; its background is transparent in both."""
+    """Return the same SVG in the colours for dark paper; its background is transparent in both."""
     return re.sub(
         r"((?:fill|stroke): )(#[0-9a-f]{6})", lambda m: m[1] + DARK.get(m[2], m[2]), svg.decode("utf-8")
     ).encode("utf-8")
 
 
 def css_width(svg: bytes) -> int:
-    """The natural width of a plot in CSS pixels (matplotlib writes points, 4/3 pixels each)."""
+    """Return the natural width of a plot in CSS pixels (matplotlib writes points, 4/3 pixels each)."""
     return round(float(re.search(rb'<svg [^>]*\bwidth="([0-9.]+)pt"', svg)[1]) * 4 / 3)
 
 
@@ -188,7 +188,9 @@ def _settings():
 
 
 def _panels(count: int, keys: Sequence[Line2D], share_y: bool, heading: float = 0.0) -> tuple[Figure, list[Axes], int]:
-    """A figure of `count` equal panels in even rows of at most five, with room for a heading and for the legend at
+    """Make a figure of `count` equal panels in even rows of at most five.
+
+    There is room for a heading and for the legend at
     its foot, and the number of panels in a row. Sizes in inches.
     """
     rows = math.ceil(count / COLUMNS)

@@ -114,7 +114,9 @@ def _without_shared_word(labels: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def learning_curves(curves: pd.DataFrame, objective: str, *, format: str = "svg") -> bytes:
-    """The objective over the epoch, one line per trial; a dot ends the line of a trial that stopped before the others.
+    """Draw the objective over the epoch, one line per trial. Returns SVG.
+
+    A dot ends the line of a trial that stopped before the others.
 
     Up to eight settings have colours and a legend; of more, the trial that ends best is told apart from the rest.
     Raises UserError for a table without these columns or rows.
@@ -203,7 +205,10 @@ def pareto_figure(trials: pd.DataFrame, objectives: tuple[str, str], *, format: 
 
 
 def _place_labels(axis: Axes, values: np.ndarray, labels: Sequence[str], order: np.ndarray) -> None:
-    """The label of each front point where it covers no other label and fewest points; one where labels are equal."""
+    """Return the label of each front point where it covers no other label and fewest points.
+
+    Equal labels are shown once.
+    """
     scale = axis.figure.dpi
     points = axis.transData.transform(values[np.isfinite(values).all(axis=1)]) / scale
     frame = axis.get_window_extent()

@@ -27,9 +27,12 @@ class MetricInfo(Protocol):
     """What a report needs to know of a metric; `fusion.metrics.METRICS` holds such objects by name."""
 
     @property
-    def label(self) -> str: ...
+    def label(self) -> str:
+        """Return the name in print."""
+
     @property
-    def higher_is_better(self) -> bool | None: ...
+    def higher_is_better(self) -> bool | None:
+        """Return the direction, None where it is not known."""
 
 
 Metrics = Mapping[str, MetricInfo]
@@ -45,6 +48,7 @@ def metric_table(metrics: Metrics | None) -> Metrics:
 
 
 def metric_label(name: str, metrics: Metrics) -> str:
+    """Return the name of a metric in print."""
     return metrics[name].label if name in metrics else name.upper()
 
 
@@ -77,7 +81,7 @@ def level_order(level: str) -> tuple:
 
 
 def check_scores(scores: pd.DataFrame) -> pd.DataFrame:
-    """The six columns with text keys and float values.
+    """Return the six columns with text keys and float values.
 
     Raises UserError for missing columns, empty keys, values that are no numbers, a degradation called `all`,
     and for the same score given twice (which would weigh double in a mean).
@@ -106,7 +110,7 @@ def check_scores(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def metric_names(frame: pd.DataFrame, metrics: Metrics) -> list[str]:
-    """The metrics in a table, in the order of `metrics`; unknown ones after them, as they first appear."""
+    """Return the metrics in a table, in the order of `metrics`; unknown ones after them, as they first appear."""
     found = list(dict.fromkeys(frame["metric"]))
     return [name for name in metrics if name in found] + [name for name in found if name not in metrics]
 
@@ -163,6 +167,8 @@ def ranking(summary: pd.DataFrame, metrics: Metrics | None = None) -> dict[tuple
 
 @dataclass(frozen=True)
 class Column:
+    """A metric of a printed table. `arrow`: whether higher or lower is better."""
+
     metric: str
     label: str
     arrow: str
@@ -170,8 +176,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """One mean, printed. `rank` is 1 to 3 or 0; `short`: over fewer images than another method's mean; `detail`: a
-    sentence with the spread and the counts.
+    """One mean, printed.
+
+    rank    1 to 3, or 0
+    short   the mean is over fewer images than another method's
+    detail  a sentence with the spread and the counts
     """
 
     text: str
@@ -182,6 +191,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
+    """A method of a printed table. `images`: how many its means are over, as text."""
+
     method: str
     images: str
     cells: tuple[Cell, ...]
@@ -189,9 +200,11 @@ class Row:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """Methods x metrics under one condition. `images` is the largest number of images a mean is over; `uneven`
-    says that some method stands over fewer of them than another in the same column. `head` and `counted` stand over
-    the first two columns of print.
+    """Methods x metrics under one condition.
+
+    images         the largest number of images a mean is over
+    uneven         some mean is over fewer images than another in the same column
+    head, counted  titles of the first two columns of print
     """
 
     degradation: str
@@ -207,8 +220,10 @@ class PaperTable:
 def paper_table(
     summary: pd.DataFrame, degradation: str = ALL, level: str = ALL, metrics: Metrics | None = None
 ) -> PaperTable:
-    """The rows of a printed table for one condition, or over everything. Its columns are those of the whole summary,
-    so that the tables of all conditions line up; its rows are the methods scored under this condition.
+    """Return the rows of a printed table for one condition, or over everything.
+
+    Its columns are those of the whole summary, so that the tables of all conditions line up; its rows are the methods
+    scored under this condition.
     """
     table = metric_table(metrics)
     names = metric_names(summary, table)

@@ -23,7 +23,7 @@ PERCENT = {"map50": "mAP50 (%)", "map50_95": "mAP50-95 (%)"}  # of the detector;
 
 
 def column(metric: str) -> str:
-    """The column of a metric: `qabf` -> `val/qabf`."""
+    """Return the column of a metric: `qabf` -> `val/qabf`."""
     return metric if "/" in metric else f"val/{metric}"
 
 
@@ -69,8 +69,10 @@ def mean_and_sd(values: np.ndarray) -> tuple[float, float, int]:
 
 
 def summary(trials: pd.DataFrame, parameters: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
-    """One row per setting: `label`, the parameters, `seeds`, `state`, `epochs`, and of each metric the mean over the
-    seeds (under its own name), `NAME_sd` (n - 1; NaN for one seed) and `NAME_n`, the values that the mean is over.
+    """Return one row per setting, with the means of its seeds.
+
+    Columns: `label`, the parameters, `seeds`, `state`, `epochs`, and of each metric the mean over the seeds (under its
+    own name), `NAME_sd` (n - 1; NaN for one seed) and `NAME_n`, the values that the mean is over.
 
     A setting is what its parameters say, without the seed. Finished trials count; where a setting has none, those
     stopped early do, and `state` says so: their values are of an earlier epoch. Failed ones have no values. Settings

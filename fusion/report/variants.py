@@ -54,7 +54,7 @@ def bubbles(table: pd.DataFrame, *, format: str = "svg") -> bytes:
 
 
 def _label(axis: Axes, table: pd.DataFrame, radii: np.ndarray, spread: np.ndarray) -> None:
-    """A label a bubble, at the first place where it covers no bubble, no label, and no error bar if that can be.
+    """Return a label a bubble, at the first place where it covers no bubble, no label, and no error bar if that can be.
 
     All sizes in points.
     """

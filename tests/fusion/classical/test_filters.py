@@ -14,13 +14,13 @@ from fusion.classical.filters import (
     SYMMETRIC,
     ZERO,
     Box,
-    finish,
+    to_output,
     gaussian,
     gaussian_taps,
-    pointwise,
-    stronger,
+    apply_in_strips,
+    second_is_stronger,
     wide_gaussian,
-    widen,
+    as_float64,
 )
 from fusion.classical.saliency import perceptual_saliency
 from tests.helpers import plain_methods as plain
@@ -34,26 +34,26 @@ def near(found, expected, tolerance=1e-12):
 
 def test_widen_makes_8_bit_levels_exact_and_copies():
     levels = np.arange(256).reshape(16, 16)
-    (wide,) = widen((levels / 255).astype(np.float32))
+    (wide,) = as_float64((levels / 255).astype(np.float32))
     assert wide.dtype == np.float64
     near(wide, levels / 255, 1e-15)
-    (copy,) = widen(wide)
+    (copy,) = as_float64(wide)
     copy[:] = 0
     assert wide.max() == 1
 
 
 def test_finish_clips_and_takes_the_precision():
-    near(finish(np.array([[-0.5, 0.25, 2.0]]), np.zeros((1, 3), np.float32)), [[0, 0.25, 1]])
-    assert finish(np.zeros((2, 2)), np.zeros((2, 2), np.float32)).dtype == np.float32
+    near(to_output(np.array([[-0.5, 0.25, 2.0]]), np.zeros((1, 3), np.float32)), [[0, 0.25, 1]])
+    assert to_output(np.zeros((2, 2)), np.zeros((2, 2), np.float32)).dtype == np.float32
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (100, 200), (1, 8192), (3, 8193)])
 def test_pointwise_is_the_function_of_the_whole(shape):
     first, second = RNG.random(shape), RNG.random(shape)
-    near(pointwise(lambda a, b: a - 2 * b, first, second), first - 2 * second, 0)
-    near(pointwise(lambda a, b: a - 2 * b, first.T, second.T), (first - 2 * second).T, 0)
+    near(apply_in_strips(lambda a, b: a - 2 * b, first, second), first - 2 * second, 0)
+    near(apply_in_strips(lambda a, b: a - 2 * b, first.T, second.T), (first - 2 * second).T, 0)
     expected = first * second
-    assert pointwise(np.multiply, first, second, out=first) is first
+    assert apply_in_strips(np.multiply, first, second, out=first) is first
     near(first, expected, 0)
 
 
@@ -138,7 +138,7 @@ def test_wide_gaussian_is_the_gaussian(shape):
 def test_stronger_counts_rounding_as_equal():
     first = np.array([[0.1, -0.3, 0.0, 1e-16, 0.2]])
     second = np.array([[-0.2, 0.1, 0.0, 0.0, -0.2]])
-    near(stronger(first, second), [[1, 0, 1, 1, 1]])
+    near(second_is_stronger(first, second), [[1, 0, 1, 1, 1]])
 
 
 def test_diffusion_of_one_bright_pixel():
