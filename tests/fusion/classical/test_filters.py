@@ -14,13 +14,13 @@ from fusion.classical.filters import (
     SYMMETRIC,
     ZERO,
     Box,
-    to_output,
+    apply_in_strips,
+    as_float64,
     gaussian,
     gaussian_taps,
-    apply_in_strips,
     second_is_stronger,
+    to_output,
     wide_gaussian,
-    as_float64,
 )
 from fusion.classical.saliency import perceptual_saliency
 from tests.helpers import plain_methods as plain
