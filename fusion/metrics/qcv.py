@@ -66,8 +66,8 @@ def _region_sums(image: Tensor) -> Tensor:
     """Return sums over 16 x 16 pixels, ... H W to ... H/16 W/16, rounded up; zeros beyond the border."""
     height, width = image.shape[-2:]
     padded = F.pad(image, (0, -width % SIDE, 0, -height % SIDE))
-    across = padded.reshape(*padded.shape[:-1], -1, SIDE).sum(dim=-1)
-    return across.reshape(*across.shape[:-2], -1, SIDE, across.shape[-1]).sum(dim=-2)
+    across = padded.reshape(*padded.shape[:-1], padded.shape[-1] // SIDE, SIDE).sum(dim=-1)
+    return across.reshape(*across.shape[:-2], across.shape[-2] // SIDE, SIDE, across.shape[-1]).sum(dim=-2)
 
 
 def _sensitivity(radius: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ SMALLEST_TEXT = 0.4  # of FONT; below it letters run together
 def side_by_side(
     rows: Sequence[Sequence[tuple[str, np.ndarray]]], width: int = 640, gap: int = 8, title: Sequence[str] = ()
 ) -> np.ndarray:
-    """Return a sheet of pictures, uint8 H W 3, of rows of (caption, image), each image `width` pixels wide under its caption.
+    """Return a sheet, uint8 H W 3, of rows of (caption, image), each image `width` pixels wide under its caption.
 
     `title`: one line for each row, above it; none for (). Raises ValueError for no rows or as many titles as not rows.
     """
