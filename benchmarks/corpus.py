@@ -46,7 +46,7 @@ def rendered(pairs: str, folder: Path) -> str:
 
 def one_shard(task: tuple) -> int:
     plan, root = task
-    return build_shard(plan, root)["rows"]
+    return build_shard(plan, root).rows
 
 
 def png_files(task: tuple) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -68,14 +68,14 @@ class Sample:
 
     @property
     def degraded_modalities(self) -> tuple[str, ...]:
-        """Which of "visible" and "infrared" differ from their clean images by plan."""
+        """Those of "visible" and "infrared" that differ from their clean images by plan."""
         if self.degradation == "clean":
             return ()
         return tuple(dict.fromkeys(FAMILIES[family].modality for family in self.degradation.split("+")))
 
 
 def to_row(sample: Sample) -> dict[str, Any]:
-    """The sample as a row of `SCHEMA`."""
+    """Return the sample as a row of `SCHEMA`."""
     height, width = sample.infrared.shape
     row = {name: getattr(sample, name) for name in ("key", "split", "source", "degradation", "level", "parameters")}
     row |= {"height": height, "width": width}
@@ -84,26 +84,28 @@ def to_row(sample: Sample) -> dict[str, Any]:
 
 
 def from_row(row: dict[str, Any]) -> Sample:
-    """The inverse of `to_row`; images are read-only views of the row's bytes, nothing is copied.
+    """Return the sample of a row, the inverse of `to_row`; images are read-only views of the row's bytes.
 
-    UserError for names that lead out of a folder: files are called after them.
+    Raises UserError for names that lead out of a folder: files are called after them.
     """
-    shape = (int(row["height"]), int(row["width"]))
-
-    def pixels(name: str) -> np.ndarray:
-        flat = np.frombuffer(row[name], np.uint8)
-        return flat.reshape(*shape, 3) if name.endswith("visible") else flat.reshape(shape)
-
-    boxes = [np.asarray(box, np.float32) for box in (row["boxes"] if row["boxes"] is not None else [])]
-    text = {name: row[name] for name in ("key", "split", "source", "degradation", "level", "parameters")}
+    height, width = int(row["height"]), int(row["width"])
     for name in ("key", "split", "degradation", "level"):
-        if text[name] in ("", ".", "..") or any(sign in text[name] for sign in "/\0"):
+        if row[name] in ("", ".", "..") or any(sign in row[name] for sign in "/\0"):
             raise UserError(
-                f"a row of the corpus has the {name} {text[name]!r}, which is no name. Do not use this corpus."
+                f"a row of the corpus has the {name} {row[name]!r}, which is no name. Do not use this corpus."
             )
+    boxes = [np.asarray(box, np.float32) for box in (row["boxes"] if row["boxes"] is not None else [])]
     return Sample(
-        **text,
-        **{name: pixels(name) for name in IMAGES},
+        key=row["key"],
+        split=row["split"],
+        source=row["source"],
+        degradation=row["degradation"],
+        level=row["level"],
+        parameters=row["parameters"],
+        visible=np.frombuffer(row["visible"], np.uint8).reshape(height, width, 3),
+        infrared=np.frombuffer(row["infrared"], np.uint8).reshape(height, width),
+        degraded_visible=np.frombuffer(row["degraded_visible"], np.uint8).reshape(height, width, 3),
+        degraded_infrared=np.frombuffer(row["degraded_infrared"], np.uint8).reshape(height, width),
         boxes=np.stack(boxes) if boxes else np.zeros((0, 4), np.float32),
         classes=tuple(row["classes"] if row["classes"] is not None else ()),
         notes=tuple(row["notes"] if row["notes"] is not None else ()),
@@ -137,6 +139,7 @@ class ShardWriter:
         )
 
     def add(self, sample: Sample) -> None:
+        """Add a row; a group that is full is packed at once."""
         self._pending.append(to_row(sample))
         self._bytes += sum(len(self._pending[-1][name]) for name in IMAGES)
         self.rows += 1
@@ -144,10 +147,10 @@ class ShardWriter:
             self._flush()
 
     def close(self) -> bytes:
-        """The whole file."""
+        """Return the whole file, footer included."""
         self._flush()
         self._writer.close()
-        return self._sink.getvalue().to_pybytes()
+        return bytes(self._sink.getvalue().to_pybytes())
 
     def _flush(self) -> None:
         if self._pending:
@@ -157,7 +160,7 @@ class ShardWriter:
 
 
 def read_shard(path: str, columns: list[str] | None = None) -> pa.Table:
-    """The rows of a shard. UserError when the file is damaged."""
+    """Read the rows of a shard, all columns or those named. Raises UserError when the file is damaged."""
     fs, inner = storage.resolve(path)
     try:
         with storage.store_errors(path):
@@ -167,7 +170,7 @@ def read_shard(path: str, columns: list[str] | None = None) -> pa.Table:
 
 
 def read_group(path: str, group: int) -> list[Sample]:
-    """The samples of one row group of a shard. UserError when the file is damaged."""
+    """Read the samples of one row group of a shard. Raises UserError when the file is damaged."""
     fs, inner = storage.resolve(path)
     try:
         with storage.store_errors(path), fs.open_input_file(inner) as file:
@@ -178,49 +181,65 @@ def read_group(path: str, group: int) -> list[Sample]:
 
 
 def damaged_shard(path: str, error: Exception) -> UserError:
+    """Return the error for a shard that cannot be read."""
     reason = str(error).strip().splitlines()[0]
     return UserError(f"{path} cannot be read ({reason}). Delete it and run the same `duskfuse corpus` again.")
 
 
 def checksum(data: bytes) -> str:
+    """Return the sha256 as hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
 @dataclass(frozen=True)
+class ShardInfo:
+    """A shard as the manifest lists it. groups: how many row groups it has; bytes, sha256: of the file."""
+
+    name: str
+    split: str
+    rows: int
+    groups: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """A read `manifest.json`. `content` is the sha256 over the shards' checksums: the corpus's identity."""
+    """A read `manifest.json`; `data` is all of it, with keys that this module does not know too."""
 
     root: str
     data: dict[str, Any]
 
     @property
     def content(self) -> str:
-        return self.data["content_sha256"]
+        """The sha256 over the shards' checksums: the corpus's identity."""
+        return str(self.data["content_sha256"])
 
-    def shards(self) -> list[dict[str, Any]]:
-        return self.data["shards"]
+    def shards(self, split: str | None = None) -> list[ShardInfo]:
+        """List the shards of the split, or all (shards hold one split each)."""
+        names = [field.name for field in fields(ShardInfo)]
+        shards = [ShardInfo(**{name: shard[name] for name in names}) for shard in self.data["shards"]]
+        return [shard for shard in shards if split is None or shard.split == split]
+
+    def path(self, shard: ShardInfo) -> str:
+        """Return the path or URI of a shard."""
+        return storage.join(self.root, "shards", shard.name)
 
     def groups(self, split: str | None = None) -> list[tuple[str, int]]:
-        """(shard path, row group) of every row group of the split."""
-        return [
-            (storage.join(self.root, "shards", shard["name"]), group)
-            for shard in self.shards()
-            if split is None or shard["split"] == split
-            for group in range(shard["groups"])
-        ]
+        """List (shard path, row group) of every row group of the split, or of all."""
+        return [(self.path(shard), group) for shard in self.shards(split) for group in range(shard.groups)]
 
     def paths(self, split: str | None = None) -> list[str]:
-        """Shards that hold rows of the split (shards hold one split each)."""
-        chosen = [shard for shard in self.shards() if split is None or shard["split"] == split]
-        return [storage.join(self.root, "shards", shard["name"]) for shard in chosen]
+        """List the paths of the shards of the split, or of all."""
+        return [self.path(shard) for shard in self.shards(split)]
 
     def missing(self) -> list[str]:
-        """Shards that are gone or have another size than when they were written."""
-        sizes = {shard["name"]: shard["bytes"] for shard in self.shards()}
-        return [name for name in sizes if storage.file_size(storage.join(self.root, "shards", name)) != sizes[name]]
+        """List the names of shards that are gone or have another size than when they were written."""
+        return [shard.name for shard in self.shards() if storage.file_size(self.path(shard)) != shard.bytes]
 
     def rows(self, split: str | None = None) -> int:
-        return sum(shard["rows"] for shard in self.shards() if split is None or shard["split"] == split)
+        """Return the number of rows of the split, or of all."""
+        return sum(shard.rows for shard in self.shards(split))
 
 
 def write_manifest(root: str, data: dict[str, Any]) -> Manifest:
@@ -232,7 +251,7 @@ def write_manifest(root: str, data: dict[str, Any]) -> Manifest:
 
 
 def open_corpus(root: str) -> Manifest:
-    """Read the manifest. UserError: no corpus there, an unfinished one, a damaged or newer manifest."""
+    """Read the manifest. Raises UserError: no corpus there, an unfinished one, a damaged or newer manifest."""
     if not storage.is_dir(root):
         raise UserError(f"no corpus at {root}: there is no such folder. Build one with `duskfuse corpus`.")
     path = storage.join(root, MANIFEST)
@@ -256,23 +275,25 @@ def open_corpus(root: str) -> Manifest:
 
 
 def verify(manifest: Manifest) -> list[str]:
-    """Re-read every shard; one line per shard that is missing, changed, short of rows, or not in the manifest."""
-    bad = []
+    """Read every shard again; return a line for each that is missing, changed, short of rows or not in the manifest."""
+    problems = []
     for shard in manifest.shards():
-        path = storage.join(manifest.root, "shards", shard["name"])
+        path = manifest.path(shard)
         try:
             data = storage.read_bytes(path)
-            rows = pq.read_metadata(pa.BufferReader(data)).num_rows if checksum(data) == shard["sha256"] else None
+            rows = pq.read_metadata(pa.BufferReader(data)).num_rows if checksum(data) == shard.sha256 else None
         except (OSError, pa.ArrowInvalid) as error:
-            bad.append(f"{path}: {str(error).strip().splitlines()[0]}")
+            problems.append(f"{path}: {str(error).strip().splitlines()[0]}")
             continue
         if rows is None:
-            bad.append(f"{path}: checksum differs from the manifest ({len(data)} bytes, expected {shard['bytes']})")
-        elif rows != shard["rows"]:
-            bad.append(f"{path}: row count differs from the manifest ({rows}, expected {shard['rows']})")
-    known = {shard["name"] for shard in manifest.shards()}
+            problems.append(f"{path}: checksum differs from the manifest ({len(data)} bytes, expected {shard.bytes})")
+        elif rows != shard.rows:
+            problems.append(f"{path}: row count differs from the manifest ({rows}, expected {shard.rows})")
+    known = {shard.name for shard in manifest.shards()}
     folder = storage.join(manifest.root, "shards")
     for name in storage.list_files(folder):
         if name not in known and not name.endswith(".part"):
-            bad.append(f"{storage.join(folder, name)}: not in the manifest; programs that read all files would take it")
-    return bad
+            problems.append(
+                f"{storage.join(folder, name)}: not in the manifest; programs that read all files would take it"
+            )
+    return problems

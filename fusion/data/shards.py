@@ -15,17 +15,18 @@ import PIL
 import pyarrow as pa
 
 from fusion import storage
-from fusion.config import fingerprint
-from fusion.data.corpus import SCHEMA_VERSION, SPLITS, Sample, ShardWriter, checksum
+from fusion.config import fingerprint, from_dict, to_dict
+from fusion.data.corpus import SCHEMA_VERSION, SPLITS, Sample, ShardInfo, ShardWriter, checksum
 from fusion.data.finding import PairRef, Rejected
 from fusion.data.pairs import BadPair, Pair, read_pair
 from fusion.data.quotas import choose_degradations, find_quota
 from fusion.data.synthetic import is_synthetic
 from fusion.degrade import degrade, expand_preset, parse_degradation
 from fusion.errors import UserError
-from fusion.images.formats import read_size
+from fusion.images.formats import BadImage, read_size
 
 SHARED_PIXELS = 4_000_000  # larger images draw their noise anew for every level, which needs less memory
+DEFAULT_PIXELS = 640 * 480  # of a pair whose size cannot be read when shards are planned
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class ShardPlan:
 
     @property
     def samples(self) -> int:
+        """How many samples the shard will have if every pair can be used."""
         return sum(map(len, self.degradations))
 
     @property
@@ -80,16 +82,42 @@ class ShardPlan:
         return fingerprint([asdict(self), library_versions()])
 
 
+@dataclass(frozen=True)
+class ShardRecord:
+    """What is in a finished shard, as kept in OUT/records/NAME.json.
+
+    pairs: how many were used; bytes, sha256: of the file; counts: (source, degradation, level, samples); boxes: in all
+    samples; plan: the fingerprint of the `ShardPlan`.
+    """
+
+    name: str
+    split: str
+    rows: int
+    groups: int
+    pairs: int
+    bytes: int
+    sha256: str
+    counts: tuple[tuple[str, str, str, int], ...]
+    boxes: int
+    rejected: tuple[Rejected, ...]
+    plan: str
+
+    @property
+    def info(self) -> ShardInfo:
+        """The part of the record that the manifest lists."""
+        return ShardInfo(self.name, self.split, self.rows, self.groups, self.bytes, self.sha256)
+
+
 def library_versions() -> dict[str, Any]:
-    """Of what reads, draws and packs the pixels."""
+    """Return the versions of what reads, draws and packs the pixels, and of the schema."""
     return {"schema": SCHEMA_VERSION} | {library.__name__: library.__version__ for library in (np, cv2, pa, PIL)}
 
 
 def plan_shards(refs: Sequence[PairRef], config: CorpusConfig) -> list[ShardPlan]:
-    """Shards of one split each, whole pairs each, in the order of the keys."""
+    """Plan shards of one split each, of whole pairs, in the order of the keys."""
     degradations = tuple(str(degradation) for degradation in expand_preset(config.preset))
     wanted = choose_degradations(refs, degradations, config.preset, config.seed)
-    group = rows_per_group(len(degradations))
+    row_group = rows_per_group(len(degradations))
     plans: list[ShardPlan] = []
     for split in SPLITS:
         chosen = sorted((ref for ref in refs if ref.split == split and wanted[ref.key]), key=lambda ref: ref.key)
@@ -97,45 +125,26 @@ def plan_shards(refs: Sequence[PairRef], config: CorpusConfig) -> list[ShardPlan
         for start in range(0, len(chosen), step):
             part = tuple(chosen[start : start + step])
             name = f"{len(plans):06d}-{split}.parquet"
-            plans.append(ShardPlan(name, split, part, tuple(wanted[ref.key] for ref in part), group, config.seed))
+            plans.append(ShardPlan(name, split, part, tuple(wanted[ref.key] for ref in part), row_group, config.seed))
     return plans
 
 
-def _pairs_per_shard(refs: Sequence[PairRef], degradations: int, config: CorpusConfig) -> int:
-    by_count = config.shard_samples // degradations
-    largest = max((_pixels(ref) for ref in _first_of_each_source(refs)), default=1)
-    bytes_per_pair = 4 * largest * (1 + degradations)  # three visible and one infrared byte a pixel, before zstd
-    return max(1, min(by_count, math.floor(config.shard_megabytes * 1e6 / bytes_per_pair)))
+def rows_per_group(degradations: int) -> int:
+    """Return the rows of a row group: whole pairs, about 8 rows."""
+    return degradations * max(1, 8 // degradations)
 
 
-def _first_of_each_source(refs: Sequence[PairRef]) -> list[PairRef]:
-    first: dict[str, PairRef] = {}
-    for ref in refs:
-        first.setdefault(ref.source, ref)
-    return list(first.values())
+def build_shard(plan: ShardPlan, root: str) -> ShardRecord:
+    """Read, degrade, pack and write one shard and its record, unless both are already there; return the record.
 
-
-def _pixels(ref: PairRef) -> int:
-    """Pixels of a pair by its infrared image's header; unreadable files count as VGA, they are rejected later."""
-    try:
-        if is_synthetic(ref.infrared):
-            return math.prod(int(n) for n in ref.infrared.split(":")[2].split("x"))
-        return math.prod(read_size(storage.read_bytes(ref.infrared)))
-    except storage.StoreError:
-        raise  # a store that is down must not change the plan
-    except Exception:
-        return 640 * 480
-
-
-def build_shard(plan: ShardPlan, root: str) -> dict[str, Any]:
-    """Read, degrade, pack and write one shard and its record; or return the record when both are already there."""
-    record_path = storage.join(root, "records", plan.name.replace(".parquet", ".json"))
-    done = read_finished_record(plan, root)
-    if done is not None:
-        return done
+    Pairs that cannot be used are in `rejected`. Raises StoreError, or UserError where `root` cannot be written.
+    """
+    finished = read_finished_record(plan, root)
+    if finished is not None:
+        return finished
     cv2.setNumThreads(1)  # Ray gives a task one core
     writer = ShardWriter(plan.row_group)
-    counts: Counter = Counter()
+    counts: Counter[tuple[str, str, str]] = Counter()
     boxes = 0
     rejected: list[Rejected] = []
     for ref, degradations in zip(plan.refs, plan.degradations, strict=True):
@@ -152,48 +161,47 @@ def build_shard(plan: ShardPlan, root: str) -> dict[str, Any]:
             writer.add(sample)
     data = writer.close()
     storage.write_bytes(storage.join(root, "shards", plan.name), data)
-    record = {
-        "name": plan.name,
-        "split": plan.split,
-        "rows": writer.rows,
-        "groups": writer.groups,
-        "pairs": len(plan.refs) - len(rejected),
-        "bytes": len(data),
-        "sha256": checksum(data),
-        "counts": [[*what, count] for what, count in counts.items()],
-        "boxes": boxes,
-        "rejected": [asdict(item) for item in rejected],
-        "plan": plan.fingerprint,
-    }
-    storage.write_text(record_path, json.dumps(record) + "\n")
+    record = ShardRecord(
+        name=plan.name,
+        split=plan.split,
+        rows=writer.rows,
+        groups=writer.groups,
+        pairs=len(plan.refs) - len(rejected),
+        bytes=len(data),
+        sha256=checksum(data),
+        counts=tuple((*kind, count) for kind, count in counts.items()),
+        boxes=boxes,
+        rejected=tuple(rejected),
+        plan=plan.fingerprint,
+    )
+    storage.write_text(_record_path(plan, root), json.dumps(to_dict(record)) + "\n")
     return record
 
 
-def rows_per_group(degradations: int) -> int:
-    """Rows of a group: whole pairs, about 8 rows."""
-    return degradations * max(1, 8 // degradations)
-
-
-def read_finished_record(plan: ShardPlan, root: str) -> dict[str, Any] | None:
-    """The record of a shard that an earlier run of the same plan finished, else None."""
+def read_finished_record(plan: ShardPlan, root: str) -> ShardRecord | None:
+    """Return the record of a shard that an earlier run of the same plan finished, else None. Raises StoreError."""
     try:
-        record = json.loads(storage.read_bytes(storage.join(root, "records", plan.name.replace(".parquet", ".json"))))
+        data = json.loads(storage.read_bytes(_record_path(plan, root)))
     except (OSError, ValueError):
         return None
-    whole = storage.file_size(storage.join(root, "shards", plan.name)) == record.get("bytes")
-    return record if whole and record.get("plan") == plan.fingerprint else None
+    try:
+        record = from_dict(ShardRecord, data, "record")
+    except UserError:  # a record that is damaged, or of another revision
+        return None
+    whole = storage.file_size(storage.join(root, "shards", plan.name)) == record.bytes
+    return record if whole and record.plan == plan.fingerprint else None
 
 
 def make_sample(ref: PairRef, pair: Pair, degradation: str, seed: int, cache: dict[str, Any] | None = None) -> Sample:
-    """One row: the pair, and the pair under one degradation."""
-    what = parse_degradation(degradation)
-    degraded = degrade(pair.visible, pair.infrared, what, seed=seed, key=ref.key, depth=pair.depth, cache=cache)
+    """Make one row: the pair, and the pair under one degradation, such as "haze2+noise1". `cache`: see `degrade`."""
+    parsed = parse_degradation(degradation)
+    degraded = degrade(pair.visible, pair.infrared, parsed, seed=seed, key=ref.key, depth=pair.depth, cache=cache)
     return Sample(
         key=ref.key,
         split=ref.split,
         source=ref.source,
-        degradation=what.name,
-        level=what.level,
+        degradation=parsed.name,
+        level=parsed.level,
         parameters=json.dumps(degraded.parameters, sort_keys=True),
         visible=pair.visible,
         infrared=pair.infrared,
@@ -203,3 +211,37 @@ def make_sample(ref: PairRef, pair: Pair, degradation: str, seed: int, cache: di
         classes=pair.classes,
         notes=pair.notes,
     )
+
+
+def _record_path(plan: ShardPlan, root: str) -> str:
+    """Return where the record of a planned shard is."""
+    return storage.join(root, "records", plan.name.replace(".parquet", ".json"))
+
+
+def _pairs_per_shard(refs: Sequence[PairRef], degradations: int, config: CorpusConfig) -> int:
+    """Return how many pairs fit into a shard, by number and by the largest size among the sources; at least 1."""
+    by_count = config.shard_samples // degradations
+    largest = max((_pixel_count(ref) for ref in _first_of_each_source(refs)), default=1)
+    bytes_per_pair = 4 * largest * (1 + degradations)  # three visible and one infrared byte a pixel, before zstd
+    return max(1, min(by_count, math.floor(config.shard_megabytes * 1e6 / bytes_per_pair)))
+
+
+def _first_of_each_source(refs: Sequence[PairRef]) -> list[PairRef]:
+    """Return the first pair of each source, in order."""
+    first: dict[str, PairRef] = {}
+    for ref in refs:
+        first.setdefault(ref.source, ref)
+    return list(first.values())
+
+
+def _pixel_count(ref: PairRef) -> int:
+    """Return the pixels of a pair by its infrared image's header; unreadable files are rejected later.
+
+    Raises StoreError: a store that is down must not change the plan.
+    """
+    if is_synthetic(ref.infrared):
+        return math.prod(int(side) for side in ref.infrared.split(":")[2].split("x"))
+    try:
+        return math.prod(read_size(storage.read_bytes(ref.infrared)))
+    except (OSError, ValueError, BadImage, MemoryError):  # MemoryError: a file that claims to be huge
+        return DEFAULT_PIXELS

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from tqdm import tqdm
@@ -16,9 +17,10 @@ from fusion import storage
 from fusion.config import fingerprint, from_dict, to_dict
 from fusion.data.corpus import Manifest, checksum, open_corpus, write_manifest
 from fusion.data.corpus import verify as check
+from fusion.data.finding import Rejected
 from fusion.data.pairs import find_pairs
 from fusion.data.quotas import compare_with_quota
-from fusion.data.shards import CorpusConfig, ShardPlan, build_shard, library_versions, plan_shards
+from fusion.data.shards import CorpusConfig, ShardPlan, ShardRecord, build_shard, library_versions, plan_shards
 from fusion.data.splits import FILE
 from fusion.errors import UserError
 from workflows.cluster.connect import connect
@@ -41,10 +43,7 @@ def verify(corpus: str) -> None:
     print(f"{corpus}: {len(manifest.shards())} shards, {manifest.rows()} samples, all as the manifest says")
 
 
-SHARD_FIELDS = ("name", "split", "rows", "groups", "bytes", "sha256")
-
-
-def build(row: dict) -> list[dict]:
+def build(row: dict) -> list[ShardRecord]:
     """One shard, in a Ray task."""
 
     return [build_shard(from_dict(ShardPlan, row["plan"]), row["root"])]
@@ -75,9 +74,7 @@ def build_corpus(args: Args, command: list[str]) -> None:
     if (manifest := finished(args.out, inputs)) is not None:
         print(f"{args.out} is complete: {manifest.rows()} samples in {len(manifest.shards())} shards")
         return
-    check_rejected(
-        [asdict(item) for item in found.rejected], len(found.refs) + len(found.rejected), args.max_rejected_fraction
-    )
+    check_rejected(found.rejected, len(found.refs) + len(found.rejected), args.max_rejected_fraction)
     with Lease(args.out) as lease:
         claim_output(args.out, "plan.json", plan, "corpus")  # another one may have claimed it in the same moment
         refs = split_pairs(found.refs, config, args.out)
@@ -87,39 +84,39 @@ def build_corpus(args: Args, command: list[str]) -> None:
             "config": to_dict(config),
             "inputs": inputs,
             "provenance": provenance(["corpus", *command]),
-            "pairs": {"found": len(found.refs) + len(found.rejected), "used": sum(r["pairs"] for r in records)},
+            "pairs": {"found": len(found.refs) + len(found.rejected), "used": sum(record.pairs for record in records)},
             "splits": {"file": FILE, "sha256": checksum(storage.read_bytes(storage.join(args.out, FILE)))},
             "counts": count(records),
-            "boxes": sum(record["boxes"] for record in records),
-            "rejected": sorted(rejected, key=lambda item: (item["key"], item["reason"])),
-            "shards": [{k: record[k] for k in SHARD_FIELDS} for record in records],
+            "boxes": sum(record.boxes for record in records),
+            "rejected": [asdict(item) for item in sorted(rejected, key=lambda item: (item.key, item.reason))],
+            "shards": [asdict(record.info) for record in records],
         }
         manifest = finish(args, about)
     summary(manifest.data, seconds)
     print(f"{args.out}: {manifest.rows()} samples in {len(manifest.shards())} shards, content {manifest.content[:12]}")
 
 
-def build_all(plans, found, args: Args, lease) -> tuple[list[dict], list[dict], float]:
+def build_all(plans, found, args: Args, lease) -> tuple[list[ShardRecord], list[Rejected], float]:
     """Build what is missing. The records of all shards in order, all rejected pairs, and the seconds it took."""
 
     connect()
     total = len(found.refs) + len(found.rejected)
     root = storage.absolute(args.out)  # tasks may run in another folder
     rows = [{"plan": to_dict(plan), "root": root} for plan in plans]
-    rejected = [asdict(item) for item in found.rejected]
-    records = []
+    rejected = list(found.rejected)
+    records: list[ShardRecord] = []
     start = time.perf_counter()
     with tqdm(total=sum(plan.samples for plan in plans), unit="sample", desc="corpus", mininterval=1) as bar:
         planned = {plan.name: plan.samples for plan in plans}
         for record in in_parallel(rows, build):
             lease.check()
             records.append(record)
-            rejected += record["rejected"]
-            bar.update(planned[record["name"]])
+            rejected += record.rejected
+            bar.update(planned[record.name])
             check_rejected(rejected, total, args.max_rejected_fraction)
-    records.sort(key=lambda record: record["name"])
-    if not sum(record["pairs"] for record in records):
-        first = rejected[0]["reason"] if rejected else "nothing was planned"
+    records.sort(key=lambda record: record.name)
+    if not sum(record.pairs for record in records):
+        first = rejected[0].reason if rejected else "nothing was planned"
         raise UserError(f"no pair of {args.pairs} could be used; first reason: {first}")
     return records, rejected, time.perf_counter() - start
 
@@ -143,21 +140,21 @@ def finished(out: str, inputs: str):
     return manifest if manifest.data.get("inputs") == inputs and not manifest.missing() else None
 
 
-def check_rejected(rejected: list[dict], total: int, most: float) -> None:
+def check_rejected(rejected: Sequence[Rejected], total: int, most: float) -> None:
     if len(rejected) > most * total:
-        shown = "; ".join(f"{item['key']}: {item['reason']}" for item in rejected[:3])
+        shown = "; ".join(f"{item.key}: {item.reason}" for item in rejected[:3])
         raise UserError(
             f"{len(rejected)} of {total} pairs rejected, more than --max-rejected-fraction {most:g} ({shown}). "
             "Put them right, or allow a larger share."
         )
 
 
-def count(records: list[dict]) -> list[dict]:
+def count(records: Sequence[ShardRecord]) -> list[dict]:
     """Samples by split, source, degradation and level."""
     counts: Counter = Counter()
     for record in records:
-        for source, degradation, level, number in record["counts"]:
-            counts[record["split"], source, degradation, level] += number
+        for source, degradation, level, number in record.counts:
+            counts[record.split, source, degradation, level] += number
     names = ("split", "source", "degradation", "level")
     return [dict(zip(names, what, strict=True)) | {"samples": number} for what, number in counts.items()]
 

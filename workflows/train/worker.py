@@ -125,11 +125,11 @@ def validation_samples(manifest, rows: int, rank: int, size: int) -> Iterator:
     total = manifest.rows("val")
     chosen = sorted({i * total // rows for i in range(min(rows, total))})[rank::size] if total else []
     first = 0
-    for path, shard in zip(manifest.paths("val"), (s for s in manifest.shards() if s["split"] == "val"), strict=True):
-        inside = [i - first for i in chosen if first <= i < first + shard["rows"]]
-        first += shard["rows"]
+    for shard in manifest.shards("val"):
+        inside = [i - first for i in chosen if first <= i < first + shard.rows]
+        first += shard.rows
         if inside:
-            yield from (from_row(row) for row in read_shard(path).take(inside).to_pylist())
+            yield from (from_row(row) for row in read_shard(manifest.path(shard)).take(inside).to_pylist())
 
 
 def progress(recipe: Recipe, epoch: int, steps: int):

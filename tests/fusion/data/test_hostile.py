@@ -12,7 +12,7 @@ import sys
 import unicodedata
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
@@ -24,7 +24,7 @@ from fusion import storage
 from fusion.data import corpus, listing, pairs
 from fusion.data.labels import BadLabels, read_voc
 from fusion.data.pairs import BadPair, find_pairs, read_pair
-from fusion.data.shards import CorpusConfig, build_shard, plan_shards
+from fusion.data.shards import CorpusConfig, ShardRecord, build_shard, plan_shards
 from fusion.data.splits import assign_splits
 from fusion.errors import UserError
 from fusion.images.decode import decode
@@ -307,7 +307,7 @@ def test_a_decomposed_name_is_noted(root):
 
 
 @pytest.fixture(scope="module")
-def built(root, tmp_path_factory) -> tuple[Path, list[dict]]:
+def built(root, tmp_path_factory) -> tuple[Path, list[ShardRecord]]:
     """Shards of the whole folder; a file vanishes after the listing."""
     gone = root / "infrared/gone.png"
     for side in ("visible", "infrared"):
@@ -324,13 +324,13 @@ def built(root, tmp_path_factory) -> tuple[Path, list[dict]]:
 
 def test_every_pair_is_in_a_shard_or_in_the_rejected(built):
     out, records = built
-    rejected = {item["key"]: item["reason"] for record in records for item in record["rejected"]}
+    rejected = {item.key: item.reason for record in records for item in record.rejected}
     assert rejected.pop("gone") == "infrared: no such file"
     assert rejected.keys() == REFUSED.keys()
     assert all(rejected[name].startswith(case.reason) for name, case in REFUSED.items())
     rows = [row for record in records for row in rows_of(out, record)]
     assert {row["key"] for row in rows} == accepted_keys()
-    assert len(rows) == 3 * len(accepted_keys()) == sum(record["rows"] for record in records)
+    assert len(rows) == 3 * len(accepted_keys()) == sum(record.rows for record in records)
 
 
 def test_rows_carry_the_notes(built):
@@ -342,8 +342,8 @@ def test_rows_carry_the_notes(built):
     assert notes[COMPOSED] == ["infrared: file name in decomposed Unicode, the key is composed"]
 
 
-def rows_of(out: Path, record: dict) -> list[dict]:
-    return corpus.read_shard(str(out / "shards" / record["name"]), ["key", "notes"]).to_pylist()
+def rows_of(out: Path, record: ShardRecord) -> list[dict]:
+    return corpus.read_shard(str(out / "shards" / record.name), ["key", "notes"]).to_pylist()
 
 
 # files that claim more than they are, and file systems that fail
@@ -479,7 +479,7 @@ def sound(tmp_path_factory) -> Path:
     config = CorpusConfig("scenes:4:64x64:1", "noise1,clean", shard_samples=2, val_fraction=0, test_fraction=0)
     plans = plan_shards(assign_splits(find_pairs(config.pairs).refs, config), config)
     records = [build_shard(plan, str(root)) for plan in plans]
-    corpus.write_manifest(str(root), {"shards": records})
+    corpus.write_manifest(str(root), {"shards": [asdict(record.info) for record in records]})
     return root
 
 

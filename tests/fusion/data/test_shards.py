@@ -231,17 +231,17 @@ def test_records_tell_what_is_in_a_shard(built):
     for plan, record in zip(made, records, strict=True):
         data = (root / "shards" / plan.name).read_bytes()
         samples = samples_of(root / "shards" / plan.name)
-        assert record["name"] == plan.name
-        assert record["split"] == plan.split
-        assert record["bytes"] == len(data)
-        assert record["sha256"] == hashlib.sha256(data).hexdigest()
-        assert record["rows"] == len(samples) == 7 * len(plan.refs)
-        assert record["pairs"] == len(plan.refs)
-        assert record["rejected"] == []
-        assert record["boxes"] == sum(len(sample.boxes) for sample in samples)
+        assert record.name == plan.name
+        assert record.split == plan.split
+        assert record.bytes == len(data)
+        assert record.sha256 == hashlib.sha256(data).hexdigest()
+        assert record.rows == len(samples) == 7 * len(plan.refs)
+        assert record.pairs == len(plan.refs)
+        assert record.rejected == ()
+        assert record.boxes == sum(len(sample.boxes) for sample in samples)
         counted = Counter((sample.source, sample.degradation, sample.level) for sample in samples)
-        assert {tuple(what): count for *what, count in record["counts"]} == counted
-        assert json.loads((root / "records" / plan.name.replace(".parquet", ".json")).read_text()) == record
+        assert {tuple(what): count for *what, count in record.counts} == counted
+        assert json.loads((root / "records" / plan.name.replace(".parquet", ".json")).read_text()) == to_dict(record)
 
 
 def test_row_groups_hold_whole_pairs(built, tmp_path):
@@ -287,7 +287,7 @@ def test_other_processes_in_another_order_write_the_same_bytes(built, tmp_path):
 def test_another_seed_writes_other_bytes(built, tmp_path):
     root, made, records = built
     record = build_shard(replace(made[1], seed=5), str(tmp_path))
-    assert record["sha256"] != records[1]["sha256"]
+    assert record.sha256 != records[1].sha256
     ours = {(s.key, s.degradation, s.level): s for s in samples_of(tmp_path / "shards" / made[1].name)}
     for other in samples_of(root / "shards" / made[1].name):
         one = ours[other.key, other.degradation, other.level]
@@ -338,18 +338,18 @@ def test_an_unfinished_shard_is_built_again(one, damage):
     elif damage == "record cut":
         about.write_bytes(about.read_bytes()[:40])
     else:
-        about.write_text(json.dumps(record | {"plan": replace(plan, seed=9).fingerprint}))
+        about.write_text(json.dumps(to_dict(record) | {"plan": replace(plan, seed=9).fingerprint}))
     assert planning.read_finished_record(plan, str(root)) is None
     before = make_old(root)
     assert build_shard(plan, str(root)) == record
     assert shard.read_bytes() == data
-    assert json.loads(about.read_text()) == record
+    assert json.loads(about.read_text()) == to_dict(record)
     assert age(root)[str(shard)] != before.get(str(shard))
 
 
 def test_another_plan_of_the_same_name_is_built(one):
     root, plan, record = one
-    assert build_shard(replace(plan, seed=9), str(root))["sha256"] != record["sha256"]
+    assert build_shard(replace(plan, seed=9), str(root)).sha256 != record.sha256
 
 
 # pairs from files
@@ -378,10 +378,10 @@ def test_a_corpus_of_files(folder, tmp_path):
     config = replace(CONFIG, pairs=str(folder), preset="noise2,stripes2", val_fraction=0.0, test_fraction=0.0)
     (plan,) = plans(config)
     record = build_shard(plan, str(tmp_path / "out"))
-    assert record["rows"] == 8
-    assert record["pairs"] == 4
-    assert {item["key"] for item in record["rejected"]} == {"small", "text"}
-    reasons = {item["key"]: item["reason"] for item in record["rejected"]}
+    assert record.rows == 8
+    assert record.pairs == 4
+    assert {item.key for item in record.rejected} == {"small", "text"}
+    reasons = {item.key: item.reason for item in record.rejected}
     assert "sizes differ" in reasons["small"]
     assert reasons["text"].startswith("visible:")
     for sample in samples_of(tmp_path / "out" / "shards" / plan.name):
@@ -402,7 +402,7 @@ def test_a_shard_of_which_all_pairs_are_rejected_is_empty(folder, tmp_path):
     refs = tuple(ref for ref in plan.refs if ref.key in ("small", "text"))
     bad = replace(plan, refs=refs, degradations=(("noise2",),) * len(refs))
     record = build_shard(bad, str(tmp_path / "out"))
-    assert (record["rows"], record["pairs"], len(record["rejected"])) == (0, 0, 2)
+    assert (record.rows, record.pairs, len(record.rejected)) == (0, 0, 2)
     assert samples_of(tmp_path / "out" / "shards" / plan.name) == []
 
 
