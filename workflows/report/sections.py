@@ -3,35 +3,50 @@
 from __future__ import annotations
 
 import io
-import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import cv2
+import numpy as np
 
+from detection.moefusion.joint import attend
 from detection.protocol import marked
 from fusion import storage
-from fusion.errors import UserError
 from fusion.images.decode import decode
-from fusion.report import evolution as made
+from fusion.legacy import upgrade_history
+from fusion.report import evolution as evolution_report
 from fusion.report.experts import expert_sheet, gate_choices
 from fusion.report.gallery import data_uri
-from fusion.report.html import Section, Sheet, plot
+from fusion.report.html import Plot, Section, Sheet, plot
 from fusion.report.plots import level_families, metric_over_level, training_curves
 from fusion.report.tables import ALL
 from workflows.evolve.store import read_labels
 from workflows.fuse.methods import load_network
 from workflows.fuse.worker import GATES_FILE
+from workflows.inputs import Item
 from workflows.legacy import upgrade_evolve
+from workflows.report.results import TrainingRun, read_json
 
-SHEETS = 3  # pairs whose experts are shown
-
-
-def detection_section(folder: str, number: int = 1):
-    """What `duskfuse detect` wrote: tables, AP over the level, pictures. UserError: it is not finished."""
+if TYPE_CHECKING:
     import pandas as pd
 
-    about = read_json(storage.join(folder, "detect.json"), f"{folder} holds no finished `duskfuse detect`.")
+MAX_EXPERT_SHEETS = 3  # pairs whose experts are shown
+JPEG_QUALITY = 88
+HIDDEN_VALUES = ("train/images", "train/steps", "train/data_time_s", "train/step_time_s", "epoch")  # have no curve
+NO_LOCAL_EXPERTS = ("no_mole", "att_local")  # ablations of MoE-Fusion
+
+History = list[dict[str, Any]]
+
+
+def detection_section(folder: str, number: int = 1) -> Section:
+    """Return the section of what `duskfuse detect` wrote: tables, AP over the level, pictures.
+
+    UserError: it is not finished.
+    """
+    import pandas as pd
+
+    result = read_json(storage.join(folder, "detect.json"), f"{folder} holds no finished `duskfuse detect`.")
     table = pd.read_csv(io.BytesIO(storage.read_bytes(storage.join(folder, "table.csv"))), keep_default_na=False)
     numbers = [name for name in table.columns if name.startswith(("AP50", "mAP"))]
     table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce")
@@ -40,27 +55,27 @@ def detection_section(folder: str, number: int = 1):
     for (degradation, level), part in table.groupby(["degradation", "level"], sort=False):
         caption = "all images" if degradation == ALL else f"{degradation}, level {level}"
         tables.append((caption if len(table) > len(part) else "", marked(part)))
-    pictures = sorted(name for name in storage.list_files(storage.join(folder, "pictures")) if name.endswith(".png"))
+    pictures = storage.join(folder, "pictures")
     sheets = []
-    for name in pictures:
-        data = storage.read_bytes(storage.join(folder, "pictures", name))
-        sheets.append(Sheet(name.removesuffix(".png"), data_uri(as_jpeg(data), "jpeg")))
+    for name in sorted(name for name in storage.list_files(pictures) if name.endswith(".png")):
+        image_HW3 = decode(storage.read_bytes(storage.join(pictures, name))).pixels
+        sheets.append(Sheet(name.removesuffix(".png"), data_uri(encode_jpeg(image_HW3), "jpeg")))
     return Section(
         f"detection-{number}",
         "Detection" if number == 1 else f"Detection ({number})",
-        f"Average precision of {about['detector']}"
-        + (f", trained on {about['train_on'].replace('+', ' and ')} images and" if about["train_on"] else ",")
+        f"Average precision of {result['detector']}"
+        + (f", trained on {result['train_on'].replace('+', ' and ')} images and" if result["train_on"] else ",")
         + " run unchanged on every method's images. AP50: IoU of at least 0.5. Behind each number: its 95 % "
-        f"interval, by {about['resamples']} bootstrap draws of the images.",
+        f"interval, by {result['resamples']} bootstrap draws of the images.",
         tuple(tables),
-        tuple(level_plots(table)),
+        tuple(map50_plots(table)),
         tuple(sheets),
-        tuple(verdicts(folder)),
+        tuple(difference_notes(folder)),
     )
 
 
-def level_plots(table) -> list:
-    """mAP50 over the level, where there are several."""
+def map50_plots(table: pd.DataFrame) -> list[Plot]:
+    """Return the plot of mAP50 over the level, where there are several levels."""
     import pandas as pd
 
     part = table[table["degradation"] != ALL]
@@ -80,8 +95,8 @@ def level_plots(table) -> list:
     return [plot("mAP50 over the level", metric_over_level(summary, "mAP50", metrics={}))]
 
 
-def verdicts(folder: str) -> list[str]:
-    """Which methods can be told from the best one, over all images, at 5 % for all of them together (Bonferroni)."""
+def difference_notes(folder: str) -> list[str]:
+    """Return which methods differ from the best one, over all images, at 5 % for all of them together (Bonferroni)."""
     import pandas as pd
 
     table = pd.read_csv(io.BytesIO(storage.read_bytes(storage.join(folder, "differences.csv"))))
@@ -89,83 +104,90 @@ def verdicts(folder: str) -> list[str]:
     lines = []
     for row in part.to_dict("records"):
         # the best one was chosen among them: as many chances to be best as there are rows
-        sure = "clear" if row["p"] < 0.05 / len(part) else "not clear"
+        verdict = "clear" if row["p"] < 0.05 / len(part) else "not clear"
         lines.append(
             f"{row['best']} less {row['other']}: {100 * row['difference']:+.1f} points of mAP50 "
-            f"(95 % interval {100 * row['low']:+.1f} to {100 * row['high']:+.1f}, {row['images']} images): {sure}"
+            f"(95 % interval {100 * row['low']:+.1f} to {100 * row['high']:+.1f}, {row['images']} images): {verdict}"
         )
     return lines
 
 
-def evolution_section(folder: str, number: int = 1):
-    """What `duskfuse evolve` wrote: labels won, scores before and after. UserError: it is not finished."""
+def evolution_section(folder: str, number: int = 1) -> Section:
+    """Return the section of what `duskfuse evolve` wrote: labels won, scores before and after.
 
-    about = upgrade_evolve(
-        read_json(storage.join(folder, "evolve.json"), f"{folder} holds no finished `duskfuse evolve`.")
-    )
-    facts = about["evolutions"]
-    labels = [read_labels(folder, one["evolution"]) for one in facts]
-    names = [*facts[-1]["library"], *(f"network-{one['evolution']}" for one in facts)]
-    found = {name: method_scores(folder, name) for name in names}
-    evolved = made.Evolved(facts, labels, {name: scores for name, scores in found.items() if scores})
+    UserError: it is not finished.
+    """
+    result = read_json(storage.join(folder, "evolve.json"), f"{folder} holds no finished `duskfuse evolve`.")
+    evolutions = upgrade_evolve(result)["evolutions"]
+    labels = [read_labels(folder, evolution["evolution"]) for evolution in evolutions]
+    names = [*evolutions[-1]["library"], *(f"network-{evolution['evolution']}" for evolution in evolutions)]
+    scores = {name: method_scores(folder, name) for name in names}
+    evolved = evolution_report.Evolved(evolutions, labels, {name: known for name, known in scores.items() if known})
     plots = [
-        plot("Labels won", made.wins_chart(evolved)),
-        plot("E2 of methods and networks", made.scores_chart(evolved)),
+        plot("Labels won", evolution_report.wins_chart(evolved)),
+        plot("E2 of methods and networks", evolution_report.scores_chart(evolved)),
     ]
-    if (log := curves(evolution_histories(folder, facts))) is not None:
+    if (log := curves(evolution_histories(folder, evolutions))) is not None:
         plots.append(plot("Training of the evolutions", training_curves(log)))
     return Section(
         f"evolution-{number}",
         "Evolution" if number == 1 else f"Evolution ({number})",
         f"A library of {len(evolved.methods)} methods fused every pair; by the index E2 the best result became the "
-        f"label of each of {facts[-1]['labels']} pairs, and AE-Netv2 learnt them. All are compared on "
-        f"{facts[-1]['held_out_pairs']} held-out pairs. E2 rewards sharpness, and noise, above all else.",
-        (("", made.evolutions_table(evolved)), ("", made.methods_table(evolved))),
+        f"label of each of {evolutions[-1]['labels']} pairs, and AE-Netv2 learnt them. All are compared on "
+        f"{evolutions[-1]['held_out_pairs']} held-out pairs. E2 rewards sharpness, and noise, above all else.",
+        (("", evolution_report.evolutions_table(evolved)), ("", evolution_report.methods_table(evolved))),
         tuple(plots),
         (),
-        tuple(made.sentences(evolved)),
+        tuple(evolution_report.sentences(evolved)),
     )
 
 
 def method_scores(folder: str, name: str) -> dict[str, tuple[float, str]]:
-    """key -> (E2, "" or why there is none) of a method of an evolution; {} where its folder is gone."""
+    """Read the scores of a method of an evolution: pair -> (E2, "" or why there is none).
 
+    Empty where the method's folder is gone.
+    """
     path = storage.join(folder, "library", name, "scores.json")
     if not storage.exists(path):
         return {}
     scores = read_json(path, f"{path} cannot be read.")
-    return {key: (float(score), why) for key, (score, why) in scores.items()}
+    return {key: (float(score), reason) for key, (score, reason) in scores.items()}
 
 
-def evolution_histories(folder: str, facts: list[dict]) -> list[tuple[str, list[dict]]]:
-    """(name, history) of every evolution's training that is there."""
-
+def evolution_histories(folder: str, evolutions: Sequence[Mapping[str, Any]]) -> list[tuple[str, History]]:
+    """Read (name, history) of every evolution's training that is there."""
     histories = []
-    for one in facts:
-        path = storage.join(folder, "evolutions", str(one["evolution"]), "training", "run.json")
+    for evolution in evolutions:
+        number = evolution["evolution"]
+        path = storage.join(folder, "evolutions", str(number), "training", "run.json")
         if storage.exists(path):
             run = read_json(path, f"{path} cannot be read.")
-            histories.append((f"evolution {one['evolution']}", run["history"]))
+            histories.append((f"evolution {number}", upgrade_history(run["history"])))
     return histories
 
 
-def curves(histories: Iterable[tuple[str, list[dict]]]):
-    """Training histories, (name, entries) each, as rows of run, epoch, name, value; None without any."""
+def curves(histories: Iterable[tuple[str, History]]) -> pd.DataFrame | None:
+    """Return training histories, (name, entries) each, as rows of run, epoch, name, value; None without any."""
     import pandas as pd
 
-    hidden = ("train/images", "train/steps", "train/data_time_s", "train/step_time_s", "epoch")
     rows = [
         (run, entry["epoch"], name, value)
         for run, history in histories
         for entry in history
         for name, value in entry.items()
-        if name not in hidden
+        if name not in HIDDEN_VALUES
     ]
     return pd.DataFrame(rows, columns=["run", "epoch", "name", "value"]) if rows else None
 
 
-def experts_section(methods: dict[str, str], runs: dict[str, dict], items: list):
-    """Gate choices of the methods that have them, and features of MoE-Fusion's local experts; None without either."""
+def experts_section(methods: Mapping[str, str], runs: Sequence[TrainingRun], items: Sequence[Item]) -> Section | None:
+    """Return the section of gate choices and of features of MoE-Fusion's local experts; None without either.
+
+    Args:
+        methods: Name -> folder of fused images, which may have a table of gates.
+        runs: Trainings; those of a MoE-Fusion are shown.
+        items: Images that the experts are shown on.
+    """
     import pandas as pd
 
     plots, sheets = [], []
@@ -174,45 +196,28 @@ def experts_section(methods: dict[str, str], runs: dict[str, dict], items: list)
         if storage.exists(path):
             gates = pd.read_csv(io.BytesIO(storage.read_bytes(path)))
             plots.append(plot(f"{name}: experts chosen", gate_choices(gates)))
-    for folder, about in runs.items():
-        if about["settings"]["recipe"].get("model_name") == "moefusion":
-            sheets += expert_sheets(folder, items)
+    for run in runs:
+        if run.recipe.get("model_name") == "moefusion":
+            sheets += expert_sheets(run.folder, items)
     if not (plots or sheets):
         return None
     lead = "How often each gate chose each expert, and what every local expert makes of the foreground and background."
     return Section("experts", "Experts", lead, (), tuple(plots), tuple(sheets))
 
 
-def expert_sheets(run: str, items: list) -> list:
-
+def expert_sheets(run: str, items: Sequence[Item]) -> list[Sheet]:
+    """Return what the local experts of a trained MoE-Fusion make of the first images; empty where it has none."""
     loaded, twin, _ = load_network(storage.absolute(run))
-    if loaded.model.config.ablation in ("no_mole", "att_local"):
+    if loaded.model.config.ablation in NO_LOCAL_EXPERTS:
         return []
     sheets = []
-    for item in items[:SHEETS]:
-        attention = None
-        if twin is not None:
-            from detection.moefusion.joint import attend
-
-            attention = attend(twin, item.visible, item.infrared)
-        sheet = expert_sheet(loaded.model, item.visible, item.infrared, attention)
-        sheets.append(Sheet(f"{run}: {item.key}", data_uri(jpeg(sheet), "jpeg")))
+    for item in items[:MAX_EXPERT_SHEETS]:
+        attention = None if twin is None else attend(twin, item.visible, item.infrared)
+        sheet_HW3 = expert_sheet(loaded.model, item.visible, item.infrared, attention)
+        sheets.append(Sheet(f"{run}: {item.key}", data_uri(encode_jpeg(sheet_HW3), "jpeg")))
     return sheets
 
 
-def jpeg(image_HW3) -> bytes:
-
-    return cv2.imencode(".jpg", image_HW3[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
-
-
-def as_jpeg(data: bytes) -> bytes:
-
-    return jpeg(decode(data).pixels)
-
-
-def read_json(path: str, otherwise: str) -> dict:
-
-    try:
-        return json.loads(storage.read_bytes(path))
-    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
-        raise UserError(f"{otherwise} Give its --out folder, or run it to the end.") from error
+def encode_jpeg(image_HW3: np.ndarray) -> bytes:
+    """Return an RGB image, uint8, as JPEG."""
+    return cv2.imencode(".jpg", image_HW3[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
