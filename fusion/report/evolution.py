@@ -15,26 +15,27 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from fusion.errors import UserError
-from fusion.report.plots import INK, MUTED, PALETTE, _save, _settings, _short
+from fusion.report.style import INK, MUTED, PALETTE, plot_settings, save_figure, short_name
 from fusion.report.tables import DECIMALS, Cell, Column, PaperTable, Row, format_value
 from fusion.training.evolution import Label, mean_score
 
 Scores = Mapping[str, Mapping[str, tuple[float, str]]]
 NONE = "–"
 ROW, COLUMNS = 0.2, 3  # inches of a bar with its gap; panels in a row
-FEW = 3  # newcomers that are named in a table
-FAR = 3  # times the median: a score to look at
+MAX_NAMED_NEWCOMERS = 3  # newcomers that are named in a table
+OUTLIER_FACTOR = 3  # times the median: a score to look at
 
 
 @dataclass(frozen=True)
-class Evolved:
-    """All that the report says of one folder of evolutions. UserError: there is none, or labels are missing."""
+class EvolutionData:
+    """What the report shows of one folder of evolutions. UserError: there is none, or labels are missing."""
 
     evolutions: Sequence[Mapping[str, Any]]
     labels: Sequence[Mapping[str, Label]]
@@ -48,6 +49,7 @@ class Evolved:
 
     @property
     def last(self) -> Mapping[str, Any]:
+        """The facts of the latest evolution."""
         return self.evolutions[-1]
 
     @property
@@ -57,31 +59,33 @@ class Evolved:
 
     @property
     def networks(self) -> list[str]:
+        """The network of every evolution, by name."""
         return [f"network-{one['evolution']}" for one in self.evolutions]
 
     def held_out(self, name: str) -> tuple[float, int]:
-        """(mean E2 on the held-out pairs, of how many) of a method or network; (NaN, 0) where it is not told."""
+        """Return (mean E2 on the held-out pairs, of how many) of a method or network; (NaN, 0) if it was not scored."""
         value = self.last["held_out_scores"].get(name)
         if value is None:
             return math.nan, 0
         return float(value), int(self.last["held_out_scored"][name])
 
     def labelled(self, name: str) -> tuple[float, int]:
-        """(mean E2 on the pairs that have labels, of how many)."""
+        """Return (mean E2 on the pairs that have labels, of how many)."""
         found = self.finite(name, self.labels[-1])
         return mean_score(found), len(found)
 
     def middle(self, name: str) -> tuple[float, int]:
-        """(median E2 on the held-out pairs, of how many): what a few extreme scores do not move."""
+        """Return (median E2 on the held-out pairs, of how many): a few extreme scores do not move it."""
         found = self.finite(name, self.scores.get(self.networks[-1], ()))
         return (statistics.median(found) if found else math.nan), len(found)
 
     def finite(self, name: str, keys: Collection[str]) -> list[float]:
+        """Return the scores of a method on these pairs that are numbers."""
         scores = self.scores.get(name, {})
         return [scores[key][0] for key in keys if key in scores and math.isfinite(scores[key][0])]
 
 
-def wins_chart(evolved: Evolved, *, format: str = "svg") -> bytes:
+def wins_chart(evolved: EvolutionData, *, format: str = "svg") -> bytes:
     """Draw a panel per evolution: how many labels every method gives, newcomers in another colour. Returns SVG."""
     order = sorted(evolved.methods, key=lambda name: (-evolved.last["wins"].get(name, 0), evolved.methods.index(name)))
     count = len(evolved.evolutions)
@@ -89,7 +93,7 @@ def wins_chart(evolved: Evolved, *, format: str = "svg") -> bytes:
     rows = math.ceil(count / columns)
     most = max(max(one["wins"].values(), default=1) for one in evolved.evolutions)
     height = rows * (0.6 + ROW * len(order)) + 0.3 * (count > 1)
-    with _settings():
+    with plot_settings():
         figure = Figure(figsize=(1.2 + 2.9 * columns, height), layout="constrained")
         axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
         for axis in axes[count:]:
@@ -110,10 +114,10 @@ def wins_chart(evolved: Evolved, *, format: str = "svg") -> bytes:
         if count > 1:
             keys = [Patch(color=PALETTE[0], label="in the library before"), Patch(color=PALETTE[1], label="joined")]
             figure.legend(handles=keys, loc="outside lower center", ncols=2, frameon=False)
-        return _save(figure, format)
+        return save_figure(figure, format)
 
 
-def scores_chart(evolved: Evolved, *, format: str = "svg") -> bytes:
+def scores_chart(evolved: EvolutionData, *, format: str = "svg") -> bytes:
     """Draw a line per method and network: mean E2 on the held-out pairs and on the labelled ones.
 
     The labels' own mean is drawn too. Returns SVG.
@@ -128,7 +132,7 @@ def scores_chart(evolved: Evolved, *, format: str = "svg") -> bytes:
         Line2D([], [], color=MUTED, marker="o", mfc="none", ls="", ms=6, label="labelled pairs, a method"),
         Line2D([], [], color=INK, ls="--", lw=0.9, label="the labels (best of each pair)"),
     ]
-    with _settings():
+    with plot_settings():
         figure = Figure(figsize=(7.6, 0.95 + ROW * 1.15 * len(names)), layout="constrained")
         axis = figure.add_subplot()
         axis.axvline(evolved.last["label_score"], color=INK, ls="--", lw=0.9)
@@ -142,10 +146,10 @@ def scores_chart(evolved: Evolved, *, format: str = "svg") -> bytes:
         axis.margins(x=0.06)
         axis.set_xlabel("mean E2 (higher is better)")
         figure.legend(handles=keys, loc="outside lower center", ncols=2, frameon=False, handlelength=2)
-        return _save(figure, format)
+        return save_figure(figure, format)
 
 
-def methods_table(evolved: Evolved) -> PaperTable:
+def methods_table(evolved: EvolutionData) -> PaperTable:
     """Return a row per method and network: labels won, E2 on labelled and on held-out pairs, failures."""
     first = {name: one["evolution"] for one in reversed(evolved.evolutions) for name in one["joined"]}
     numbers = [one["evolution"] for one in evolved.evolutions]
@@ -171,15 +175,22 @@ def methods_table(evolved: Evolved) -> PaperTable:
     return PaperTable("", "", tuple(columns), tuple(rows), evolved.last["held_out_pairs"], uneven)
 
 
-def evolutions_table(evolved: Evolved) -> PaperTable:
+def evolutions_table(evolved: EvolutionData) -> PaperTable:
     """Return a row per evolution.
 
-    Its cells: labels replaced, their score, and the network before and after: its E2 on held-out pairs, and
-    its loss on the labels of the evolution before.
+    Its cells: labels replaced, their score, and the network before and after: its E2 on held-out pairs, and its loss on
+    the labels of the evolution before.
     """
-    heads = (("joined", "Joined", ""), ("replaced", "Replaced", ""), ("label_score", "E2 of labels", "↑"))
-    heads += (("before", "Held out, before", "↑"), ("after", "after", "↑"))
-    heads += (("old before", "Old-label loss, before", "↓"), ("old after", "after", "↓"), ("epochs", "Epochs", ""))
+    columns = (
+        Column("joined", "Joined", ""),
+        Column("replaced", "Replaced", ""),
+        Column("label_score", "E2 of labels", "↑"),
+        Column("before", "Held out, before", "↑"),
+        Column("after", "after", "↑"),
+        Column("old before", "Old-label loss, before", "↓"),
+        Column("old after", "after", "↓"),
+        Column("epochs", "Epochs", ""),
+    )
     rows = []
     for place, one in enumerate(evolved.evolutions):
         after = evolved.held_out(f"network-{one['evolution']}")[0]
@@ -187,7 +198,12 @@ def evolutions_table(evolved: Evolved) -> PaperTable:
         old = one["forgetting"] or {"before": math.nan, "after": math.nan}
         detail = f"on {old['pairs']} pairs" if "pairs" in old else "nothing was learnt before"
         texts = (
-            (", ".join(one["joined"]) if len(one["joined"]) <= FEW else f"{len(one['joined'])} methods", ""),
+            (
+                ", ".join(one["joined"])
+                if len(one["joined"]) <= MAX_NAMED_NEWCOMERS
+                else f"{len(one['joined'])} methods",
+                "",
+            ),
             (str(one["replaced"]), f"of {one['labels']}"),
             (format_value(one["label_score"]), f"{one['labels']} labels"),
             *((format_value(v) if math.isfinite(v) else NONE, "") for v in (before, after)),
@@ -195,13 +211,12 @@ def evolutions_table(evolved: Evolved) -> PaperTable:
             (str(one["epochs"]), ""),
         )
         rows.append(Row(str(one["evolution"]), str(one["labels"]), tuple(_plain(*text) for text in texts)))
-    columns = tuple(Column(*head) for head in heads)
     most = max(one["labels"] for one in evolved.evolutions)
     return PaperTable("", "", columns, tuple(rows), most, False, head="Evolution", counted="Labels")
 
 
-def sentences(evolved: Evolved) -> list[str]:
-    """Who took labels from whom, what the network forgot, what a method failed on, and scores that are far off."""
+def sentences(evolved: EvolutionData) -> list[str]:
+    """Return sentences: labels taken over, what the network forgot, failures of methods, and outlying scores."""
     lines = []
     for place, one in enumerate(evolved.evolutions[1:], 1):
         old, new = evolved.labels[place - 1], evolved.labels[place]
@@ -228,13 +243,13 @@ def sentences(evolved: Evolved) -> list[str]:
     for name in evolved.methods:
         scores = {key: score for key, (score, _) in evolved.scores.get(name, {}).items() if math.isfinite(score)}
         middle = statistics.median(scores.values()) if scores else 0.0
-        far = [key for key, score in scores.items() if score > FAR * middle > 0]
+        far = [key for key, score in scores.items() if score > OUTLIER_FACTOR * middle > 0]
         if far:
             most = max(far, key=lambda key: scores[key])
             lines.append(
-                f"{name} scores over {FAR} times its median of {middle:.2f} on {len(far)} of {len(scores)} pairs, "
-                f"up to {scores[most]:.2f} ({most}). E2 has no bound for sharpness: look at these results before "
-                "you trust its mean, and the labels it won."
+                f"{name} scores over {OUTLIER_FACTOR} times its median of {middle:.2f} on {len(far)} of "
+                f"{len(scores)} pairs, up to {scores[most]:.2f} ({most}). E2 has no bound for sharpness: look at "
+                "these results before you trust its mean, and the labels it won."
             )
     return lines
 
@@ -255,13 +270,13 @@ def _mean(name: str, every: Mapping[str, tuple[float, int]]) -> Cell:
     return Cell(format_value(value), shown, count < most, f"{count} pairs")
 
 
-def _bare(axis, names: Sequence[str], reach: float | None = None) -> None:
+def _bare(axis: Axes, names: Sequence[str], reach: float | None = None) -> None:
     """Names down the left side, the first on top; nothing else but a light grid."""
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.grid(axis="x", lw=0.7)
     axis.set_axisbelow(True)
     axis.tick_params(length=0)
-    axis.set_yticks(np.arange(len(names)), [_short(name) for name in names])
+    axis.set_yticks(np.arange(len(names)), [short_name(name) for name in names])
     axis.set_ylim(len(names) - 0.4, -0.6)
     if reach is not None:
         axis.set_xlim(0, reach)

@@ -9,14 +9,15 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.artist import Artist
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from fusion.errors import UserError
 from fusion.images.colour import luma, to_rgb
 from fusion.models.moefusion import LocalExperts, MoEFusion
-from fusion.report.plots import MUTED, PALETTE, _legend, _panels, _save, _settings
 from fusion.report.sheets import side_by_side
+from fusion.report.style import MUTED, PALETTE, add_legend, panel_grid, plot_settings, save_figure
 
 COLUMNS = ("image", "gate", "expert", "weight")
 BRIGHTEST = 99.5  # per cent: what is shown as white
@@ -33,13 +34,13 @@ def gate_choices(gates: pd.DataFrame, *, format: str = "svg") -> bytes:
         what = f"has no column {', '.join(absent)}" if absent else "is empty"
         raise UserError(f"the table of gates {what}; it needs rows of {', '.join(COLUMNS)}.")
     names = list(dict.fromkeys(gates["gate"]))
-    keys = [
+    keys: list[Artist] = [
         Patch(color=PALETTE[0], label="images that chose it"),
         Patch(color=PALETTE[4], label="mean weight"),
         Line2D([], [], color=MUTED, ls="--", lw=0.9, label="even choice"),
     ]
-    with _settings():
-        figure, axes, _ = _panels(len(names), keys, share_y=True)
+    with plot_settings():
+        figure, axes, _ = panel_grid(len(names), keys, share_y=True)
         for axis, name in zip(axes, names, strict=True):
             part = gates[gates["gate"] == name]
             chosen = (part["weight"] > 0).groupby(part["expert"]).mean().sort_index()
@@ -52,8 +53,8 @@ def gate_choices(gates: pd.DataFrame, *, format: str = "svg") -> bytes:
             axis.set_ylim(0, 1)
             axis.set_title(f"{name} ({part['image'].nunique()} images)")
             axis.set_xlabel("expert")
-        _legend(figure, keys)
-        return _save(figure, format)
+        add_legend(figure, keys)
+        return save_figure(figure, format)
 
 
 def expert_sheet(
@@ -63,20 +64,17 @@ def expert_sheet(
     attention: torch.Tensor | None = None,
     width: int = 320,
 ) -> np.ndarray:
-    """Draw the paper's Fig. 6 for one pair: attention, then every local expert's features.
-
-    Features are those on the foreground and on the background.
+    """Draw the paper's Fig. 6 for one pair: attention, then every local expert's features on fore- and background.
 
     Images are uint8, H W 3 (or H W) and H W. Shown is how far features are from their mean over the image, on
     average over the channels, on one scale for all experts of a row; an expert that the gate did not choose is grey.
     Returns uint8 H W 3. Raises ValueError for a model without local experts.
     """
-    tensors = [torch.from_numpy(luma(image))[None, None] for image in (visible, infrared)]
     device = next(model.parameters()).device
-    tensors = [tensor.to(device) for tensor in tensors]
+    first, second = (torch.from_numpy(luma(image))[None, None].to(device) for image in (visible, infrared))
     with torch.inference_mode():
-        maps = model.local_maps(*tensors, attention)
-        gates = model(*tensors, attention).gates
+        maps = model.local_maps(first, second, attention)
+        gates = model(first, second, attention).gates
     rows = [[("visible", to_rgb(visible)), ("infrared", to_rgb(infrared)), *attention_cells(attention)]]
     titles = ["the pair" + ("" if attention is not None else " (no attention: all is half foreground)")]
     for name, features in maps.items():
@@ -84,11 +82,11 @@ def expert_sheet(
         energy_NHW = (features_NCHW - features_NCHW.mean((2, 3), keepdim=True)).abs().mean(1).cpu().numpy()
         top = max(float(np.percentile(energy_NHW, BRIGHTEST)), 1e-9)
         local: LocalExperts = getattr(model, name)
-        first = len(local.experts) // 2
+        visible_experts = len(local.experts) // 2
         cells = []
         for place, energy_HW in enumerate(energy_NHW):
             weight = float(gates[name][0, place])
-            modality = "visible" if place < first else "infrared"
+            modality = "visible" if place < visible_experts else "infrared"
             chosen = f"weight {weight:.2f}" if weight else "not chosen"
             cells.append((f"{place + 1} ({modality}): {chosen}", heat(energy_HW / top, colour=weight > 0)))
         rows.append(cells)
@@ -97,6 +95,7 @@ def expert_sheet(
 
 
 def attention_cells(attention_1xHW: torch.Tensor | None) -> list[tuple[str, np.ndarray]]:
+    """Return (caption, uint8 H W 3) of one or two attention maps, (1, 1 or 2, H, W) in [0, 1]; [] for None."""
     if attention_1xHW is None:
         return []
     maps = attention_1xHW[0].float().cpu().numpy()
@@ -105,8 +104,9 @@ def attention_cells(attention_1xHW: torch.Tensor | None) -> list[tuple[str, np.n
 
 
 def heat(values_HW: np.ndarray, colour: bool = True) -> np.ndarray:
-    """[0, 1] in false colours (viridis), or in grey."""
+    """Return values in [0, 1], (H, W), in false colours (viridis) or in grey: uint8 H W 3."""
     bytes_HW = np.rint(np.clip(values_HW, 0, 1) * 255).astype(np.uint8)
     if not colour:
         return to_rgb(bytes_HW)
-    return cv2.cvtColor(cv2.applyColorMap(bytes_HW, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
+    coloured: np.ndarray = cv2.cvtColor(cv2.applyColorMap(bytes_HW, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
+    return coloured

@@ -58,7 +58,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Strip:
+class PictureRow:
     """One row ready for the page: a picture or None for every column of the gallery; boxes are x, y, width, height."""
 
     title: str
@@ -97,7 +97,7 @@ def _shrink(image: np.ndarray, scale: float) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def strips(rows: Sequence[GalleryRow]) -> tuple[list[str], list[Strip]]:
+def strips(rows: Sequence[GalleryRow]) -> tuple[list[str], list[PictureRow]]:
     """(column labels, rows): every label has one column, in the order of first appearance, in all rows alike."""
     labels = list(dict.fromkeys(label for row in rows for label in row.images))
     result = []
@@ -107,7 +107,7 @@ def strips(rows: Sequence[GalleryRow]) -> tuple[list[str], list[Strip]]:
         rects = tuple(
             (f"{x1:.1f}", f"{y1:.1f}", f"{max(x2 - x1, 0):.1f}", f"{max(y2 - y1, 0):.1f}") for x1, y1, x2, y2 in boxes
         )
-        result.append(Strip(row.title, pictures, rects))
+        result.append(PictureRow(row.title, pictures, rects))
     return labels, result
 
 

@@ -15,7 +15,7 @@ from importlib import resources
 import jinja2
 import pandas as pd
 
-from fusion.report import plots
+from fusion.report import plots, style
 from fusion.report.gallery import GalleryRow, data_uri, strips
 from fusion.report.tables import (
     ALL,
@@ -53,7 +53,7 @@ class Condition:
 
 
 @dataclass(frozen=True)
-class Sheet:
+class FullWidthImage:
     """A picture over the whole width, as a data URI."""
 
     title: str
@@ -69,7 +69,7 @@ class Section:
     lead: str
     tables: tuple[tuple[str, PaperTable], ...] = ()
     plots: tuple[Plot, ...] = ()
-    sheets: tuple[Sheet, ...] = ()
+    sheets: tuple[FullWidthImage, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -101,7 +101,7 @@ def render(
         title=title,
         sentence="" if scores.empty and sections else _sentence(scores, names, dialect),
         dialect=dialect,
-        few=plots.FEW,
+        few=style.MAX_CLEAR_LINES,
         overall=paper_table(summary, metrics=table) if methods else None,
         conditions=_conditions(summary, table),
         plots=_levels(summary, names, table),
@@ -132,7 +132,7 @@ def _training(log: pd.DataFrame | None, methods: Sequence[str]) -> Plot | None:
 
 def plot(title: str, svg: bytes) -> Plot:
     """Return a plot of `plots` as the page shows it."""
-    return Plot(title, plots.css_width(svg), data_uri(svg, "svg+xml"), data_uri(plots.to_dark(svg), "svg+xml"))
+    return Plot(title, style.css_width(svg), data_uri(svg, "svg+xml"), data_uri(style.to_dark(svg), "svg+xml"))
 
 
 def _sentence(scores: pd.DataFrame, names: Sequence[str], dialect: str) -> str:

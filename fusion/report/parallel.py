@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fusion.errors import UserError
-from fusion.report.plots import FULL_WIDTH, MUTED, PALETTE, _save, _settings
+from fusion.report.style import FULL_WIDTH, MUTED, PALETTE, plot_settings, save_figure
 from fusion.report.trials import FAILED, FINISHED, TRIALS, check, column, finite, higher_is_better, label_of
 
 # bad to good; middling lightness throughout, so that it shows on white and on dark paper
@@ -51,7 +52,7 @@ def parallel_coordinates(
     low, high = float(goodness.min()), float(goodness.max())
     colours = COLOURS((goodness - low) / (high - low) if high > low else np.ones(len(values)))
     finished = (kept["state"] == FINISHED).to_numpy()
-    with _settings():
+    with plot_settings():
         width = min(FULL_WIDTH, max(5.5, 1.7 * len(scales)))
         figure = Figure(figsize=(width, 4.2), layout="constrained")
         axis = figure.add_subplot()
@@ -60,7 +61,7 @@ def parallel_coordinates(
         for rank, place in enumerate(order):
             best = rank == len(order) - 1
             x, y = bend([scale.places[place] for scale in scales])
-            style = {"lw": 2.6 if best else 1.2, "alpha": 1.0 if best else 0.75}
+            style: dict[str, Any] = {"lw": 2.6 if best else 1.2, "alpha": 1.0 if best else 0.75}
             axis.plot(x, y, color=colours[place], ls="-" if finished[place] else (0, (3, 2)), **style)
         for place, scale in enumerate(scales):
             axis.plot([place, place], [0, 1], color=MUTED, lw=1.0, zorder=3)
@@ -82,7 +83,7 @@ def parallel_coordinates(
         notes += [f"{left_out} failed or without a value"] if left_out else []
         notes += ["dashed: stopped early"] if not finished.all() else []
         figure.supxlabel(", ".join(notes), size=8, color=MUTED)
-        return _save(figure, format)
+        return save_figure(figure, format)
 
 
 def scale_of(values: pd.Series, log: bool) -> Scale:

@@ -7,54 +7,31 @@ do not show on white or on dark paper. Markers, then dashes, tell apart what sha
 
 from __future__ import annotations
 
-import io
 import math
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from fusion.errors import UserError
-from fusion.report.tables import ALL, Metrics, degradation_order, level_order, metric_arrow, metric_label, metric_table
-
-INK, MUTED, GRID = "#24292f", "#667079", "#e2e5e9"
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7f85")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")  # 11 of them: no pair repeats before 77 names
-DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
-DARK = dict(  # ink on light paper -> ink on dark paper
-    zip(
-        (INK, MUTED, GRID, *PALETTE),
-        ("#e3e6ea", "#9aa3ad", "#33393f", "#58a6dd", "#f07f3c", "#2fbf94", "#e3a0c5", "#f0b73f", "#9fd8f8", "#a9afb6"),
-        strict=True,
-    )
+from fusion.report.style import (
+    CLEAN_DASHES,
+    MAX_CLEAR_LINES,
+    MUTED,
+    Style,
+    add_heading,
+    add_legend,
+    legend_key,
+    panel_grid,
+    plot_settings,
+    save_figure,
+    short_name,
+    styles,
 )
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-LABEL_LENGTH = 40
-FEW = 8  # methods up to which error bars and clean lines are drawn
-CLEAN_DASHES = (0, (4, 3))
-FULL_WIDTH, PANEL_WIDTH, PANEL_HEIGHT, COLUMNS = 11.48, 2.6, 1.75, 5  # inches (panel width at most), panels in a row
-
-
-@dataclass(frozen=True)
-class Style:
-    colour: str
-    marker: str
-    dashes: str | tuple
-
-
-def styles(names: Iterable[str]) -> dict[str, Style]:
-    """Return a line style per name, by its place: give the same names in the same order to every plot of a report."""
-    return {
-        name: Style(PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)], DASHES[i // len(PALETTE) % len(DASHES)])
-        for i, name in enumerate(dict.fromkeys(names))
-    }
+from fusion.report.tables import ALL, Metrics, degradation_order, level_order, metric_arrow, metric_label, metric_table
 
 
 def level_families(summary: pd.DataFrame) -> list[str]:
@@ -79,13 +56,13 @@ def metric_over_level(
     look = styles(summary["method"])
     methods = [name for name in look if name in set(part["method"])]
     found = {(row["method"], row["degradation"], row["level"]): row for row in part.to_dict("records")}
-    few = len(methods) <= FEW
+    few = len(methods) <= MAX_CLEAR_LINES
     clean = {m: row["mean"] for (m, d, _), row in found.items() if d == "clean" and math.isfinite(row["mean"]) and few}
-    keys = [_key(name, look[name]) for name in methods]
+    keys = [legend_key(name, look[name]) for name in methods]
     if clean:
         keys.append(Line2D([], [], color=MUTED, lw=0.9, ls=CLEAN_DASHES, label="on clean input"))
-    with _settings():
-        figure, axes, columns = _panels(len(families), keys, share_y=True, heading=0.32)
+    with plot_settings():
+        figure, axes, columns = panel_grid(len(families), keys, share_y=True, heading=0.32)
         for axis, family in zip(axes, families, strict=True):
             levels = sorted({level for _, degradation, level in found if degradation == family}, key=level_order)
             for place, method in enumerate(methods):
@@ -104,9 +81,9 @@ def metric_over_level(
             axis.set_xlim(*reach)
         for axis in axes[-columns:]:
             axis.set_xlabel("level")
-        _heading(figure, metric_label(metric, table), metric_arrow(metric, table))
-        _legend(figure, keys)
-        return _save(figure, format)
+        add_heading(figure, metric_label(metric, table), metric_arrow(metric, table))
+        add_legend(figure, keys)
+        return save_figure(figure, format)
 
 
 def training_curves(log: pd.DataFrame, *, order: Sequence[str] = (), format: str = "svg") -> bytes:
@@ -128,12 +105,12 @@ def training_curves(log: pd.DataFrame, *, order: Sequence[str] = (), format: str
     panels = list(dict.fromkeys(log["panel"]))
     runs = list(dict.fromkeys(log["run"]))
     look = styles([*order, *runs])
-    keys = [_key(run, look[run], marker=False) for run in runs]
+    keys = [legend_key(run, look[run], marker=False) for run in runs]
     if {"train", "val"} <= set(log["split"]):
         keys += [Line2D([], [], color=MUTED, lw=0.9, alpha=0.75, label="training")]
         keys += [Line2D([], [], color=MUTED, lw=2.0, label="validation")]
-    with _settings():
-        figure, axes, columns = _panels(len(panels), keys, share_y=False)
+    with plot_settings():
+        figure, axes, columns = panel_grid(len(panels), keys, share_y=False)
         for axis, panel in zip(axes, panels, strict=True):
             part = log[log["panel"] == panel]
             for (run, split), rows in part.groupby(["run", "split"], sort=False):
@@ -147,131 +124,19 @@ def training_curves(log: pd.DataFrame, *, order: Sequence[str] = (), format: str
                 axis.set_yscale("log")
                 axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")  # the default writes TeX
                 axis.yaxis.set_minor_formatter(NullFormatter())
-            axis.set_title(_short(panel))
+            axis.set_title(short_name(panel))
             axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         for axis in axes[-columns:]:
             axis.set_xlabel("epoch")
-        _legend(figure, keys)
-        return _save(figure, format)
+        add_legend(figure, keys)
+        return save_figure(figure, format)
 
 
-def to_dark(svg: bytes) -> bytes:
-    """Return the same SVG in the colours for dark paper; its background is transparent in both."""
-    return re.sub(
-        r"((?:fill|stroke): )(#[0-9a-f]{6})", lambda m: m[1] + DARK.get(m[2], m[2]), svg.decode("utf-8")
-    ).encode("utf-8")
-
-
-def css_width(svg: bytes) -> int:
-    """Return the natural width of a plot in CSS pixels (matplotlib writes points, 4/3 pixels each)."""
-    return round(float(re.search(rb'<svg [^>]*\bwidth="([0-9.]+)pt"', svg)[1]) * 4 / 3)
-
-
-def _settings():
-    """Matplotlib's settings while a plot is drawn; taken back afterwards. The salt makes SVG ids repeatable."""
-    return mpl.rc_context(
-        {
-            **{key: INK for key in ("text.color", "axes.titlecolor")},
-            **{key: MUTED for key in ("axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor")},
-            **{key: GRID for key in ("axes.edgecolor", "xtick.color", "ytick.color", "grid.color")},
-            "font.size": 8.5,
-            "font.family": "DejaVu Sans",  # comes with matplotlib: the same measures everywhere
-            "axes.titlesize": 9.5,
-            "axes.unicode_minus": True,
-            "figure.facecolor": "none",
-            "axes.facecolor": "none",
-            "svg.fonttype": "none",  # real text: small, searchable, and any script a browser has
-            "svg.hashsalt": "duskfuse",
-            "text.parse_math": False,  # a name may hold a dollar sign
-        }
-    )
-
-
-def _panels(count: int, keys: Sequence[Line2D], share_y: bool, heading: float = 0.0) -> tuple[Figure, list[Axes], int]:
-    """Make a figure of `count` equal panels in even rows of at most five.
-
-    There is room for a heading and for the legend at
-    its foot, and the number of panels in a row. Sizes in inches.
-    """
-    rows = math.ceil(count / COLUMNS)
-    columns = math.ceil(count / rows)
-    left, right, top, bottom = 0.6, 0.15, 0.3 + heading, 0.45
-    gap_x, gap_y = (0.2, 0.55) if share_y else (0.5, 0.6)
-    panel = min(PANEL_WIDTH, (FULL_WIDTH - left - right - (columns - 1) * gap_x) / columns)
-    width = left + columns * panel + (columns - 1) * gap_x + right
-    foot = 0.12 + 0.2 * math.ceil(len(keys) / _legend_columns(keys, width))
-    height = top + rows * PANEL_HEIGHT + (rows - 1) * gap_y + bottom + foot
-    figure = Figure(figsize=(width, height))
-    grid = figure.add_gridspec(
-        rows,
-        columns,
-        left=left / width,
-        right=1 - right / width,
-        top=1 - top / height,
-        bottom=(bottom + foot) / height,
-        wspace=gap_x / panel,
-        hspace=gap_y / PANEL_HEIGHT,
-    )
-    axes: list[Axes] = []
-    for i in range(count):
-        axis = figure.add_subplot(grid[divmod(i, columns)], sharey=axes[0] if share_y and axes else None)
-        axis.spines[["top", "right", "left"]].set_visible(False)
-        axis.grid(axis="y", lw=0.7)
-        axis.set_axisbelow(True)
-        axis.tick_params(length=0)
-        axis.yaxis.set_major_locator(MaxNLocator(5))
-        axis.tick_params(labelleft=not share_y or i % columns == 0)
-        axes.append(axis)
-    return figure, axes, columns
-
-
-def _heading(figure: Figure, label: str, arrow: str) -> None:
-    width, height = figure.get_size_inches()
-    hint = {"↑": "↑ higher is better", "↓": "↓ lower is better"}.get(arrow, "")
-    where = {"y": 1 - 0.1 / height, "va": "top"}
-    figure.text(0.1 / width, s=label, weight="bold", size=10.5, **where)
-    figure.text(1 - 0.15 / width, s=hint, ha="right", color=MUTED, **where)
-
-
-def _line(axis: Axes, x: np.ndarray, y: np.ndarray, look: Style, *, error=None, thin: bool = False) -> None:
+def _line(
+    axis: Axes, x: np.ndarray, y: np.ndarray, look: Style, *, error: np.ndarray | None = None, thin: bool = False
+) -> None:
     marker = look.marker if len(x) <= 12 else ""
     width, size, alpha = (0.9, 2.5, 0.75) if thin else (1.6, 4.0, 1.0)
     axis.plot(x, y, color=look.colour, ls=look.dashes, lw=width, marker=marker, ms=size, mew=0, alpha=alpha)
     if error is not None:
         axis.vlines(x, y - error, y + error, colors=look.colour, lw=1.0)
-
-
-def _key(name: str, look: Style, marker: bool = True) -> Line2D:
-    mark = look.marker if marker else ""
-    return Line2D([], [], color=look.colour, ls=look.dashes, marker=mark, lw=1.6, ms=4.5, mew=0, label=_short(name))
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= LABEL_LENGTH else name[: LABEL_LENGTH - 1] + "…"
-
-
-def _legend_columns(keys: Sequence[Line2D], width: float) -> int:
-    longest = max(len(key.get_label()) for key in keys)
-    return max(1, min(len(keys), int(width / (0.55 + 0.075 * longest))))
-
-
-def _legend(figure: Figure, keys: list[Line2D]) -> None:
-    columns = _legend_columns(keys, figure.get_figwidth())
-    figure.legend(
-        handles=keys, loc="lower center", ncols=columns, frameon=False, handlelength=2.4, columnspacing=1.6,
-        labelspacing=0.3, borderaxespad=0.1,
-    )  # fmt: skip
-
-
-def _save(figure: Figure, format: str) -> bytes:
-    """Bytes without a date, a version or an address in them."""
-    buffer = io.BytesIO()
-    if format == "png":
-        figure.savefig(buffer, format="png", dpi=144, facecolor="white", metadata={"Software": None})
-        return buffer.getvalue()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = re.sub(r"<!DOCTYPE.*?>|<metadata>.*?</metadata>|<!--.*?-->", "", buffer.getvalue().decode(), flags=re.S)
-    # A hundredth of a point is fine enough, and a third smaller.
-    text = re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda m: re.sub(r"(\.\d\d)\d+", r"\1", m[0]), text)
-    # Measured in DejaVu, which is wide; shown in the reader's own font, as the page around it.
-    return re.sub(r"'DejaVu Sans'[^;\"]*", FONT, text).encode("utf-8")

@@ -8,6 +8,7 @@ earlier epoch; they enter no mean.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,8 +19,18 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from fusion.errors import UserError
 from fusion.report.parallel import parallel_coordinates
-from fusion.report.plots import COLUMNS as MOST_COLUMNS
-from fusion.report.plots import FEW, FULL_WIDTH, MUTED, PALETTE, PANEL_WIDTH, _save, _settings, _short, styles
+from fusion.report.style import (
+    FULL_WIDTH,
+    MAX_CLEAR_LINES,
+    MUTED,
+    PALETTE,
+    PANEL_WIDTH,
+    plot_settings,
+    save_figure,
+    short_name,
+    styles,
+)
+from fusion.report.style import MAX_COLUMNS as MOST_COLUMNS
 from fusion.report.trials import (
     CURVES,
     FAILED,
@@ -61,7 +72,7 @@ def settings_figure(trials: pd.DataFrame, metrics: Sequence[str], *, format: str
     kept = trials[trials["state"] != FAILED]
     stopped = bool((kept["state"] != FINISHED).any())
     seeds = bool(kept["label"].astype(str).duplicated().any())
-    with _settings():
+    with plot_settings():
         figure = Figure(figsize=(columns * min(panel, FULL_WIDTH), rows * height + 0.35), layout="constrained")
         for i, metric in enumerate(metrics):
             axis = _axis(figure.add_subplot(rows, columns, i + 1))
@@ -79,7 +90,7 @@ def settings_figure(trials: pd.DataFrame, metrics: Sequence[str], *, format: str
         if stopped:
             keys.append(Line2D([], [], color=MUTED, marker="o", mfc="none", ms=3.5, lw=0, label="stopped early"))
         _foot(figure, keys)
-        return _save(figure, format)
+        return save_figure(figure, format)
 
 
 def _over_settings(axis: Axes, trials: pd.DataFrame, labels: Sequence[str], metric: str) -> None:
@@ -96,11 +107,11 @@ def _over_settings(axis: Axes, trials: pd.DataFrame, labels: Sequence[str], metr
                 continue  # it is the mean
             side = place + 0.18  # beside the mean, not under it
             axis.plot([side] * len(points), points, "o", ms=3, color=MUTED, mfc=fill, mew=0 if fill == MUTED else 0.8)
-    means = np.array(means)
-    axis.errorbar(range(len(labels)), means, spreads, color=PLAIN, marker="o", ms=5, lw=1.2, elinewidth=1.2, mew=0)
-    if np.isfinite(means).any():
-        best = np.nanargmax(means if higher_is_better(metric) else -means)
-        axis.plot(best, means[best], "D", color=BEST, ms=6, mew=0, zorder=5)
+    means_N = np.array(means)
+    axis.errorbar(range(len(labels)), means_N, spreads, color=PLAIN, marker="o", ms=5, lw=1.2, elinewidth=1.2, mew=0)
+    if np.isfinite(means_N).any():
+        best = np.nanargmax(means_N if higher_is_better(metric) else -means_N)
+        axis.plot(best, means_N[best], "D", color=BEST, ms=6, mew=0, zorder=5)
     elif not np.isfinite(values).any():
         _nothing(axis)
 
@@ -116,25 +127,28 @@ def _without_shared_word(labels: Sequence[str]) -> tuple[str, list[str]]:
 def learning_curves(curves: pd.DataFrame, objective: str, *, format: str = "svg") -> bytes:
     """Draw the objective over the epoch, one line per trial. Returns SVG.
 
-    A dot ends the line of a trial that stopped before the others.
-
-    Up to eight settings have colours and a legend; of more, the trial that ends best is told apart from the rest.
-    Raises UserError for a table without these columns or rows.
+    A dot ends the line of a trial that stopped before the others. Up to eight settings have colours
+    and a legend; of more, the trial that ends best is told apart from the rest. Raises
+    UserError for a table without these columns or rows.
     """
     check(curves, "curves", CURVES, [objective])
     curves = curves.assign(value=finite(curves[column(objective)]), label=curves["label"].astype(str))
     lines = {name: part.sort_values("epoch") for name, part in curves.groupby("trial", sort=False)}
     last = curves["epoch"].max()
     ends = {name: part["value"].dropna().iloc[-1] for name, part in lines.items() if part["value"].notna().any()}
-    best = (max if higher_is_better(objective) else min)(ends, key=ends.get, default=None)
+    best = (max if higher_is_better(objective) else min)(ends, key=lambda name: ends[name], default=None)
     look = styles(curves["label"])
-    few = len(look) <= FEW
-    with _settings():
+    few = len(look) <= MAX_CLEAR_LINES
+    with plot_settings():
         figure = Figure(figsize=(7.5, 3.8 + (0.2 if few else 0)), layout="constrained")
         axis = _axis(figure.add_subplot())
         for name, part in lines.items():
             mine, label = part["value"].notna(), part["label"].iloc[0]
-            style = {"color": look[label].colour if few else MUTED, "alpha": 1.0 if few else 0.45, "lw": 1.2}
+            style: dict[str, Any] = {
+                "color": look[label].colour if few else MUTED,
+                "alpha": 1.0 if few else 0.45,
+                "lw": 1.2,
+            }
             if name == best:
                 style |= {"lw": 2.4, "alpha": 1.0, "zorder": 4} | ({} if few else {"color": BEST})
             if few:
@@ -154,15 +168,15 @@ def learning_curves(curves: pd.DataFrame, objective: str, *, format: str = "svg"
         axis.set_xlabel("epoch")
         axis.set_ylabel(_named(objective))
         if few:
-            keys = [Line2D([], [], color=s.colour, ls=s.dashes, lw=1.6, label=_short(n)) for n, s in look.items()]
+            keys = [Line2D([], [], color=s.colour, ls=s.dashes, lw=1.6, label=short_name(n)) for n, s in look.items()]
         else:
-            text = "no value" if best is None else f"{_short(lines[best]['label'].iloc[0])} ends best"
+            text = "no value" if best is None else f"{short_name(lines[best]['label'].iloc[0])} ends best"
             keys = [Line2D([], [], color=BEST, lw=2.4, label=text)]
             keys += [Line2D([], [], color=MUTED, lw=1.2, label=f"{len(lines) - 1} other trials")]
         if any(part["epoch"].max() < last for part in lines.values()):
             keys.append(Line2D([], [], color=MUTED, marker="o", ms=4, mew=0, lw=0, label="stopped early"))
         _foot(figure, keys)
-        return _save(figure, format)
+        return save_figure(figure, format)
 
 
 def pareto_figure(trials: pd.DataFrame, objectives: tuple[str, str], *, format: str = "svg") -> bytes:
@@ -178,7 +192,7 @@ def pareto_figure(trials: pd.DataFrame, objectives: tuple[str, str], *, format: 
     up = [higher_is_better(name) for name in objectives]
     front = pareto_front(values, up)
     finished = (kept["state"] == FINISHED).to_numpy()
-    with _settings():
+    with plot_settings():
         figure = Figure(figsize=(7.5, 4.8), layout="constrained")
         axis = _axis(figure.add_subplot())
         axis.grid(lw=0.7)
@@ -201,11 +215,11 @@ def pareto_figure(trials: pd.DataFrame, objectives: tuple[str, str], *, format: 
         _foot(figure, keys)
         figure.draw_without_rendering()  # the layout, which says where points are
         _place_labels(axis, values, kept["label"].astype(str).tolist(), order)
-        return _save(figure, format)
+        return save_figure(figure, format)
 
 
 def _place_labels(axis: Axes, values: np.ndarray, labels: Sequence[str], order: np.ndarray) -> None:
-    """Return the label of each front point where it covers no other label and fewest points.
+    """Write the label of each front point where it covers no other label and fewest points.
 
     Equal labels are shown once.
     """
@@ -215,7 +229,7 @@ def _place_labels(axis: Axes, values: np.ndarray, labels: Sequence[str], order: 
     taken: list[tuple[float, float, float, float]] = []
     named: set[tuple[str, float, float]] = set()
     for place in order:
-        text = _short(labels[place])
+        text = short_name(labels[place])
         if (text, *values[place]) in named:
             continue
         named.add((text, *values[place]))
@@ -225,13 +239,13 @@ def _place_labels(axis: Axes, values: np.ndarray, labels: Sequence[str], order: 
             (dx, dy) for far in (0.09, 0.24, 0.4) for dx, dy in ((far, far), (-far, far), (far, -far), (-far, -far))
         ]
 
-        def cost(spot: tuple[float, float], x=x, y=y, width=width) -> float:
+        def cost(spot: tuple[float, float], x: float = x, y: float = y, width: float = width) -> float:
             left, low = x + (spot[0] if spot[0] > 0 else spot[0] - width), y + spot[1] - LINE / 2
             box = (left, low, left + width, low + LINE)
             over = sum(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken)
             hidden = ((points > box[:2]) & (points < box[2:])).all(axis=1).sum()
             outside = left < frame.x0 / scale or left + width > frame.x1 / scale
-            return 10 * over + 5 * outside + hidden + abs(spot[0])
+            return float(10 * over + 5 * outside + hidden + abs(spot[0]))
 
         dx, dy = min(spots, key=cost)
         left = x + (dx if dx > 0 else dx - width)
@@ -269,7 +283,7 @@ def _nothing(axis: Axes) -> None:
 
 
 def _foot(figure: Figure, keys: list[Line2D]) -> None:
-    width = sum(0.55 + 0.07 * len(key.get_label()) for key in keys)
+    width = sum(0.55 + 0.07 * len(str(key.get_label())) for key in keys)
     columns = len(keys) if width < figure.get_figwidth() else max(1, int(len(keys) * figure.get_figwidth() / width))
     figure.legend(handles=keys, loc="outside lower center", ncols=columns, frameon=False, handlelength=2.0)
 

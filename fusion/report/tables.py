@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
 from fusion.errors import UserError
+from fusion.metrics import METRICS
 
 COLUMNS = ("method", "image", "degradation", "level", "metric", "value")
 FAMILIES = ("noise", "haze", "defocus", "stripes")  # the order in which they are printed, singles before combinations
@@ -39,12 +40,8 @@ Metrics = Mapping[str, MetricInfo]
 
 
 def metric_table(metrics: Metrics | None) -> Metrics:
-    """`metrics`, or the project's own table for None."""
-    if metrics is None:
-        from fusion.metrics import METRICS  # here, because it is heavy and reports with their own table need none of it
-
-        return METRICS
-    return metrics
+    """Return `metrics`, or the project's own table for None."""
+    return METRICS if metrics is None else metrics
 
 
 def metric_label(name: str, metrics: Metrics) -> str:
@@ -53,13 +50,13 @@ def metric_label(name: str, metrics: Metrics) -> str:
 
 
 def metric_arrow(name: str, metrics: Metrics) -> str:
-    """'↑' if higher is better, '↓' if lower is, '' if nobody says so."""
+    """Return '↑' if higher is better, '↓' if lower is, '' if that is unknown."""
     better = metrics[name].higher_is_better if name in metrics else None
     return "" if better is None else "↑" if better else "↓"
 
 
 def format_value(value: float, decimals: int = DECIMALS) -> str:
-    """`0.5123`; NaN is `n/a`, infinities are `inf` and `-inf`, and there is no `-0.0000`."""
+    """Return `0.5123`; NaN is `n/a`, infinities are `inf` and `-inf`, and there is no `-0.0000`."""
     if math.isnan(value):
         return "n/a"
     if math.isinf(value):
@@ -67,16 +64,16 @@ def format_value(value: float, decimals: int = DECIMALS) -> str:
     return f"{round(float(value), decimals) + 0.0:.{decimals}f}"
 
 
-def degradation_order(name: str) -> tuple:
-    """Sort key: clean, the families, other single names, combinations (short ones first), and `all` at the end."""
+def degradation_order(name: str) -> tuple[int, int, tuple[int, ...], str]:
+    """Return a sort key: clean, the families, other single names, combinations (short ones first), `all`."""
     parts = name.split("+")
     places = tuple(FAMILIES.index(part) if part in FAMILIES else len(FAMILIES) for part in parts)
     group = {"clean": 0, ALL: 3}.get(name, 1 if len(parts) == 1 else 2)
     return (group, len(parts), places, name)
 
 
-def level_order(level: str) -> tuple:
-    """Sort key: by number, part by part ("2+3" after "2+1"); what is not a number comes last."""
+def level_order(level: str) -> tuple[tuple[int, int, str], ...]:
+    """Return a sort key: by number, part by part ("2+3" after "2+1"); what is not a number comes last."""
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in level.split("+"))
 
 
@@ -246,7 +243,7 @@ def paper_table(
     return PaperTable(degradation, level, columns, tuple(rows), max(most.values(), default=0), uneven)
 
 
-def _cell(entry: dict | None, most: int, rank: int) -> Cell:
+def _cell(entry: dict[str, Any] | None, most: int, rank: int) -> Cell:
     """`entry` is a row of the summary, or None where the method was not scored by the metric."""
     if entry is None:
         return Cell("–", 0, most > 0, "not scored")
@@ -264,7 +261,7 @@ def missing_notes(scores: pd.DataFrame, metrics: Metrics | None = None) -> list[
     table = metric_table(metrics)
     frame = check_scores(scores)
     frame["key"] = list(zip(frame["image"], frame["degradation"], frame["level"], strict=True))
-    gaps: dict[tuple, list[str]] = {}
+    gaps: dict[tuple[str, tuple[Any, ...], tuple[Any, ...], int], list[str]] = {}
     methods = list(dict.fromkeys(frame["method"]))
     for metric in metric_names(frame, table):
         part = frame[frame["metric"] == metric]
@@ -282,8 +279,8 @@ def missing_notes(scores: pd.DataFrame, metrics: Metrics | None = None) -> list[
         ways = [f"{len(broken)} not finite"] * bool(broken) + [f"{len(unscored)} not scored"] * bool(unscored)
         image, degradation, level = (broken + unscored)[0]
         where = f"{image}, {degradation}" + ("" if degradation == "clean" else f", level {level}")
-        ways = " and ".join(ways)
         notes.append(
-            f"{method}, {', '.join(labels)}: {ways} of {total} fused images (first: {where}); left out of the mean."
+            f"{method}, {', '.join(labels)}: {' and '.join(ways)} of {total} fused images "
+            f"(first: {where}); left out of the mean."
         )
     return notes

@@ -41,10 +41,10 @@ def higher_is_better(metric: str) -> bool:
     split, _, name = column(metric).partition("/")
     table = metric_table(None)
     if split == "val" and (name in table or name in PERCENT):
-        return name in PERCENT or table[name].higher_is_better
+        return name in PERCENT or bool(table[name].higher_is_better)
     if split == "train" or "loss" in name:
         return False
-    raise UserError(f"nobody says whether {metric} is better high or low: choose from {', '.join([*table, *PERCENT])}.")
+    raise UserError(f"unknown direction for metric {metric}: choose from {', '.join([*table, *PERCENT])}.")
 
 
 def check(table: pd.DataFrame, what: str, columns: Sequence[str], metrics: Sequence[str] = ()) -> None:
@@ -99,7 +99,7 @@ def summary(trials: pd.DataFrame, parameters: Sequence[str], metrics: Sequence[s
 
 
 def pareto_front(values: np.ndarray, higher_is_better: Sequence[bool]) -> np.ndarray:
-    """Which rows of N x K values no other row beats: none is as good in all K objectives and better in one.
+    """Return which rows of N x K values no other row beats: as good in all K objectives and better in one.
 
     Equal rows stay together. A row with a value that is not a number is never on the front and beats nobody.
     Returns N bools.
@@ -108,7 +108,7 @@ def pareto_front(values: np.ndarray, higher_is_better: Sequence[bool]) -> np.nda
     if values.ndim != 2 or values.shape[1] != len(higher_is_better):
         raise ValueError(f"values must be N x {len(higher_is_better)}, not of shape {values.shape}")
     good = np.where(np.asarray(higher_is_better, bool), values, -values)
-    there = ~np.isnan(good).any(axis=1)
+    there = np.asarray(~np.isnan(good).any(axis=1))
     front = there.copy()
     for place in np.flatnonzero(there):
         others = good[there]

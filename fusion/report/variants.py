@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from fusion.errors import UserError
-from fusion.report.plots import MUTED, PALETTE, _save, _settings
+from fusion.report.style import MUTED, PALETTE, plot_settings, save_figure
 
 COLUMNS = ("block", "e2", "e2_sd", "ms", "size_mb")
 GAP = 3.0  # points between a bubble and its label
@@ -31,7 +31,7 @@ def bubbles(table: pd.DataFrame, *, format: str = "svg") -> bytes:
         what = f"has no column {', '.join(absent)}" if absent else "is empty"
         raise UserError(f"the table of variants {what}; it needs rows of {', '.join(COLUMNS)}.")
     area = 60 + 900 * table["size_mb"].to_numpy() / table["size_mb"].max()
-    with _settings():
+    with plot_settings():
         figure = Figure(figsize=(7.5, 4.6), dpi=288, layout="constrained")  # fine, to measure letters
         FigureCanvasAgg(figure)
         axis = figure.add_subplot()
@@ -50,7 +50,7 @@ def bubbles(table: pd.DataFrame, *, format: str = "svg") -> bytes:
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # labels stay inside
         _label(axis, table, np.sqrt(area / np.pi), spread)
-        return _save(figure, format)
+        return save_figure(figure, format)
 
 
 def _label(axis: Axes, table: pd.DataFrame, radii: np.ndarray, spread: np.ndarray) -> None:
@@ -98,4 +98,4 @@ def _box(middle: Sequence[float], half: np.ndarray) -> Bbox:
 
 
 def _within(box: Bbox, outer: Bbox) -> bool:
-    return outer.x0 <= box.x0 and box.x1 <= outer.x1 and outer.y0 <= box.y0 and box.y1 <= outer.y1
+    return bool(outer.x0 <= box.x0 and box.x1 <= outer.x1 and outer.y0 <= box.y0 and box.y1 <= outer.y1)

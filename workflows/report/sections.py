@@ -18,7 +18,7 @@ from fusion.legacy import upgrade_history
 from fusion.report import evolution as evolution_report
 from fusion.report.experts import expert_sheet, gate_choices
 from fusion.report.gallery import data_uri
-from fusion.report.html import Plot, Section, Sheet, plot
+from fusion.report.html import Plot, Section, FullWidthImage, plot
 from fusion.report.plots import level_families, metric_over_level, training_curves
 from fusion.report.tables import ALL
 from workflows.evolve.store import read_labels
@@ -59,7 +59,7 @@ def detection_section(folder: str, number: int = 1) -> Section:
     sheets = []
     for name in sorted(name for name in storage.list_files(pictures) if name.endswith(".png")):
         image_HW3 = decode(storage.read_bytes(storage.join(pictures, name))).pixels
-        sheets.append(Sheet(name.removesuffix(".png"), data_uri(encode_jpeg(image_HW3), "jpeg")))
+        sheets.append(FullWidthImage(name.removesuffix(".png"), data_uri(encode_jpeg(image_HW3), "jpeg")))
     return Section(
         f"detection-{number}",
         "Detection" if number == 1 else f"Detection ({number})",
@@ -122,7 +122,7 @@ def evolution_section(folder: str, number: int = 1) -> Section:
     labels = [read_labels(folder, evolution["evolution"]) for evolution in evolutions]
     names = [*evolutions[-1]["library"], *(f"network-{evolution['evolution']}" for evolution in evolutions)]
     scores = {name: method_scores(folder, name) for name in names}
-    evolved = evolution_report.Evolved(evolutions, labels, {name: known for name, known in scores.items() if known})
+    evolved = evolution_report.EvolutionData(evolutions, labels, {name: known for name, known in scores.items() if known})
     plots = [
         plot("Labels won", evolution_report.wins_chart(evolved)),
         plot("E2 of methods and networks", evolution_report.scores_chart(evolved)),
@@ -205,7 +205,7 @@ def experts_section(methods: Mapping[str, str], runs: Sequence[TrainingRun], ite
     return Section("experts", "Experts", lead, (), tuple(plots), tuple(sheets))
 
 
-def expert_sheets(run: str, items: Sequence[Item]) -> list[Sheet]:
+def expert_sheets(run: str, items: Sequence[Item]) -> list[FullWidthImage]:
     """Return what the local experts of a trained MoE-Fusion make of the first images; empty where it has none."""
     loaded, twin, _ = load_network(storage.absolute(run))
     if loaded.model.config.ablation in NO_LOCAL_EXPERTS:
@@ -214,7 +214,7 @@ def expert_sheets(run: str, items: Sequence[Item]) -> list[Sheet]:
     for item in items[:MAX_EXPERT_SHEETS]:
         attention = None if twin is None else attend(twin, item.visible, item.infrared)
         sheet_HW3 = expert_sheet(loaded.model, item.visible, item.infrared, attention)
-        sheets.append(Sheet(f"{run}: {item.key}", data_uri(encode_jpeg(sheet_HW3), "jpeg")))
+        sheets.append(FullWidthImage(f"{run}: {item.key}", data_uri(encode_jpeg(sheet_HW3), "jpeg")))
     return sheets
 
 

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from fusion.errors import UserError
-from fusion.report.evolution import Evolved, evolutions_table, methods_table, scores_chart, sentences, wins_chart
+from fusion.report.evolution import EvolutionData, evolutions_table, methods_table, scores_chart, sentences, wins_chart
 from fusion.training.evolution import evolve, mean_score, wins
 
 LEARNT, HELD = ["a", "b", "c", "d"], ["x", "y"]
@@ -44,7 +44,7 @@ def labels_of(scores, old):
     return evolve(old, {name: {key: by_key[key] for key in LEARNT} for name, by_key in scores.items()})
 
 
-def made(count: int = 2) -> Evolved:
+def made(count: int = 2) -> EvolutionData:
     one = labels_of(FIRST, {})
     two = labels_of(NEW, one)
     every = [
@@ -55,7 +55,7 @@ def made(count: int = 2) -> Evolved:
         name: {key: (score, "" if math.isfinite(score) else "E2 is not a number") for key, score in by_key.items()}
         for name, by_key in (FIRST | NEW | NETWORKS).items()
     }
-    return Evolved(every[:count], [one, two][:count], scores)
+    return EvolutionData(every[:count], [one, two][:count], scores)
 
 
 def cells(table, name):
@@ -133,6 +133,6 @@ def test_sentences():
 
 def test_what_is_no_evolution():
     with pytest.raises(UserError, match="0 evolutions"):
-        Evolved([], [], {})
+        EvolutionData([], [], {})
     with pytest.raises(UserError, match="2 evolutions and the labels of 1"):
-        Evolved(made().evolutions, made().labels[:1], {})
+        EvolutionData(made().evolutions, made().labels[:1], {})

@@ -120,7 +120,7 @@ def test_labels_of_bubbles_hide_nothing(monkeypatch):
         for i in range(10)
     ]
     table = pd.DataFrame(rows).assign(size_mb=rng.uniform(0.02, 0.9, 10))
-    monkeypatch.setattr(variants, "_save", lambda figure, format: figure)
+    monkeypatch.setattr(variants, "save_figure", lambda figure, format: figure)
     figure = variants.bubbles(table)
     (axis,) = figure.axes
     boxes = [text.get_window_extent() for text in axis.texts]

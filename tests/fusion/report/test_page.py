@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from fusion.errors import UserError
-from fusion.report import plots
+from fusion.report import plots, style
 from fusion.report.gallery import MAX_BYTES, MAX_WIDTH, GalleryRow, encode, strips
 from fusion.report.html import render
 from fusion.report.tables import (
@@ -248,7 +248,7 @@ def test_level_plot_is_a_picture(scores: pd.DataFrame) -> None:
         assert name in text
     clean = scores[(scores["degradation"] == "clean") & np.isfinite(scores["value"])]
     assert "lower is better" in text
-    assert ("on clean input" in text) == (len(clean) > 0 and scores["method"].nunique() <= plots.FEW)
+    assert ("on clean input" in text) == (len(clean) > 0 and scores["method"].nunique() <= style.MAX_CLEAR_LINES)
 
 
 def test_level_plot_draws_means_and_standard_errors() -> None:
@@ -300,15 +300,15 @@ def test_names_are_text_not_markup_in_plots() -> None:
 
 
 def test_styles_tell_77_names_apart_and_depend_on_the_place_only() -> None:
-    look = plots.styles([f"m{i}" for i in range(77)])
+    look = style.styles([f"m{i}" for i in range(77)])
     assert len({(s.colour, s.marker) for s in look.values()}) == 77
-    assert plots.styles(["a", "b", "a"])["b"] == plots.styles(["a", "b", "c"])["b"]
+    assert style.styles(["a", "b", "a"])["b"] == style.styles(["a", "b", "c"])["b"]
 
 
 def test_dark_plot_changes_colours_only() -> None:
     svg = plots.metric_over_level(summarise(grid(), METRICS), "en", metrics=METRICS)
-    dark = plots.to_dark(svg)
-    assert plots.PALETTE[0].encode() in svg and plots.PALETTE[0].encode() not in dark
+    dark = style.to_dark(svg)
+    assert style.PALETTE[0].encode() in svg and style.PALETTE[0].encode() not in dark
     assert re.sub(rb"#[0-9a-f]{6}", b"", dark) == re.sub(rb"#[0-9a-f]{6}", b"", svg)
 
 

@@ -82,7 +82,7 @@ def test_directions_and_labels_are_those_of_the_table():
     assert higher_is_better("qabf") and higher_is_better("val/map50_95") and not higher_is_better("val/niqe")
     assert not higher_is_better("train/loss") and not higher_is_better("val/loss")
     assert (label_of("val/qabf"), label_of("map50"), label_of("train/loss")) == ("Q_abf", "mAP50 (%)", "train/loss")
-    with pytest.raises(UserError, match="high or low"):
+    with pytest.raises(UserError, match="unknown direction"):
         higher_is_better("val/beauty")
 
 
