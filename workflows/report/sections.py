@@ -18,7 +18,7 @@ from fusion.legacy import upgrade_history
 from fusion.report import evolution as evolution_report
 from fusion.report.experts import expert_sheet, gate_choices
 from fusion.report.gallery import data_uri
-from fusion.report.html import Plot, Section, FullWidthImage, plot
+from fusion.report.html import FullWidthImage, Plot, Section, plot
 from fusion.report.plots import level_families, metric_over_level, training_curves
 from fusion.report.tables import ALL
 from workflows.evolve.store import read_labels
@@ -122,7 +122,9 @@ def evolution_section(folder: str, number: int = 1) -> Section:
     labels = [read_labels(folder, evolution["evolution"]) for evolution in evolutions]
     names = [*evolutions[-1]["library"], *(f"network-{evolution['evolution']}" for evolution in evolutions)]
     scores = {name: method_scores(folder, name) for name in names}
-    evolved = evolution_report.EvolutionData(evolutions, labels, {name: known for name, known in scores.items() if known})
+    evolved = evolution_report.EvolutionData(
+        evolutions, labels, {name: known for name, known in scores.items() if known}
+    )
     plots = [
         plot("Labels won", evolution_report.wins_chart(evolved)),
         plot("E2 of methods and networks", evolution_report.scores_chart(evolved)),
