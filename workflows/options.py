@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 
 from fusion.errors import UserError
+from fusion.legacy import RECIPE_FIELDS
 
 T = TypeVar("T")
 
@@ -70,6 +71,9 @@ RENAMED: dict[str, dict[str, str]] = {
     "report": {"pictures": "num-images"},
     "pipeline": {"without": "skip"},
 }
+RENAMED_RECIPE_OPTIONS = {
+    f"recipe.{old}".replace("_", "-"): f"recipe.{new}".replace("_", "-") for old, new in RECIPE_FIELDS.items()
+}
 
 
 def parse(kind: type[T], job: str, arguments: Sequence[str], **options: Any) -> T:
@@ -96,9 +100,11 @@ def parse(kind: type[T], job: str, arguments: Sequence[str], **options: Any) -> 
 def _refuse_renamed(kind: type, job: str, arguments: Sequence[str]) -> None:
     """Raise UserError for an option's old name, naming the new one."""
     for word in arguments:
+        if not word.startswith("--"):
+            continue
         option = word.partition("=")[0].removeprefix("--").replace("_", "-")
-        new = RENAMED.get(job, {}).get(option)
-        if new and word.startswith("--") and _has(kind, new):
+        new = RENAMED.get(job, {}).get(option) or RENAMED_RECIPE_OPTIONS.get(option)
+        if new and (option in RENAMED_RECIPE_OPTIONS or _has(kind, new)):
             raise UserError(f"--{option} is now --{new}.")
 
 

@@ -12,7 +12,7 @@ from fusion.errors import UserError
 from fusion.images.png import encode_png
 from tests.helpers.command_line import one_line, write_pair
 from workflows.cli import JOBS, read_options
-from workflows.options import RENAMED
+from workflows.options import RENAMED, RENAMED_RECIPE_OPTIONS
 
 
 def test_help_imports_nothing_heavy():
@@ -132,6 +132,16 @@ def test_an_old_option_says_the_new_one(job, old, new, capsys):
         read_options(job, [*recipe, "--help"])
     text = capsys.readouterr().out
     assert f"--{new} " in text and f"--{old} " not in text
+
+
+@pytest.mark.parametrize(("old", "new"), [pair for pair in RENAMED_RECIPE_OPTIONS.items() if ".optim." in pair[0]])
+def test_an_old_field_of_a_recipe_says_the_new_one(old, new, capsys):
+    for words in ([f"--{old}", "1"], [f"--{old.replace('-', '_')}=1"]):
+        with pytest.raises(UserError, match=f"^--{old} is now --{new}[.]$"):
+            read_options("train", ["tgecnet-restore", "--corpus", "c", "--out", "o", *words])
+    with pytest.raises(SystemExit):
+        read_options("train", ["tgecnet-restore", "--help"])
+    assert f"--{new} " in capsys.readouterr().out
 
 
 def test_an_old_option_is_one_line_and_exit_2(command):

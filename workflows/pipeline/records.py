@@ -12,6 +12,7 @@ from typing import Any
 
 from fusion import storage
 from fusion.config import fingerprint, to_dict
+from fusion.legacy import upgrade_recipe
 from workflows.options import RENAMED
 from workflows.pipeline.contents import read_json
 
@@ -100,7 +101,8 @@ def upgrade_options(job: str, options: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a job, by the names of an earlier version, with the names of today."""
     renamed = {old.replace("-", "_"): new.replace("-", "_") for old, new in RENAMED.get(job, {}).items()}
     renamed.pop("start", None)  # --from is still the field `start`: `from` is a word of Python
-    return {renamed.get(name, name): value for name, value in options.items()}
+    upgraded = {renamed.get(name, name): value for name, value in options.items()}
+    return upgraded | {"recipe": upgrade_recipe(options["recipe"])} if "recipe" in options else upgraded
 
 
 def _path(out: str, name: str) -> str:

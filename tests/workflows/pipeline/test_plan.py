@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from fusion.config import fingerprint, to_dict
 from fusion.errors import UserError
 from tests.helpers.command_line import one_line, write_pair
 from workflows.pipeline import jobs as pipeline_jobs
@@ -207,6 +208,49 @@ def test_what_there_is_to_do_and_why(steps):
 
     os.remove(f"{found['images'].folder}/fused.json")
     assert state.stale_reason(found["images"]) == "fused.json is gone"
+
+
+def test_what_an_earlier_version_finished_is_not_done_again(steps, tmp_path):
+    """Its records have options, recipe fields and keys by the names of then, so their fingerprints are others."""
+    old_names = {
+        "val_fraction": "val_share",
+        "test_fraction": "test_share",
+        "num_images": "pictures",
+        "final_lr_ratio": "final",
+        "warmup_fraction": "warmup",
+        "max_grad_norm": "clip",
+        "shuffle_buffer": "shuffle",
+        "identity_probability": "identity_share",
+    }
+
+    def as_then(value):
+        if isinstance(value, dict):
+            return {old_names.get(name, name): as_then(item) for name, item in value.items()}
+        return value
+
+    now = steps("corpus.test-fraction=0.5", "report.num-images=3")
+    marks, names = {}, {}
+    for stage, step in now.items():
+        made_of = as_then(to_dict(step.made_of))
+        made_of["stages"] = {name: marks[name] for name in made_of["stages"]}
+        marks[stage] = fingerprint(made_of)
+        names[stage] = f"{stage}-{marks[stage][:8]}"
+        (tmp_path / "out" / names[stage]).mkdir(parents=True)
+        (tmp_path / "out" / names[stage] / step.stage.spec.completion_file).write_text(stage)
+        record = {"fingerprint": marks[stage], "stamp": {}, "seconds": 1.0, "made of": made_of}
+        (tmp_path / "out" / "stages").mkdir(exist_ok=True)
+        (tmp_path / "out" / "stages" / f"{names[stage]}.json").write_text(json.dumps(record))
+    (tmp_path / "out" / "latest.json").write_text(json.dumps(names))
+    state = State(str(tmp_path / "out"))
+    again = steps("corpus.test-fraction=0.5", "report.num-images=3")
+    assert {stage: step.name for stage, step in again.items()} == names
+    assert {state.stale_reason(step) for step in again.values()} == {""}
+    assert again["images"].command[2] == f"{tmp_path}/out/{names['fuse']}"
+
+    changed_later = steps("corpus.test-fraction=0.5", "fuse.recipe.optim.max-grad-norm=9")
+    assert changed_later["restore"].name == names["restore"] and changed_later["fuse"].name != names["fuse"]
+    assert state.stale_reason(changed_later["fuse"]) == "recipe.optim.max_grad_norm 1.0 -> 9.0"
+    assert "default" in state.stale_reason(changed_later["report"])
 
 
 def test_the_latest_report_has_a_place_of_its_own(steps):
