@@ -1,4 +1,4 @@
-"""Training one Faster R-CNN on labelled images: recipes, batches, and the engine of `fusion` with its steps.
+"""Training one Faster R-CNN on labelled images: batches, and the engine of `fusion` with a detector's steps.
 
 Shapes: H height, W width, n boxes.
 """
@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypedDict, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from detection.boxes import Truth
-from detection.faster_rcnn.model import Detector, load_backbone, to_target, to_tensor
+from detection.faster_rcnn.model import Detector, Target, load_backbone, read_frozen, to_target, to_tensor
 from detection.faster_rcnn.recipes import DetectorRecipe
 from fusion import checkpoint
 from fusion.errors import UserError
@@ -23,64 +23,99 @@ from fusion.seeds import make_rng
 from fusion.training.engine import Engine, optimizer_step
 from fusion.training.losses import Terms
 
-Example = tuple[str, np.ndarray, Truth]  # a key, a uint8 image H W 3 or H W, what is in it
-Batch = dict[str, list]  # "images": tensors, "targets": torchvision's
+Reference = TypeVar("Reference")
+
+
+class Example(NamedTuple):
+    """A labelled image: its key, uint8 pixels H W 3 (RGB) or H W, and its boxes."""
+
+    key: str
+    image: np.ndarray
+    truth: Truth
+
+
+class DetectorBatch(TypedDict):
+    """Images (3, H, W) in [0, 1] of any sizes, and torchvision's targets of each."""
+
+    images: list[Tensor]
+    targets: list[Target]
 
 
 def batches(
-    examples: Sequence[str],
-    read: Callable[[str], Example],
+    references: Sequence[Reference],
+    read: Callable[[Reference], Example],
     recipe: DetectorRecipe,
     epoch: int,
     rank: int = 0,
     size: int = 1,
-) -> Iterator[Batch]:
-    """A worker's batches of an epoch; what is left over at the end is dropped. `read` gives an example by its name.
+) -> Iterator[DetectorBatch]:
+    """Yield a worker's batches of an epoch, in an order drawn for the epoch; an incomplete last one is dropped.
 
-    UserError: fewer examples than a batch has.
+    Args:
+        references: What `read` finds each example by.
+        read: Returns an example.
+        recipe: Its batch size is that of all workers together.
+        epoch: From 0.
+        rank: The worker's number.
+        size: The number of workers.
+
+    Raises:
+        UserError: There are fewer examples than a batch has.
     """
-    if len(examples) < recipe.batch_size:
-        raise UserError(f"{len(examples)} images to learn from are less than a batch of {recipe.batch_size}. Lower it.")
-    order = make_rng(recipe.seed, "order", epoch).permutation(len(examples))
-    each = recipe.batch_size // size
-    for start in range(0, len(order) - recipe.batch_size + 1, recipe.batch_size):
-        mine = order[start + rank * each : start + (rank + 1) * each]
-        yield collate([augment(read(examples[i]), recipe, epoch) for i in mine])
+    count = len(references)
+    if count < recipe.batch_size:
+        raise UserError(f"{count} images to learn from are less than a batch of {recipe.batch_size}. Lower it.")
+    order = make_rng(recipe.seed, "order", epoch).permutation(count)
+    per_worker = recipe.batch_size // size
+    for start in range(0, count - recipe.batch_size + 1, recipe.batch_size):
+        chosen = order[start + rank * per_worker : start + (rank + 1) * per_worker]
+        yield collate([augment(read(references[i]), recipe, epoch) for i in chosen])
 
 
 def augment(example: Example, recipe: DetectorRecipe, epoch: int) -> Example:
-    """Flipped left to right or not, a little brighter or darker, with more or less contrast; named draws."""
+    """Return the example with brightness and contrast changed and perhaps mirrored left to right.
+
+    The draws depend on seed, epoch and key alone.
+    """
     key, image, truth = example
     rng = make_rng(recipe.seed, "augment", epoch, key)
-    flip, gain, shift = rng.random() < 0.5, 1 + recipe.light * rng.uniform(-1, 1), recipe.light * rng.uniform(-1, 1)
-    light = np.clip(image.astype(np.float32) * gain + 128 * shift, 0, 255)
-    image = np.rint(light).astype(np.uint8)
+    flip, jitter = rng.random() < 0.5, recipe.brightness_jitter
+    gain, shift = 1 + jitter * rng.uniform(-1, 1), jitter * rng.uniform(-1, 1)
+    image = np.rint(np.clip(image.astype(np.float32) * gain + 128 * shift, 0, 255)).astype(np.uint8)
     if flip and recipe.flips:
         image = image[:, ::-1]
         x1, y1, x2, y2 = truth.boxes.T
         truth = replace(truth, boxes=np.stack([truth.width - x2, y1, truth.width - x1, y2], 1))
-    return key, image, truth
+    return Example(key, image, truth)
 
 
-def collate(examples: Sequence[Example]) -> Batch:
+def collate(examples: Sequence[Example]) -> DetectorBatch:
+    """Return the examples as a batch for the network."""
     return {
-        "images": [to_tensor(image) for _, image, _ in examples],
-        "targets": [to_target(truth) for _, _, truth in examples],
+        "images": [to_tensor(example.image) for example in examples],
+        "targets": [to_target(example.truth) for example in examples],
     }
 
 
 class DetectorEngine(Engine):
-    """`Engine` for a DetectorRecipe: the same epochs, rates, checkpoints; the network's own losses."""
+    """`Engine` for a DetectorRecipe: the same epochs, learning rates and checkpoints; torchvision's losses."""
 
     recipe: DetectorRecipe
+    model: Detector
 
-    def build(self) -> nn.Module:
+    def build(self) -> Detector:
+        """Return the network, with what its backbone starts from."""
         model = Detector(self.recipe.model)
-        model.held, note = load_backbone(model.net, self.recipe.model.backbone, self.recipe.weights)
+        model.frozen, note = load_backbone(model.net, self.recipe.model.backbone, self.recipe.weights)
         self.notes = (note,)
         return model
 
-    def step(self, batch: Batch) -> Terms:
+    def step(self, batch: DetectorBatch) -> Terms:
+        """Take one step of the optimiser. Return the loss terms, "loss" first.
+
+        Raises:
+            UserError: The loss is not finite.
+        """
         # Not under autocast: boxes would be of the type of the features, and bfloat16 rounds them to up to 4 pixels.
         losses = self.network(batch["images"], batch["targets"])
         terms = {name.removeprefix("loss_"): value for name, value in losses.items()}
@@ -91,22 +126,25 @@ class DetectorEngine(Engine):
         optimizer_step(loss, self.model, self.optimiser, self.recipe.optim)
         return {"loss": loss} | terms
 
-    def validate(self, batches: Iterable[Batch]) -> dict[str, float]:
+    def validate(self, batches: Iterable[DetectorBatch]) -> dict[str, float]:
+        """Refuse: a detector is scored by `detection.protocol`."""
         raise NotImplementedError("a detector is scored by detection.protocol")
 
     def start_from(self, folder: Path) -> None:
-        """All weights of a trained detector with the same classes, held as they were held there."""
+        """Take all weights of a trained detector with the same classes, and whether its backbone is frozen."""
         checkpoint.load_weights(self.model, folder)
-        self.model.held = checkpoint.read_state(folder).get("held", False)
+        self.model.frozen = read_frozen(folder)
 
     def save(self, folder: Path, state: dict[str, Any]) -> None:
-        super().save(folder, state | {"held": self.model.held})
+        """Save a checkpoint of this moment; `state` joins what its state.json has."""
+        super().save(folder, state | {"frozen": self.model.frozen})
 
     def resume(self, folder: Path) -> None:
+        """Continue from a checkpoint of this run."""
         super().resume(folder)
-        self.model.held = checkpoint.read_state(folder)["held"]
+        self.model.frozen = read_frozen(folder)
 
-    def _move(self, batch: Batch) -> Batch:
+    def _move(self, batch: DetectorBatch) -> DetectorBatch:
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(self.device, non_blocking=True)
 

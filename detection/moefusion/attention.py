@@ -21,16 +21,16 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.image_list import ImageList
 
-from detection.faster_rcnn.model import build, hold
+from detection.faster_rcnn.model import Target, build, freeze_backbone
 from detection.faster_rcnn.recipes import LEVELS
-from detection.moefusion.recipes import TwinConfig
+from detection.moefusion.recipes import DualDetectorConfig
 from fusion.models.registry import Model
 
 MODALITIES = ("visible", "infrared")
 
 
 class Attention(nn.Module):
-    """Of one modality on one level: features (B, C, h, w) -> a map (B, 1, h, w) in [0, 1]."""
+    """The attention of one modality on one level."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -41,11 +41,13 @@ class Attention(nn.Module):
         )
 
     def forward(self, features_BChw: Tensor) -> Tensor:
-        return self.layers(features_BChw)
+        """Return the attention map (B, 1, h, w) in [0, 1] of the features."""
+        attention: Tensor = self.layers(features_BChw)
+        return attention
 
 
 class Exchange(nn.Module):
-    """One level: cross-modal features, then attention, of both modalities."""
+    """Cross-modal features and attention of both modalities, on one level."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -53,17 +55,20 @@ class Exchange(nn.Module):
         self.visible, self.infrared = Attention(channels), Attention(channels)
 
     def forward(self, visible_BChw: Tensor, infrared_BChw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Both features, and both maps (B, 2, h, w), visible first."""
+        """Return the features of visible and infrared, and both attention maps (B, 2, h, w), visible first."""
         common = F.relu(self.shared(torch.cat([visible_BChw, infrared_BChw], 1)))
         visible_BChw, infrared_BChw = visible_BChw + common, infrared_BChw + common
         maps = [self.visible(visible_BChw), self.infrared(infrared_BChw)]
         return visible_BChw * (1 + maps[0]), infrared_BChw * (1 + maps[1]), torch.cat(maps, 1)
 
 
-class Found(NamedTuple):
-    """attention: (B, 2, H, W), visible first. losses: by modality and name, in training only.
+class DetectorOutputs(NamedTuple):
+    """What both detectors return.
 
-    boxes: torchvision's, by modality, an entry an image; in evaluation only, where they were asked for.
+    Attributes:
+        attention: Maps (B, 2, H, W) in [0, 1], visible first.
+        losses: By modality and name; in training only.
+        boxes: torchvision's boxes, labels and scores by modality, one entry per image; in evaluation, where asked for.
     """
 
     attention: Tensor
@@ -71,13 +76,18 @@ class Found(NamedTuple):
     boxes: dict[str, list[dict[str, Tensor]]]
 
 
-class Twin(nn.Module):
-    """`forward(visible, infrared, targets)` runs both detectors on a batch of pairs of one size."""
+class DualDetector(nn.Module):
+    """Two Faster R-CNN, visible and infrared, that exchange features on every level.
 
-    def __init__(self, config: TwinConfig) -> None:
+    Attributes:
+        config: Their sizes.
+        frozen: As in `detection.faster_rcnn.model.Detector`, of both.
+    """
+
+    def __init__(self, config: DualDetectorConfig) -> None:
         super().__init__()
         self.config = config
-        self.held = False  # see `faster_rcnn.Detector`
+        self.frozen = False
         self.visible, self.infrared = build(config.detector), build(config.detector)
         self.exchange = nn.ModuleList(Exchange(config.detector.channels) for _ in range(LEVELS))
 
@@ -85,43 +95,56 @@ class Twin(nn.Module):
         self,
         visible_B3HW: Tensor,
         infrared_B1HW: Tensor,
-        targets: list[dict[str, Tensor]] | None = None,
+        targets: list[Target] | None = None,
         boxes: bool = False,
-    ) -> Found:
-        """Images in [0, 1]. `targets`, wanted in training: boxes (n, 4) and labels (n,) from 1, of each image."""
-        batches = {}
-        for name, images in zip(MODALITIES, (visible_B3HW, infrared_B1HW.expand(-1, 3, -1, -1)), strict=True):
-            batches[name] = prepare(getattr(self, name), images)
-        features = {name: getattr(self, name).backbone(batches[name].tensors) for name in MODALITIES}
-        finest = None
-        for level, exchange in zip(list(features["visible"]), self.exchange, strict=True):
-            pair = (features[name][level] for name in MODALITIES)
-            features["visible"][level], features["infrared"][level], maps = exchange(*pair)
-            finest = maps if finest is None else finest
-        attention = F.interpolate(
-            finest.float(), batches["visible"].tensors.shape[-2:], mode="bilinear", align_corners=False
-        )
+    ) -> DetectorOutputs:
+        """Run both detectors on a batch of pairs of one size.
+
+        Args:
+            visible_B3HW: RGB in [0, 1].
+            infrared_B1HW: Grey in [0, 1].
+            targets: Boxes (n, 4) and labels (n,) from 1 of each image; wanted in training.
+            boxes: Return boxes, too.
+        """
+        batches = {
+            "visible": prepare(self.visible, visible_B3HW),
+            "infrared": prepare(self.infrared, infrared_B1HW.expand(-1, 3, -1, -1)),
+        }
+        features = {name: self.detector(name).backbone(batches[name].tensors) for name in MODALITIES}
+        levels = list(features["visible"])
+        maps = []
+        for level, exchange in zip(levels, self.exchange, strict=True):
+            visible_BChw, infrared_BChw, maps_B2hw = exchange(features["visible"][level], features["infrared"][level])
+            features["visible"][level], features["infrared"][level] = visible_BChw, infrared_BChw
+            maps.append(maps_B2hw)
+        padded = batches["visible"].tensors.shape[-2:]
+        attention = F.interpolate(maps[0].float(), padded, mode="bilinear", align_corners=False)
         height, width = visible_B3HW.shape[-2:]
-        attention = attention[..., :height, :width]  # less the padding
+        attention = attention[..., :height, :width]  # without the padding
         losses: dict[str, Tensor] = {}
-        found: dict[str, list[dict[str, Tensor]]] = {}
+        detections: dict[str, list[dict[str, Tensor]]] = {}
         if self.training or boxes:
             for name in MODALITIES:
-                kept, terms = heads(getattr(self, name), batches[name], features[name], targets)
+                detector = self.detector(name)
+                detections[name], terms = rpn_and_roi(detector, batches[name], features[name], targets)
                 losses |= {f"{name}_{term.removeprefix('loss_')}": value for term, value in terms.items()}
-                found[name] = kept
-        return Found(attention, losses, found)
+        return DetectorOutputs(attention, losses, detections)
 
-    def train(self, mode: bool = True) -> Twin:
+    def detector(self, modality: str) -> FasterRCNN:
+        """Return the detector of one of `MODALITIES`."""
+        return {"visible": self.visible, "infrared": self.infrared}[modality]
+
+    def train(self, mode: bool = True) -> DualDetector:
+        """Set training mode, or evaluation mode; what is frozen stays frozen."""
         super().train(mode)
-        if self.held:
+        if self.frozen:
             for name in MODALITIES:
-                hold(getattr(self, name).backbone.body)
+                freeze_backbone(self.detector(name).backbone.body)
         return self
 
 
 def prepare(net: FasterRCNN, images_B3HW: Tensor) -> ImageList:
-    """Normalised, and padded to whole strides; torchvision's own way would scale them first."""
+    """Return images in [0, 1], normalised and padded to whole strides; torchvision's own method would scale them."""
     height, width = images_B3HW.shape[-2:]
     stride = net.transform.size_divisible
     mean, std = (
@@ -131,15 +154,15 @@ def prepare(net: FasterRCNN, images_B3HW: Tensor) -> ImageList:
     return ImageList(padded, [(height, width)] * len(images_B3HW))
 
 
-def heads(
-    net: FasterRCNN, images: ImageList, features: OrderedDict[str, Tensor], targets: list[dict[str, Tensor]] | None
+def rpn_and_roi(
+    net: FasterRCNN, images: ImageList, features: OrderedDict[str, Tensor], targets: list[Target] | None
 ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-    """Proposals and boxes from features: torchvision's own second half."""
-    proposals, first = net.rpn(images, features, targets)
-    boxes, second = net.roi_heads(features, proposals, images.image_sizes, targets)
-    return boxes, first | second
+    """Run torchvision's second half on features by level. Return its boxes of each image, and its losses by name."""
+    proposals, rpn_losses = net.rpn(images, features, targets)
+    boxes, roi_losses = net.roi_heads(features, proposals, images.image_sizes, targets)
+    return boxes, rpn_losses | roi_losses
 
 
-TWINS: dict[str, Model] = {
-    "detectors": Model("Auxiliary detectors", TwinConfig, Twin, "Cao et al., ICCV 2023, section 3.2"),
+DUAL_DETECTORS: dict[str, Model] = {
+    "detectors": Model("Auxiliary detectors", DualDetectorConfig, DualDetector, "Cao et al., ICCV 2023, section 3.2"),
 }

@@ -7,6 +7,7 @@ folder `detectors` the two Faster R-CNN.
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detection.faster_rcnn.model import load_backbone, to_tensor
-from detection.moefusion.attention import MODALITIES, Twin
+from detection.faster_rcnn.model import Target, load_backbone, read_frozen, to_tensor
+from detection.moefusion.attention import MODALITIES, DetectorOutputs, DualDetector
 from detection.moefusion.recipes import JointRecipe
 from fusion import checkpoint
 from fusion.errors import UserError
@@ -28,72 +29,92 @@ from fusion.training.losses import Terms
 
 
 class JointEngine(Engine):
-    """`Engine` for a JointRecipe: `twin` are the detectors, `twin_optimiser` is theirs."""
+    """`Engine` for a JointRecipe: also trains `detectors`, with `detectors_optimiser`."""
 
     recipe: JointRecipe
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.twin = Twin(self.recipe.detectors)
+        self.detectors = DualDetector(self.recipe.detectors)
         backbone = self.recipe.detectors.detector.backbone
         for name in MODALITIES:
-            self.twin.held, note = load_backbone(getattr(self.twin, name), backbone, self.recipe.weights)
+            network = self.detectors.detector(name)
+            self.detectors.frozen, note = load_backbone(network, backbone, self.recipe.weights)
         self.notes = (f"detectors: {note}",)
-        self.twin = self.twin.to(self.device)
-        self.twin_optimiser = adam(self.twin, self.recipe.detectors_optim)
+        self.detectors = self.detectors.to(self.device)
+        self.detectors_optimiser = adam(self.detectors, self.recipe.detectors_optim)
         self._wrapped: nn.Module | None = None
 
     @property
     def stage(self) -> str:
+        """The name of the stage, in which fusion gets the detectors' attention."""
         return "moefusion-joint"
 
     def set_learning_rate(self, progress: float) -> None:
+        """Set both learning rates for `progress`, 0..1, of the run."""
         super().set_learning_rate(progress)
-        for group in self.twin_optimiser.param_groups:
+        for group in self.detectors_optimiser.param_groups:
             group["lr"] = learning_rate(self.recipe.detectors_optim, progress, self.recipe.epochs)
 
     def step(self, batch: Batch) -> Terms:
-        """A step of the detectors, then one of fusion under the attention they gave."""
-        self.twin.train()
-        if self._wrapped is None:  # after what is held is held: no gradients of it are waited for
-            self._wrapped = self.wrap(self.twin)
-        found = self._wrapped(batch["colour"], batch["infrared"], targets(batch["boxes"]))
-        loss = sum(found.losses.values())
+        """Take a step of the detectors, then one of fusion with their attention. Return the terms of both losses.
+
+        Raises:
+            UserError: A loss is not finite.
+        """
+        self.detectors.train()
+        if self._wrapped is None:  # after freezing: DistributedDataParallel would wait for gradients of frozen weights
+            self._wrapped = self.wrap(self.detectors)
+        output: DetectorOutputs = self._wrapped(batch["colour"], batch["infrared"], targets(batch["boxes"]))
+        loss = functools.reduce(torch.add, output.losses.values())
         if not torch.isfinite(loss):
-            shown = ", ".join(f"{name} {value.item():.4g}" for name, value in found.losses.items())
+            shown = ", ".join(f"{name} {value.item():.4g}" for name, value in output.losses.items())
             raise UserError(f"the detectors' loss is not finite ({shown}). Lower detectors_optim.lr.")
-        optimizer_step(loss, self.twin, self.twin_optimiser, self.recipe.detectors_optim)
-        latest = super().step(batch | {"attention": found.attention.detach()})
-        return latest | {"detectors": loss} | {f"detectors_{name}": value for name, value in found.losses.items()}
+        optimizer_step(loss, self.detectors, self.detectors_optimiser, self.recipe.detectors_optim)
+        latest = super().step(batch | {"attention": output.attention.detach()})
+        return latest | {"detectors": loss} | {f"detectors_{name}": value for name, value in output.losses.items()}
 
     def add_attention(self, batch: Batch) -> Batch:
-        self.twin.eval()
-        return batch | {"attention": self.twin(batch["colour"], batch["infrared"]).attention}
+        """Return the batch with the detectors' attention."""
+        self.detectors.eval()
+        return batch | {"attention": self.detectors(batch["colour"], batch["infrared"]).attention}
 
     def save(self, folder: Path, state: dict[str, Any]) -> None:
-        """The detectors first: a folder without the fusion model's state.json is not a checkpoint."""
+        """Save a checkpoint: the detectors first, since the fusion model's state.json makes the folder a checkpoint."""
         inner = folder / FOLDER
         (folder / "state.json").unlink(missing_ok=True)
-        held = {"held": self.twin.held}
-        checkpoint.save(inner, FOLDER, self.twin, recipe={}, state=held, optimiser=self.twin_optimiser)
+        frozen = {"frozen": self.detectors.frozen}
+        checkpoint.save(inner, FOLDER, self.detectors, recipe={}, state=frozen, optimiser=self.detectors_optimiser)
         super().save(folder, state)
 
     def resume(self, folder: Path) -> None:
+        """Continue both networks from a checkpoint of this run."""
         super().resume(folder)
-        checkpoint.load_weights(self.twin, folder / FOLDER)
-        self.twin.held = checkpoint.read_state(folder / FOLDER)["held"]
-        checkpoint.load_optimiser(self.twin, self.twin_optimiser, folder / FOLDER)
+        checkpoint.load_weights(self.detectors, folder / FOLDER)
+        self.detectors.frozen = read_frozen(folder / FOLDER)
+        checkpoint.load_optimiser(self.detectors, self.detectors_optimiser, folder / FOLDER)
 
 
-def targets(boxes_Bn5: Tensor) -> list[dict[str, Tensor]]:
-    """A batch's padded boxes -> torchvision's targets, whose labels count from 1."""
-    kept = [boxes_n5[boxes_n5[:, 4] >= 0] for boxes_n5 in boxes_Bn5]
-    return [{"boxes": boxes[:, :4], "labels": boxes[:, 4].long() + 1} for boxes in kept]
+def targets(boxes_Bn5: Tensor) -> list[Target]:
+    """Return torchvision's targets, whose labels count from 1, of a batch's boxes.
+
+    Args:
+        boxes_Bn5: x1, y1, x2, y2 in pixels and class; rows of class -1 are padding.
+    """
+    objects = [boxes_n5[boxes_n5[:, 4] >= 0] for boxes_n5 in boxes_Bn5]
+    return [{"boxes": boxes[:, :4], "labels": boxes[:, 4].long() + 1} for boxes in objects]
 
 
 @torch.inference_mode()
-def attend(twin: Twin, visible: np.ndarray, infrared: np.ndarray) -> Tensor:
-    """Attention maps (1, 2, H, W), visible first, of a pair: uint8 H W 3 (or H W) and uint8 H W."""
-    device = next(twin.parameters()).device
+def attention_maps(detectors: DualDetector, visible: np.ndarray, infrared: np.ndarray) -> Tensor:
+    """Return the attention maps of a pair, (1, 2, H, W) in [0, 1], visible first.
+
+    Args:
+        detectors: In evaluation mode.
+        visible: uint8, H W 3 (RGB) or H W.
+        infrared: uint8, H W.
+    """
+    device = next(detectors.parameters()).device
     grey = torch.from_numpy(luma(infrared))[None, None].to(device)
-    return twin(to_tensor(visible, device)[None], grey).attention
+    output: DetectorOutputs = detectors(to_tensor(visible, device)[None], grey)
+    return output.attention

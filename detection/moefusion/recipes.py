@@ -1,4 +1,4 @@
-"""Recipes of MoE-Fusion with its detectors. No torch here."""
+"""Recipes of MoE-Fusion with its detectors. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -13,20 +13,29 @@ from fusion.training.recipes import Recipe, moefusion, moefusion_tiny
 
 
 @dataclass(frozen=True)
-class TwinConfig:
-    """Both detectors are of one kind. They see the pixels that fusion sees: `size` and `longest` play no part."""
+class DualDetectorConfig:
+    """Sizes of both detectors, which are equal.
+
+    They see the images as fusion does: the detector's `size` and `max_size` are not used.
+    """
 
     detector: FasterRCNNConfig = field(default_factory=FasterRCNNConfig)
 
 
-SMALLEST = 72  # below, the coarsest level is one pixel, and its normalisation may have nothing to normalise by
+MIN_CROP_SIZE = 72  # pixels; below, the coarsest level is one pixel, and its normalisation may have nothing to normalise by
 
 
 @dataclass(frozen=True)
 class JointRecipe(Recipe):
-    """MoE-Fusion with its detectors. `weights`: what their backbones start from, see `faster_rcnn.load_backbone`."""
+    """MoE-Fusion with its detectors.
 
-    detectors: TwinConfig = field(default_factory=TwinConfig)
+    Attributes:
+        detectors: Sizes of the detectors.
+        detectors_optim: Their optimiser and its schedule.
+        weights: What their backbones start from, see `detection.faster_rcnn.model.load_backbone`.
+    """
+
+    detectors: DualDetectorConfig = field(default_factory=DualDetectorConfig)
     detectors_optim: OptimConfig = field(default_factory=OptimConfig)
     weights: str = "imagenet"
 
@@ -42,19 +51,19 @@ class JointRecipe(Recipe):
         other = next((name for name in self.crops.classes if standard_name(name) != name), None)
         if other is not None:
             raise UserError(f"recipe {self.name}: boxes of {other!r} are called {standard_name(other)!r}. Say that.")
-        if self.crops.size < SMALLEST:
+        if self.crops.size < MIN_CROP_SIZE:
             raise UserError(
-                f"recipe {self.name}: crops.size is {self.crops.size}; detectors need at least {SMALLEST} pixels"
+                f"recipe {self.name}: crops.size is {self.crops.size}; detectors need at least {MIN_CROP_SIZE} pixels"
             )
 
 
 def moefusion_detectors() -> JointRecipe:
-    """MoE-Fusion (E4K2) with its two Faster R-CNN (ResNet-50 FPN), as in the paper: 24 epochs, batch 4, alpha 10."""
+    """Return MoE-Fusion (E4K2) with two Faster R-CNN (ResNet-50 FPN) as in the paper: 24 epochs, batch 4, alpha 10."""
     return _joint(moefusion(), "moefusion-detectors", FasterRCNNConfig(), OptimConfig(1e-4, weight_decay=1e-4))
 
 
 def moefusion_detectors_tiny() -> JointRecipe:
-    """The same with small detectors, for two CPU cores: crops of 160 pixels."""
+    """Return the same with small detectors, for two CPU cores: crops of 160 pixels."""
     base = replace(
         moefusion_tiny(),
         crops=CropConfig(size=160, per_image=1),
@@ -73,7 +82,7 @@ def _joint(
     fields |= {"name": name, "crops": replace(base.crops, classes=detector.classes)}
     if base.optim.milestones:
         optim = replace(optim, milestones=base.optim.milestones)
-    return JointRecipe(**fields, detectors=TwinConfig(detector), detectors_optim=optim, weights=weights)
+    return JointRecipe(**fields, detectors=DualDetectorConfig(detector), detectors_optim=optim, weights=weights)
 
 
 RECIPES: dict[str, Callable[[], JointRecipe]] = {

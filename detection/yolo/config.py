@@ -1,4 +1,4 @@
-"""The settings of a YOLO training. No torch here."""
+"""The settings of a YOLO training. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 from fusion.errors import UserError
 
 STRIDE = 32  # image sides are multiples of it inside the network
-OURS = frozenset(  # what train() decides; the rest of ultralytics' training settings may be given in `extra`
+RESERVED = frozenset(  # what train() decides; the rest of ultralytics' training settings may be given in `extra`
     "batch cfg data device epochs exist_ok freeze imgsz lr0 mode model name patience plots pretrained project resume "
     "save save_dir seed task val verbose".split()
 )
@@ -20,12 +20,18 @@ OURS = frozenset(  # what train() decides; the rest of ultralytics' training set
 class YoloConfig:
     """A training of YOLO.
 
-    model: an architecture ("yolo11n.yaml": random weights) or weights to go on from: a .pt file, which may have other
-    classes, or the name of published ones ("yolo11n.pt"). size: the longer side of the images inside the network.
-    lr0: first learning rate, of AdamW unless `extra` says otherwise; 0 lets ultralytics choose rate and optimiser.
-    patience: stop after that many epochs without a better validation. freeze: that many first layers keep their
-    weights. loaders: processes that load images for a GPU (none on a CPU). extra: other settings of ultralytics'
-    training as "key=value", for example ("mosaic=0", "optimizer=SGD").
+    Attributes:
+        model: An architecture ("yolo11n.yaml": random weights) or weights to start from: a .pt file, which may have
+            other classes, or the name of published ones ("yolo11n.pt").
+        size: The longer side of the images inside the network, in pixels.
+        epochs: Passes over the training images.
+        batch: Images per step.
+        lr0: First learning rate, of AdamW unless `extra` says otherwise; 0 lets ultralytics choose rate and optimiser.
+        seed: Of all draws.
+        patience: Stop after that many epochs without a better validation.
+        freeze: That many first layers keep their weights.
+        num_workers: Processes that load images for a GPU (none on a CPU).
+        extra: Other settings of ultralytics' training as "key=value", for example ("mosaic=0", "optimizer=SGD").
     """
 
     model: str = "yolo11n.yaml"
@@ -36,7 +42,7 @@ class YoloConfig:
     seed: int = 0
     patience: int = 100
     freeze: int = 0
-    loaders: int = 4
+    num_workers: int = 4
     extra: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -51,15 +57,17 @@ class YoloConfig:
         self.overrides()
 
     def overrides(self) -> dict[str, Any]:
-        """`extra` as a table, values read as YAML. UserError: not of the form key=value, or a setting that has its own
-        field here or that train() decides.
+        """Return `extra` as a table, values read as YAML.
+
+        Raises:
+            UserError: Not of the form key=value, or a setting that has a field here or that train() decides.
         """
         table = {}
         for part in self.extra:
             key, equals, value = part.partition("=")
             if not equals or not key.strip():
                 raise UserError(f"YOLO setting {part!r} is not of the form key=value, for example mosaic=0")
-            if key.strip() in OURS:
+            if key.strip() in RESERVED:
                 raise UserError(f"YOLO setting {key.strip()!r} cannot be given as an extra: it has its own place")
             try:
                 table[key.strip()] = yaml.safe_load(value)

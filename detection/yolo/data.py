@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
 import cv2
@@ -23,13 +24,18 @@ from fusion import storage
 from fusion.errors import UserError
 
 SPLITS = ("train", "val", "test")
-LONGEST = 200  # characters of a file name, well under the 255 bytes of most file systems
+MAX_NAME_LENGTH = 200  # characters of a file name, well under the 255 bytes of most file systems
 
 
 @dataclass(frozen=True)
-class Contents:
-    """What a data.yaml says. images: how many per split; boxes: per split, how many of each class (both {} when another
-    program wrote the file); notes: lines for the user, such as a class that no training image shows.
+class DatasetContents:
+    """What a data.yaml says.
+
+    Attributes:
+        classes: Their names.
+        images: How many per split; {} when another program wrote the file.
+        boxes: Per split, how many of each class; {} when another program wrote the file.
+        notes: Lines for the user, such as a class that no training image shows.
     """
 
     classes: tuple[str, ...]
@@ -38,18 +44,33 @@ class Contents:
     notes: tuple[str, ...]
 
 
-def write_dataset(
-    folder: str | Path, images: Iterable[tuple[str, str, np.ndarray, Truth]], classes: Sequence[str]
-) -> Path:
-    """Write (split, key, image, truth) rows and return the path of data.yaml, which is written when all else is there.
+class LabelledImage(NamedTuple):
+    """An image of a data set.
 
-    Splits are "train", "val" and, if wanted, "test". Images are uint8, (H, W, 3) RGB or (H, W) grey. To train on
-    visible and infrared images together, give each pair twice, with keys such as "17-visible" and "17-infrared".
-    Boxes are clipped to the image; those marked `ignore` are left out, since ultralytics knows no such thing.
-    Files of an earlier call that are not written again stay in the folder but are not used.
+    Attributes:
+        split: "train", "val" or "test".
+        key: Another one for each image of a split.
+        image: uint8, (H, W, 3) RGB or (H, W) grey.
+        truth: Its boxes.
+    """
 
-    Raises UserError: a key twice in a split, no training or no validation images, an image of another size than its
-    truth, a class number outside `classes`.
+    split: str
+    key: str
+    image: np.ndarray
+    truth: Truth
+
+
+def write_dataset(folder: str | Path, images: Iterable[LabelledImage], classes: Sequence[str]) -> Path:
+    """Write a data set, and return the path of data.yaml, which is written last.
+
+    To train on visible and infrared images together, give each pair twice, with keys such as "17-visible" and
+    "17-infrared". Boxes are clipped to the image; those marked `ignore` are left out, since ultralytics cannot ignore
+    boxes. Files of an earlier call that are not written again stay in the folder but are not used.
+
+    Raises:
+        UserError: A key twice in a split, no training or no validation images, an image of another size than its
+            truth, a class number outside `classes`.
+        ValueError: An unknown split, or not an image.
     """
     folder = Path(folder)
     marker = folder / "data.yaml"
@@ -79,16 +100,19 @@ def write_dataset(
             )
     for split, names in lists.items():
         storage.write_text(folder / f"{split}.txt", "\n".join(names) + "\n")
-    found = {split: f"{split}.txt" for split in SPLITS if split in lists}
-    counted = {split: {"images": len(lists[split]), "boxes": boxes[split].tolist()} for split in found}
-    table = {**found, "names": dict(enumerate(classes)), "counts": counted}
+    files = {split: f"{split}.txt" for split in SPLITS if split in lists}
+    counted = {split: {"images": len(lists[split]), "boxes": boxes[split].tolist()} for split in files}
+    table = {**files, "names": dict(enumerate(classes)), "counts": counted}
     storage.write_text(marker, yaml.safe_dump(table, sort_keys=False, allow_unicode=True))
     return marker
 
 
-def read_dataset(data_yaml: str | Path) -> Contents:
-    """What data.yaml says, checked. Raises UserError: no such file, not YAML, no class names, no training images or
-    boxes in them, a list of images that is missing.
+def read_dataset(data_yaml: str | Path) -> DatasetContents:
+    """Return what data.yaml says, checked.
+
+    Raises:
+        UserError: No such file, not YAML, no class names, no training images or boxes in them, a list of images that
+            is missing.
     """
     path = Path(data_yaml)
     try:
@@ -101,20 +125,20 @@ def read_dataset(data_yaml: str | Path) -> Contents:
         raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from error
     names = table.get("names") if isinstance(table, dict) else None
     if isinstance(names, dict):
-        names = [names[place] for place in sorted(names)]
+        names = [names[index] for index in sorted(names)]
     if not names:
         raise UserError(f"{path} has no class names: it needs 'names', 'train' and 'val'")
     for split in ("train", "val"):
-        where = table.get(split)
+        listed = table.get(split)
         root = path.parent / str(table.get("path") or "")
-        for place in where if isinstance(where, list) else [where]:
-            if not place or not (root / str(place)).exists():
-                raise UserError(f"{path}: the {split!r} images at {place!r} are missing")
+        for images in listed if isinstance(listed, list) else [listed]:
+            if not images or not (root / str(images)).exists():
+                raise UserError(f"{path}: the {split!r} images at {images!r} are missing")
     classes, counts = tuple(str(name) for name in names), table.get("counts") or {}
     boxes = {split: tuple(entry["boxes"]) for split, entry in counts.items()}
     if "train" in boxes and not sum(boxes["train"]):
         raise UserError(f"{path}: no training image has a box of {', '.join(classes)}: nothing can be learned from it")
-    return Contents(classes, {split: entry["images"] for split, entry in counts.items()}, boxes, _notes(classes, boxes))
+    return DatasetContents(classes, {split: entry["images"] for split, entry in counts.items()}, boxes, _notes(classes, boxes))
 
 
 def _notes(classes: tuple[str, ...], boxes: dict[str, tuple[int, ...]]) -> tuple[str, ...]:
@@ -140,26 +164,27 @@ def _check(key: str, image: np.ndarray, truth: Truth, classes: Sequence[str]) ->
 
 
 def _file_name(key: str) -> str:
-    """A file name that no other key has: keys such as "set00/V000/I01" must not become folders."""
+    """Return a file name that no other key has: keys such as "set00/V000/I01" must not become folders."""
     name = quote(key, safe=" ()+,=@")
-    if len(name) <= LONGEST:
+    if len(name) <= MAX_NAME_LENGTH:
         return name
-    return f"{name[: LONGEST - 33]}-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
+    return f"{name[: MAX_NAME_LENGTH - 33]}-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
 
 
 def _write_image(path: Path, image: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    done, data = cv2.imencode(".png", np.ascontiguousarray(image if image.ndim == 2 else image[:, :, ::-1]))
-    if not done:
+    encoded, data = cv2.imencode(".png", np.ascontiguousarray(image if image.ndim == 2 else image[:, :, ::-1]))
+    if not encoded:
         raise ValueError(f"cannot encode {path}")
     path.write_bytes(data.tobytes())
 
 
 def _labels(truth: Truth, classes: int) -> tuple[str, np.ndarray]:
+    """Return the lines of a label file, and how many boxes of each class, int64 (classes,), are in it."""
     size = np.array([truth.width, truth.height, truth.width, truth.height], np.float64)
     corners = np.clip(truth.boxes.astype(np.float64), 0, size) / size
     centres, sides = (corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]
     keep = ~truth.ignore & (sides > 0).all(1)
     rows = zip(truth.classes[keep], np.hstack([centres, sides])[keep], strict=True)
-    lines = [f"{place} " + " ".join(f"{value:.9f}" for value in row) + "\n" for place, row in rows]
+    lines = [f"{index} " + " ".join(f"{value:.9f}" for value in row) + "\n" for index, row in rows]
     return "".join(lines), np.bincount(truth.classes[keep], minlength=classes)

@@ -21,6 +21,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -29,21 +30,25 @@ import torch
 from fusion import storage
 from fusion.errors import UserError
 
-QUIET = ("sync", "clearml", "comet", "dvc", "mlflow", "raytune", "tensorboard", "wandb", "vscode_msg")
-CHANGED = (  # environment variables that importing it changes, or must not see
+INTEGRATIONS = ("sync", "clearml", "comet", "dvc", "mlflow", "raytune", "tensorboard", "wandb", "vscode_msg")
+ENVIRONMENT = (  # environment variables that importing it changes, or must not see
     "OMP_NUM_THREADS NUMEXPR_MAX_THREADS TF_CPP_MIN_LOG_LEVEL TORCH_CPP_LOG_LEVEL KINETO_LOG_LEVEL WORLD_SIZE".split()
 )
 _entry = threading.Lock()
 
 
-def offline(config_dir: str | Path | None = None) -> None:
+def import_ultralytics(config_dir: str | Path | None = None) -> None:
     """Import ultralytics so that it stays off the network and leaves this process as it was. May be repeated.
 
-    config_dir: where it keeps settings, its font and downloaded weights; without it YOLO_CONFIG_DIR, or duskfuse/yolo
-    in the user's cache folder. Several processes may call this at once. train(), Yolo() and fetch() call it themselves.
+    Several processes may call this at once. train(), Yolo() and fetch() call it themselves.
 
-    Raises UserError: ultralytics was imported before by other code that let it use the network, or with another
-    folder than the config_dir asked for; or the folder cannot be written.
+    Args:
+        config_dir: Where ultralytics keeps settings, its font and downloaded weights; by default YOLO_CONFIG_DIR, or
+            duskfuse/yolo in the user's cache folder.
+
+    Raises:
+        UserError: ultralytics was imported before by other code that let it use the network, or with another folder
+            than the config_dir asked for; or the folder cannot be written.
     """
     with _entry:
         if "ultralytics" in sys.modules:
@@ -63,13 +68,13 @@ def _check_imported(config_dir: str | Path | None) -> None:
     if ONLINE or AUTOINSTALL:
         raise UserError(
             "ultralytics was imported before detection.yolo could keep it off the network: call "
-            "detection.yolo.offline() first, or set YOLO_OFFLINE=true and YOLO_AUTOINSTALL=false before Python starts"
+            "detection.yolo.offline.import_ultralytics() first, or set YOLO_OFFLINE=true and YOLO_AUTOINSTALL=false before Python starts"
         )
     if config_dir is not None and Path(config_dir).expanduser().absolute() != USER_CONFIG_DIR.parent.absolute():
         raise UserError(
             f"ultralytics already keeps its settings in {USER_CONFIG_DIR.parent}: {config_dir} must be given first"
         )
-    _settle(USER_CONFIG_DIR.parent)
+    _apply_settings(USER_CONFIG_DIR.parent)
 
 
 def _cache_dir() -> Path:
@@ -78,7 +83,7 @@ def _cache_dir() -> Path:
 
 @contextlib.contextmanager
 def _one_process(path: Path) -> Iterator[None]:
-    """One process of this machine at a time: ultralytics writes its settings file in place, and others read it."""
+    """Hold a lock of this machine: ultralytics writes its settings file in place, and other processes read it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = open(path, "a")
@@ -94,7 +99,7 @@ def _one_process(path: Path) -> Iterator[None]:
 
 
 def _copy_font(folder: Path) -> None:
-    """Give it the font that it would fetch otherwise, though nothing is ever drawn."""
+    """Write the font that ultralytics would fetch otherwise, though nothing is ever drawn."""
     for name in ("Arial.ttf", "Arial.Unicode.ttf"):
         if not (folder / name).exists():
             import matplotlib
@@ -104,15 +109,15 @@ def _copy_font(folder: Path) -> None:
 
 
 def _import(folder: Path) -> None:
-    """The import, with what it changes put back: threads of OpenCV, torch and OpenMP, torch.save, number formats."""
-    before = {name: os.environ.get(name) for name in CHANGED}
+    """Import it and restore what it changes: threads of OpenCV, torch and OpenMP, torch.save, number formats."""
+    before = {name: os.environ.get(name) for name in ENVIRONMENT}
     threads, cv_threads, save, formats = torch.get_num_threads(), cv2.getNumThreads(), torch.save, np.get_printoptions()
     os.environ.pop("WORLD_SIZE", None)  # else it would think itself part of a distributed training
     try:
-        with silence():
+        with suppress_output():
             import ultralytics.utils
 
-            _settle(folder)
+            _apply_settings(folder)
             import ultralytics.nn.tasks  # noqa: F401
     finally:
         for name, value in before.items():
@@ -124,73 +129,80 @@ def _import(folder: Path) -> None:
         torch.set_printoptions(profile="default")
 
 
-def _settle(folder: Path) -> None:
-    """Settings of this process alone, not written to its settings file: no telemetry, no stray folders."""
+def _apply_settings(folder: Path) -> None:
+    """Set no telemetry and no stray folders, for this process alone: the settings file is not written."""
     from ultralytics.utils import LOGGER, SETTINGS
 
-    places = {f"{name}_dir": str(folder / name) for name in ("runs", "weights", "datasets")}
-    dict.update(SETTINGS, {**{key: False for key in QUIET if key in SETTINGS}, **places})
+    folders = {f"{name}_dir": str(folder / name) for name in ("runs", "weights", "datasets")}
+    dict.update(SETTINGS, {**{key: False for key in INTEGRATIONS if key in SETTINGS}, **folders})
     LOGGER.setLevel(logging.ERROR)
 
 
 @contextlib.contextmanager
-def silence() -> Iterator[None]:
+def suppress_output() -> Iterator[None]:
+    """Drop what is printed, and warnings."""
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def fetch(name: str, allow_download: bool = False) -> Path:
-    """The file of weights meant by `name`: a path, or a published name such as "yolo11n.pt".
+    """Return the file of weights called `name`: a path, or a published name such as "yolo11n.pt".
 
     Published weights that were fetched before are taken from the settings folder; with allow_download they are fetched.
-    Raises UserError: no such file; or a published name, and downloads are not allowed or fail.
+
+    Raises:
+        UserError: No such file; or a published name, and downloads are not allowed or fail.
     """
     path = Path(name).expanduser()
     if path.is_file():
         return path
     if path.suffix != ".pt" or path.name != name:
         raise UserError(f"no weights at {name}: give the path of a .pt file that YOLO training wrote")
-    offline()
+    import_ultralytics()
     from ultralytics.utils import SETTINGS
     from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
 
-    kept = Path(SETTINGS["weights_dir"]) / name
-    if kept.is_file():
-        return kept
+    cached = Path(SETTINGS["weights_dir"]) / name
+    if cached.is_file():
+        return cached
     if name not in GITHUB_ASSETS_NAMES:
         raise UserError(f"no weights at {name}, and none are published under that name: give the path of a .pt file")
     if not allow_download:
         raise UserError(
-            f"{name} is not here: give the path of the file, put it at {kept}, or allow the download of ultralytics' "
+            f"{name} is not here: give the path of the file, put it at {cached}, or allow the download of ultralytics' "
             "published weights"
         )
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with _one_process(kept.with_suffix(".lock")), tempfile.TemporaryDirectory(dir=kept.parent) as folder:
-        if not kept.is_file():
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    with _one_process(cached.with_suffix(".lock")), tempfile.TemporaryDirectory(dir=cached.parent) as folder:
+        if not cached.is_file():
             os.environ.pop("YOLO_OFFLINE", None)
             try:
-                with silence():
+                with suppress_output():
                     attempt_download_asset(Path(folder) / name)
-                os.replace(Path(folder) / name, kept)
-            except Exception as error:  # whatever the network brings
-                raise UserError(f"cannot download {name}: {' '.join(str(error).split())}. Put it at {kept}") from error
+                os.replace(Path(folder) / name, cached)
+            except Exception as error:  # ultralytics and requests raise errors of many types
+                raise UserError(f"cannot download {name}: {' '.join(str(error).split())}. Put it at {cached}") from error
             finally:
                 os.environ["YOLO_OFFLINE"] = "true"
-    return kept
+    return cached
 
 
-def load_network(path: Path) -> tuple[torch.nn.Module, dict]:
-    """(network, checkpoint) of a detector's .pt file. UserError: no, damaged or other file."""
-    offline()
+def load_network(path: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """Return the network of a detector's .pt file, and the file's other entries.
+
+    Raises:
+        UserError: No such file, a damaged one, or one of something else.
+    """
+    import_ultralytics()
     from ultralytics.nn.tasks import load_checkpoint
 
     if not path.is_file():
         raise UserError(f"no weights at {path}: give the path of a .pt file that YOLO training wrote")
     try:
-        with silence():
+        with suppress_output():
             network, checkpoint = load_checkpoint(path)
-    except Exception as error:  # a damaged pickle fails in any way
+    except Exception as error:  # a damaged pickle raises errors of any type
         reason = " ".join(str(error).split())[:200]
         hint = (
             ""
@@ -203,24 +215,26 @@ def load_network(path: Path) -> tuple[torch.nn.Module, dict]:
     return network, checkpoint
 
 
-class _Warned(logging.Handler):
-    """Warnings as plain lines, each once."""
+class _WarningCollector(logging.Handler):
+    """Collects warnings as plain lines, each once."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Add the message of a record."""
         line = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", record.getMessage()).split())
         if line not in self.lines:
             self.lines.append(line)
 
 
 @contextlib.contextmanager
-def aside() -> Iterator[list[str]]:
-    """A training's hold on the process, undone at its end: threads, random states, determinism, environment.
+def isolated_training() -> Iterator[list[str]]:
+    """Restore at the end what a training changes in the process: threads, random states, determinism, environment.
 
-    Yields the list into which ultralytics' warnings go, instead of to the console.
+    Yields:
+        The list into which ultralytics' warnings go, instead of to the console.
     """
     from ultralytics.utils import LOGGER, torch_utils
 
@@ -232,7 +246,7 @@ def aside() -> Iterator[list[str]]:
     before = {name: os.environ.get(name) for name in names}
     torch_utils.NUM_THREADS = threads  # what its choice of a device sets torch to
     cv2.setNumThreads(0)  # the processes that load images are forked, which OpenCV's threads do not survive
-    warned = _Warned()
+    warned = _WarningCollector()
     LOGGER.addHandler(warned)
     LOGGER.setLevel(logging.WARNING)
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,29 @@ import torch
 import yaml
 
 from detection.yolo.config import YoloConfig
-from detection.yolo.data import Contents, read_dataset
-from detection.yolo.offline import aside, fetch, load_network, offline
+from detection.yolo.data import DatasetContents, read_dataset
+from detection.yolo.offline import isolated_training, fetch, load_network, import_ultralytics
 from fusion import storage
 from fusion.errors import UserError
 
 PRIVATE = frozenset("data device model name project resume save_dir".split())  # not left in published weights
 
 
+Report = dict[str, Any]  # numbers of an epoch, and the path of its checkpoint
+
+
 @dataclass(frozen=True)
 class Trained:
-    """weights: out/yolo.pt, of the best epoch. metrics: of the last epoch, as for on_epoch. notes: for the user."""
+    """The result of a training.
+
+    Attributes:
+        weights: out/yolo.pt, of the best epoch.
+        metrics: Of the last epoch, as for on_epoch.
+        notes: Lines for the user.
+    """
 
     weights: Path
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: Report = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -41,52 +50,65 @@ def train(
     *,
     device: str = "cpu",
     resume_from: str | Path | None = None,
-    on_epoch: Callable[[dict], None] | None = None,
+    on_epoch: Callable[[Report], None] | None = None,
     allow_download: bool = False,
 ) -> Trained:
-    """Train on a folder of write_dataset(); everything that is written lies in `out` (and labels/*.cache in the data).
+    """Train on a folder of write_dataset().
 
-    on_epoch gets a dict after each epoch: epoch (from 1), epochs, seconds, lr, box_loss, cls_loss, dfl_loss, the same
-    of the validation as val_box_loss ..., precision, recall, map50, map50_95, and checkpoint: the folder to resume
-    from, out/checkpoint, which holds whole files at any moment. An exception that it raises ends the training.
-    resume_from: such a folder, perhaps a copy; the training goes on after its epoch. It does not repeat bit by bit what
-    an uninterrupted one would have done, since ultralytics keeps neither the state of the random numbers nor the full
-    precision of the weights. Two uninterrupted trainings with one seed on one machine and CPU end in equal weights.
-    Mixed precision (bfloat16) with a GPU only. Random states of torch, numpy and random are as before afterwards.
+    A resumed training does not repeat bit by bit what an uninterrupted one would have done, since ultralytics keeps
+    neither the state of the random numbers nor the full precision of the weights. Two uninterrupted trainings with one
+    seed on one machine and CPU end in equal weights. Mixed precision (bfloat16) with a GPU only. Random states of
+    torch, numpy and random are as before afterwards.
 
-    Raises UserError: an incomplete data set, no such model, unknown settings, a damaged or different checkpoint, a loss
-    that is no longer finite.
+    Args:
+        data_yaml: What write_dataset() returned. ultralytics adds labels/*.cache beside it.
+        config: The settings.
+        out: Folder of everything else that is written.
+        device: "cpu", or a GPU by its number.
+        resume_from: A checkpoint folder of on_epoch, or a copy of it, to continue after its epoch.
+        on_epoch: Called after each epoch with epoch (from 1), epochs, seconds, lr, box_loss, cls_loss, dfl_loss, the
+            same of the validation as val_box_loss ..., precision, recall, map50, map50_95, and checkpoint: the folder
+            to resume from, out/checkpoint, which holds whole files at any moment. An exception that it raises ends the
+            training.
+        allow_download: Fetch published weights.
+
+    Raises:
+        UserError: An incomplete data set, no such model, unknown settings, a damaged or different checkpoint, a loss
+            that is no longer finite.
     """
-    offline()
+    import_ultralytics()
     contents, out = read_dataset(data_yaml), Path(out).absolute()
     settings = _settings(Path(data_yaml).absolute(), config, out, device)
     weights = out / "weights"
     weights.mkdir(parents=True, exist_ok=True)
     if resume_from is not None:
-        start, finished = _resume(Path(resume_from), config, contents, weights)
+        start, finished = _restore(Path(resume_from), config, contents, weights)
         if finished:
-            return Trained(_publish(weights, out), {}, contents.notes)
+            return Trained(_publish(weights, out), notes=contents.notes)
         settings["resume"] = True
     else:
         for name in ("best.pt", "last.pt"):  # of an earlier training into the same folder
             (weights / name).unlink(missing_ok=True)
         start = config.model if config.model.endswith(".yaml") else str(fetch(config.model, allow_download))
         if start.endswith(".pt"):
-            load_network(Path(start))  # a damaged or foreign file is told apart from an error of the training
+            load_network(Path(start))  # so that a damaged or foreign file is not reported as an error of the training
             settings["pretrained"] = True
-    last: dict[str, Any] = {}
+    last: Report = {}
+    clock = 0.0
 
-    def saved(trainer: Any) -> None:
-        last.update(_epoch(trainer, last.get("clock", started)), clock=time.monotonic())
-        _keep(weights, out / "checkpoint")
-        report = {**_plain(last), "checkpoint": str(out / "checkpoint")}
+    def on_model_save(trainer: Any) -> None:
+        nonlocal clock
+        last.update(_epoch_report(trainer, clock))
+        clock = time.monotonic()
+        _copy_weights(weights, out / "checkpoint")
+        report = {**last, "checkpoint": str(out / "checkpoint")}
         bad = [name for name, value in report.items() if name in trainer.tloss and not math.isfinite(value)]
         if bad:
             raise UserError(f"YOLO's {bad[0]} is no longer finite in epoch {last['epoch']}: train with a lower lr0")
         if on_epoch is not None:
             on_epoch(report)
 
-    with aside() as warned:
+    with isolated_training() as warned:
         from ultralytics import YOLO
 
         try:
@@ -95,8 +117,8 @@ def train(
             raise UserError(f"no YOLO model {start}: {' '.join(str(error).split())[:200]}") from error
         if model.task != "detect":
             raise UserError(f"{start} is a network to {model.task}, not to detect: give a detector, like yolo11n.yaml")
-        model.add_callback("on_model_save", saved)
-        started = time.monotonic()
+        model.add_callback("on_model_save", on_model_save)
+        clock = time.monotonic()
         try:
             model.train(**settings)
         except RuntimeError as error:
@@ -107,11 +129,11 @@ def train(
             if "BatchNorm" in str(error):
                 raise UserError(f"YOLO cannot train on a last batch of one image at this size: {error}") from error
             raise
-    return Trained(_publish(weights, out), _plain(last), contents.notes + tuple(warned))
+    return Trained(_publish(weights, out), last, contents.notes + tuple(warned))
 
 
 def _settings(data: Path, config: YoloConfig, out: Path, device: str) -> dict[str, Any]:
-    """Arguments of ultralytics' train(), checked by ultralytics."""
+    """Return the arguments of ultralytics' train(), checked by ultralytics."""
     from ultralytics.cfg import get_cfg
     from ultralytics.utils import DEFAULT_CFG_DICT
 
@@ -125,7 +147,7 @@ def _settings(data: Path, config: YoloConfig, out: Path, device: str) -> dict[st
         **dict(save_dir=str(out), pretrained=False, plots=False, verbose=False, val=True, save=True, save_period=-1),
         # bfloat16 needs no trial run, for which ultralytics would fetch a network
         "amp": False if str(device) in ("cpu", "mps") else "bf16",
-        "workers": 0 if str(device) == "cpu" else config.loaders,
+        "workers": 0 if str(device) == "cpu" else config.num_workers,
         **({"lr0": config.lr0, "optimizer": "AdamW"} if config.lr0 else {}),
         **extra,
     }
@@ -138,8 +160,8 @@ def _settings(data: Path, config: YoloConfig, out: Path, device: str) -> dict[st
     return settings
 
 
-def _resume(source: Path, config: YoloConfig, contents: Contents, weights: Path) -> tuple[str, bool]:
-    """Copy a checkpoint's files into `weights`. (the one to go on from, whether it is the end of a training)."""
+def _restore(source: Path, config: YoloConfig, contents: DatasetContents, weights: Path) -> tuple[str, bool]:
+    """Copy a checkpoint's files into `weights`. Return the one to continue from, and whether the training is done."""
     last = source / "last.pt" if source.is_dir() else source
     network, checkpoint = load_network(last)
     before = checkpoint.get("train_args") or {}
@@ -157,15 +179,15 @@ def _resume(source: Path, config: YoloConfig, contents: Contents, weights: Path)
     return str(weights / "last.pt"), epoch < 0 or epoch + 1 >= config.epochs or checkpoint.get("optimizer") is None
 
 
-def _keep(weights: Path, folder: Path) -> None:
-    """Copies which are whole even if the process is killed here. last.pt second: best.pt is never older than it."""
+def _copy_weights(weights: Path, folder: Path) -> None:
+    """Copy best.pt and last.pt, whole even if the process is killed. last.pt second: best.pt is never older."""
     for name in ("best.pt", "last.pt"):
         if (weights / name).is_file():
             storage.write_bytes(folder / name, (weights / name).read_bytes())
 
 
 def _publish(weights: Path, out: Path) -> Path:
-    """out/yolo.pt: the best network, without optimiser and without what differs from run to run (paths, dates)."""
+    """Write out/yolo.pt: the best network, without optimiser and without what differs between runs (paths, dates)."""
     best = weights / "best.pt" if (weights / "best.pt").is_file() else weights / "last.pt"
     network, checkpoint = load_network(best)
     arguments = {key: value for key, value in checkpoint["train_args"].items() if key not in PRIVATE}
@@ -179,8 +201,9 @@ def _publish(weights: Path, out: Path) -> Path:
     return out / "yolo.pt"
 
 
-def _epoch(trainer: Any, since: float) -> dict[str, Any]:
-    report: dict[str, Any] = {"epoch": trainer.epoch + 1, "epochs": trainer.epochs, "seconds": time.monotonic() - since}
+def _epoch_report(trainer: Any, since: float) -> Report:
+    """Return the numbers of the epoch that began at `since`."""
+    report: Report = {"epoch": trainer.epoch + 1, "epochs": trainer.epochs, "seconds": time.monotonic() - since}
     report["lr"] = float(max(trainer.lr.values()))
     report |= {name: float(value) for name, value in trainer.tloss.items()}
     names = {"metrics/mAP50(B)": "map50", "metrics/mAP50-95(B)": "map50_95"}
@@ -189,6 +212,3 @@ def _epoch(trainer: Any, since: float) -> dict[str, Any]:
         report[short] = float(value)
     return report
 
-
-def _plain(report: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in report.items() if name != "clock"}

@@ -17,7 +17,7 @@ from pycocotools.cocoeval import COCOeval
 
 from detection.average_precision import RECALLS, THRESHOLDS, Matches, ap, match
 from detection.boxes import Detections, Truth
-from detection.yolo.offline import offline
+from detection.yolo.offline import import_ultralytics
 
 CLASSES = ("bicycle", "car", "person")
 
@@ -294,7 +294,7 @@ def yolo_ap(truths, detections):
 def yolo(tmp_path_factory):
     """`yolo_ap` in a process of its own: where ultralytics keeps its settings is fixed at its first import."""
     folder = tmp_path_factory.mktemp("yolo")
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), offline, (folder,)) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), import_ultralytics, (folder,)) as pool:
         yield lambda truths, detections: pool.submit(yolo_ap, truths, detections).result()
 
 

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from detection.average_precision import MOST_DETECTIONS
 from detection.boxes import truth
-from detection.load import load
+from detection.load import load_detector
 from fusion import storage
 from fusion.errors import UserError
 from workflows.cluster.connect import resources
@@ -72,7 +72,9 @@ class Finder:
         torch.set_num_threads(settings.threads)
         self.classes, self.same, self.methods = settings.classes, settings.same, settings.methods
         device = "cuda:0" if torch.cuda.is_available() else "cpu"
-        self.find = load(settings.weights, self.classes, self.same, settings.size, device)
+        self.detect = load_detector(
+            settings.weights, self.classes, self.same, settings.size or None, device
+        ).detect
 
     def __call__(self, unit: dict) -> list[dict]:
 
@@ -105,7 +107,7 @@ class Finder:
         what |= {"height": height, "width": width, "true": lists(true)}
         found = [
             what | {"method": name, "found": lists(one)}
-            for name, one in zip(images, self.find(list(images.values())), strict=True)
+            for name, one in zip(images, self.detect(list(images.values())), strict=True)
         ]
         return {"found": found, "problems": problems}
 

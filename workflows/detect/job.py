@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from detection.load import weights_of_yolo
+from detection.load import find_detector, load_detector
 from fusion import storage
 from fusion.data.class_names import parse_aliases
 from fusion.errors import UserError
@@ -32,7 +32,6 @@ from workflows.outputs import require_own_output
 
 
 def run(args: Args, command: list[str]) -> None:
-    from detection import load
     from workflows.detect import train as detector_training
 
     methods = parse_named_dirs(args.fused) if args.fused else {}
@@ -63,9 +62,9 @@ def run(args: Args, command: list[str]) -> None:
             storage.join(args.out, "training"), args.recipe, task, args.start, ["detect", *command], args.workers
         )
     else:
-        weights = load.detector_in(args.weights)
+        weights = find_detector(args.weights)
         found = load(weights, classes, same, size_of(args), "cpu")  # a bad one is told here, once
-        if weights_of_yolo(weights):
+        if is_yolo(weights):
             log_progress(f"YOLO looks at images at {found.size} pixels")
     storage.remove(storage.join(args.out, "detect.json"))  # from here to the end the folder is not complete
     found, more = score(args, refs, methods, weights, classes, same)

@@ -20,8 +20,8 @@ from detection.boxes import truth
 from detection.faster_rcnn.model import DETECTORS
 from detection.faster_rcnn.recipes import DetectorRecipe
 from detection.faster_rcnn.train import DetectorEngine, batches
-from detection.load import MODEL, detector_in, local
-from detection.yolo import detector as yolo
+from detection.load import FOLDER, download_weights, find_detector
+from detection.yolo.train import train as train_yolo
 from detection.yolo.config import YoloConfig
 from detection.yolo.data import write_dataset
 from fusion import checkpoint, storage
@@ -95,12 +95,12 @@ def train(out: str, recipe: Recipe, task: dict, start: str | None, command: list
     settings = {"recipe": to_dict(recipe) | {"name": name_of(recipe)}, "classes": list(task["classes"])}
     settings |= {"examples": fingerprint(task), "init_checkpoint": start and fingerprint(start)}
     claim_output(out, "settings.json", settings, "detector")
-    model = storage.join(out, MODEL)
+    model = storage.join(out, FOLDER)
     if storage.exists(storage.join(out, "run.json")):
         log_progress(f"{out}: the detector is there")
         return model
     if start is not None:
-        start = detector_in(start)
+        start = find_detector(start)
         check_start(recipe, start, task["classes"])
     connect()
     batch = 1 if isinstance(recipe, YoloConfig) else recipe.batch_size  # YOLO's is not shared
@@ -111,7 +111,7 @@ def train(out: str, recipe: Recipe, task: dict, start: str | None, command: list
     watching = logger_callbacks(out, settings, recipe.epochs)
     result = trainer.fit(out, loop, config, workers, trainer.cpus_per_worker, batch=batch, callbacks=watching)
     with result.checkpoint.as_directory() as folder:
-        found = Path(folder) / MODEL
+        found = Path(folder) / FOLDER
         for path in sorted(found.iterdir()):  # state.json, which makes a checkpoint one, comes last
             storage.write_bytes(storage.join(model, path.name), path.read_bytes())
         history = json.loads((Path(folder) / "history.json").read_text())
@@ -126,7 +126,7 @@ def check_start(recipe: Recipe, start: str, classes: Sequence[str]) -> None:
 
     if isinstance(recipe, YoloConfig):
         with tempfile.TemporaryDirectory() as folder:
-            local(start, Path(folder))
+            download_weights(start, Path(folder))
         return
     known = checkpoint.load(checkpoint.fetch(start), models=DETECTORS).model.config.classes
     if tuple(known) != tuple(classes):
@@ -164,7 +164,7 @@ def faster_rcnn_loop(config: dict[str, Any], examples: Examples) -> str | None:
     saved = ray.train.get_checkpoint()
     if saved is not None:
         with saved.as_directory() as folder:
-            engine.resume(Path(folder) / MODEL)
+            engine.resume(Path(folder) / FOLDER)
             history = json.loads((Path(folder) / "history.json").read_text())
     elif config["start"] is not None:
         engine.start_from(checkpoint.fetch(config["start"]))
@@ -181,7 +181,7 @@ def faster_rcnn_loop(config: dict[str, Any], examples: Examples) -> str | None:
         with tempfile.TemporaryDirectory() as folder:
             kept = None
             if rank == 0:
-                engine.save(Path(folder) / MODEL, {})
+                engine.save(Path(folder) / FOLDER, {})
                 (Path(folder) / "history.json").write_text(json.dumps(history))
                 kept = ray.train.Checkpoint.from_directory(folder)
                 tell(recipe, numbers, recipe.epochs)
@@ -217,19 +217,19 @@ def yolo_loop(config: dict[str, Any], examples: Examples) -> None:
         if saved is not None:
             resume = home / "resume"
             saved.to_directory(resume)
-            if (resume / MODEL).exists():  # it was trained to the end, and killed before the result was taken away
+            if (resume / FOLDER).exists():  # it was trained to the end, and killed before the result was taken away
                 return
             history += json.loads((resume / "history.json").read_text())
         data = write_dataset(home / "data", rows(), examples.classes)
         device = "0" if torch.cuda.is_available() else "cpu"
         if config["start"] is not None:
-            begun = replace(recipe, model=str(local(config["start"], home)))
-        done = yolo.train(data, begun, home / "run", device=device, resume_from=resume, on_epoch=report)
+            begun = replace(recipe, model=str(download_weights(config["start"], home)))
+        done = train_yolo(data, begun, home / "run", device=device, resume_from=resume, on_epoch=report)
         for note in done.notes:
             print(note, flush=True)
         final = home / "final"
-        (final / MODEL).mkdir(parents=True)
-        (final / MODEL / "yolo.pt").write_bytes(done.weights.read_bytes())
+        (final / FOLDER).mkdir(parents=True)
+        (final / FOLDER / "yolo.pt").write_bytes(done.weights.read_bytes())
         (final / "history.json").write_text(json.dumps(history))
         ray.train.report({"epoch": len(history)}, checkpoint=ray.train.Checkpoint.from_directory(final))
 

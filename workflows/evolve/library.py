@@ -133,9 +133,9 @@ def build_fuse_fn(spec: dict):
     def fuse(item):
         attention = None
         if twin is not None:
-            from detection.moefusion.joint import attend
+            from detection.moefusion.joint import attention_maps
 
-            attention = attend(twin, item.visible, item.infrared)
+            attention = attention_maps(twin, item.visible, item.infrared)
         return inference.fuse(method, to_grey(item.visible), item.infrared, attention)
 
     return fuse

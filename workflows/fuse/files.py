@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from detection.moefusion.joint import attend
+from detection.moefusion.joint import attention_maps
 from fusion import inference, realtime, storage, weights
 from fusion.errors import UserError
 from fusion.images.colour import to_grey
@@ -72,7 +72,7 @@ def build_fuse_fn(args: Args) -> Fuse:
         return lambda visible, infrared: inference.fuse(model, visible, infrared)
 
     twin = twin.to(device)
-    return lambda visible, infrared: inference.fuse(model, visible, infrared, attend(twin, visible, infrared))
+    return lambda visible, infrared: inference.fuse(model, visible, infrared, attention_maps(twin, visible, infrared))
 
 
 def fit(visible: np.ndarray, infrared: np.ndarray, args: Args) -> np.ndarray:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from detection.moefusion.attention import TWINS
+from detection.moefusion.attention import DUAL_DETECTORS
 from fusion import checkpoint, inference
 from fusion.classical import CLASSICAL, fuse_colour
 
@@ -29,5 +29,5 @@ def load_network(where: str):
     if detectors is None:
         return loaded, None, loaded.fingerprint
 
-    twin = checkpoint.load(detectors, models=TWINS)
+    twin = checkpoint.load(detectors, models=DUAL_DETECTORS)
     return loaded, twin.model, f"{loaded.fingerprint}+{twin.fingerprint}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from detection.moefusion.joint import attend
+from detection.moefusion.joint import attention_maps
 from fusion import inference, storage
 from fusion.images.png import encode_png, png_text
 from workflows.fuse.methods import classical_fuse_fn, load_network
@@ -96,7 +96,7 @@ class Fuser:
         if self.twin is None:
             return None
 
-        return attend(self.twin, *pair)
+        return attention_maps(self.twin, *pair)
 
 
 def content_stamp(identity: str, visible: np.ndarray, infrared: np.ndarray) -> str:

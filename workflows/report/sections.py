@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from detection.moefusion.joint import attend
+from detection.moefusion.joint import attention_maps
 from detection.protocol import marked
 from fusion import storage
 from fusion.images.decode import decode
@@ -214,7 +214,7 @@ def expert_sheets(run: str, items: Sequence[Item]) -> list[FullWidthImage]:
         return []
     sheets = []
     for item in items[:MAX_EXPERT_SHEETS]:
-        attention = None if twin is None else attend(twin, item.visible, item.infrared)
+        attention = None if twin is None else attention_maps(twin, item.visible, item.infrared)
         sheet_HW3 = expert_sheet(loaded.model, item.visible, item.infrared, attention)
         sheets.append(FullWidthImage(f"{run}: {item.key}", data_uri(encode_jpeg(sheet_HW3), "jpeg")))
     return sheets

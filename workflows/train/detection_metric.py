@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from detection.average_precision import ap, match
 from detection.boxes import truth
-from detection.load import detector_in, load
-from detection.moefusion.joint import attend
+from detection.load import find_detector, load_detector
+from detection.moefusion.joint import attention_maps
 from detection.protocol import mean_of_present
 from fusion.data.class_names import standard_name
 from fusion.errors import UserError
@@ -29,7 +29,7 @@ def check(weights: str, recipe: Any) -> None:
 
     if recipe.model.stage not in FUSING:
         raise UserError(f"--detector looks at fused images; {recipe.name} restores. Use it with stage 2.")
-    load(detector_in(weights), (), {}, 0, "cpu")
+    load_detector(find_detector(weights), (), {}, None, "cpu")
 
 
 class Detected:
@@ -48,12 +48,12 @@ class Detected:
         roles = STAGES[engine.stage].images
         self.pairs = [tuple(getattr(sample, role) for role in roles) for sample in samples]
         self.truths = [truth(one.boxes, one.classes, self.classes, *one.infrared.shape) for one in samples]
-        self.find = load(detector_in(weights), self.classes, {}, 0, str(engine.device))
+        self.detect = load_detector(find_detector(weights), self.classes, {}, None, str(engine.device)).detect
 
     def __call__(self) -> dict[str, float]:
         """{"map50", "map50_95"}, in percent: means over the classes."""
 
-        found = self.find([self._fused(visible, infrared) for visible, infrared in self.pairs])
+        found = self.detect([self._fused(visible, infrared) for visible, infrared in self.pairs])
         parts = all_gather((self.truths, found), self.size)
         truths, detections = ([one for part in parts for one in part[place]] for place in (0, 1))
         values_TC = ap(match(truths, detections, self.classes))
@@ -65,8 +65,8 @@ class Detected:
     def _fused(self, visible, infrared):
 
         model = self.engine.model.eval()
-        twin = getattr(self.engine, "twin", None)
-        if twin is None:
+        detectors = getattr(self.engine, "detectors", None)
+        if detectors is None:
             return fuse(model, visible, infrared)
 
-        return fuse(model, visible, infrared, attend(twin.eval(), visible, infrared))
+        return fuse(model, visible, infrared, attention_maps(detectors.eval(), visible, infrared))

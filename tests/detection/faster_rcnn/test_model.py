@@ -1,4 +1,4 @@
-"""Faster R-CNN: sizes by hand and against torchvision, weights to start from, what is held, boxes in our terms."""
+"""Faster R-CNN: sizes by hand and against torchvision, weights to start from, what is frozen, boxes in our terms."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fusion import checkpoint
 from fusion.config import from_dict, to_dict
 from fusion.errors import UserError
 
-SIZE96 = replace(TINY, size=96, proposals=40, sampled=16)
+SIZE96 = replace(TINY, size=96, proposals=40, rois_per_image=16)
 
 
 def detector(config=SIZE96, seed=0) -> Detector:
@@ -65,7 +65,7 @@ def body(blocks, bottleneck) -> int:
 
 
 def by_hand(config: FasterRCNNConfig, blocks, bottleneck) -> dict[str, int]:
-    c, h, first = config.channels, config.head, 256 if bottleneck else 64
+    c, h, first = config.channels, config.box_head_dim, 256 if bottleneck else 64
     outputs = len(config.classes) + 1
     return {
         "body": body(blocks, bottleneck),
@@ -132,7 +132,7 @@ def test_regions_are_pooled_at_their_own_scale(side):
 
 
 def test_scaling_in_training_and_evaluation():
-    net = Detector(replace(TINY, size=100, longest=180, jitter=0.2, proposals=4)).net
+    net = Detector(replace(TINY, size=100, max_size=180, scale_jitter=0.2, proposals=4)).net
     image = torch.rand(3, 50, 80)
     sizes = set()
     for seed in range(40):
@@ -151,9 +151,9 @@ def test_scaling_in_training_and_evaluation():
         ({"anchors": (8, 16, 32, 64)}, "5 levels"),
         ({"anchors": (8, 16, 32, 64, 0)}, "at least 1"),
         ({"channels": 0}, "channels"),
-        ({"sampled": 0}, "sampled"),
-        ({"jitter": 1.0}, "jitter"),
-        ({"jitter": -0.1}, "jitter"),
+        ({"rois_per_image": 0}, "rois_per_image"),
+        ({"scale_jitter": 1.0}, "scale_jitter"),
+        ({"scale_jitter": -0.1}, "scale_jitter"),
     ],
 )
 def test_impossible_sizes_are_named(changes, named):
@@ -173,12 +173,12 @@ BOX = {"boxes": torch.tensor([[10.0, 20.0, 50.0, 70.0]]), "labels": torch.tensor
 NONE = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
 
 
-@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("targets", [(BOX, BOX), (BOX, NONE), (NONE, NONE)], ids=["boxes", "one without", "none"])
-def test_losses_are_finite_and_reach_every_parameter_that_learns(targets, held):
+def test_losses_are_finite_and_reach_every_parameter_that_learns(targets, frozen):
     """Also what parallel training needs, which waits for all gradients."""
     model = detector()
-    model.held = held
+    model.frozen = frozen
     losses = model.train()([to_tensor(image) for image in images(2)], list(targets))
     assert set(losses) == {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"}
     assert all(value.isfinite() and value.requires_grad for value in losses.values())
@@ -189,11 +189,11 @@ def test_losses_are_finite_and_reach_every_parameter_that_learns(targets, held):
         assert losses["loss_box_reg"] == losses["loss_rpn_box_reg"] == 0
 
 
-def test_what_is_held():
+def test_what_is_frozen():
     model = detector()
     trunk = model.net.backbone.body
     norms = {name for name, module in trunk.named_modules() if isinstance(module, torch.nn.BatchNorm2d)}
-    model.held = True
+    model.frozen = True
     for mode in (True, False, True):  # validation in between changes nothing
         model.train(mode)
     assert model.training and trunk.training and not any(trunk.get_submodule(name).training for name in norms)
@@ -211,7 +211,7 @@ def test_what_is_held():
     assert all(torch.equal(value, before[name]) for name, value in trunk.state_dict().items())
 
 
-def test_what_is_not_held_follows_the_images():
+def test_what_is_not_frozen_follows_the_images():
     model = detector().train()
     trunk = model.net.backbone.body
     assert all(p.requires_grad for p in model.parameters())

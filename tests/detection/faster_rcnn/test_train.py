@@ -14,14 +14,14 @@ from detection.average_precision import ap, match
 from detection.boxes import Truth
 from detection.faster_rcnn.model import DETECTORS, detect
 from detection.faster_rcnn.recipes import RECIPES, TINY, DetectorRecipe
-from detection.faster_rcnn.train import DetectorEngine, augment, batches, collate
+from detection.faster_rcnn.train import DetectorEngine, Example, augment, batches, collate
 from fusion import checkpoint
 from fusion.config import from_dict, to_dict
 from fusion.errors import UserError
 from fusion.training.configs import OptimConfig
 from fusion.training.engine import learning_rate
 
-MODEL = replace(TINY, classes=("person", "car"), size=80, proposals=40, sampled=16)
+MODEL = replace(TINY, classes=("person", "car"), size=80, proposals=40, rois_per_image=16)
 RECIPE = DetectorRecipe(
     "tiny",
     MODEL,
@@ -33,7 +33,7 @@ RECIPE = DetectorRecipe(
 )
 
 
-def example(key: str, height=64, width=80, boxes=None, grey=False) -> tuple[str, np.ndarray, Truth]:
+def example(key: str, height=64, width=80, boxes=None, grey=False) -> Example:
     """Bright rectangles (class 0) and dark ones (class 1) on noise, each filling its box."""
     rng = np.random.default_rng([ord(letter) for letter in key])
     image = rng.integers(90, 130, (height, width, 3), dtype=np.uint8)
@@ -43,7 +43,7 @@ def example(key: str, height=64, width=80, boxes=None, grey=False) -> tuple[str,
     for place, (x1, y1, x2, y2) in enumerate(boxes):
         image[y1:y2, x1:x2] = 20 if place % 2 else 240
     classes = [place % 2 for place in range(len(boxes))]
-    return key, image[..., 0] if grey else image, Truth(boxes, classes, height, width)
+    return Example(key, image[..., 0] if grey else image, Truth(boxes, classes, height, width))
 
 
 NAMES = [f"image {i}" for i in range(8)]
@@ -63,11 +63,11 @@ def bright(image) -> list[int]:
 
 
 def test_a_painted_rectangle_stays_in_its_box():
-    recipe = replace(RECIPE, light=0.0)
+    recipe = replace(RECIPE, brightness_jitter=0.0)
     flipped = 0
     for epoch in range(12):
         _, image, truth = example("a")
-        key, turned, found = augment(("a", image, truth), recipe, epoch)
+        key, turned, found = augment(Example("a", image, truth), recipe, epoch)
         assert key == "a" and turned.shape == image.shape and turned.dtype == np.uint8
         assert (found.height, found.width) == (64, 80)
         assert bright(turned) == found.boxes[0].tolist()
@@ -78,24 +78,24 @@ def test_a_painted_rectangle_stays_in_its_box():
 
 
 def test_light_changes_and_boxes_are_clean_after_it():
-    recipe = replace(RECIPE, light=0.5, flips=False)
+    recipe = replace(RECIPE, brightness_jitter=0.5, flips=False)
     _, image, truth = example("a")
     means = []
     for epoch in range(20):
-        _, turned, found = augment(("a", image, truth), recipe, epoch)
+        _, turned, found = augment(Example("a", image, truth), recipe, epoch)
         assert found is truth
         means.append(float(turned.mean()))
         spread = turned[0].astype(float).std() / image[0].std()
         assert 0 < spread < 1.6
     assert max(means) - min(means) > 40 and min(means) < image.mean() < max(means)
-    _, same, _ = augment(("a", image, truth), replace(recipe, light=0.0), 5)
+    _, same, _ = augment(Example("a", image, truth), replace(recipe, brightness_jitter=0.0), 5)
     assert np.array_equal(same, image)
 
 
 def test_draws_are_named_by_seed_epoch_and_image():
     def look(key="a", epoch=0, seed=0):
         _, image, truth = example("a")
-        return augment((key, image, truth), replace(RECIPE, seed=seed), epoch)[1].tobytes()
+        return augment(Example(key, image, truth), replace(RECIPE, seed=seed), epoch)[1].tobytes()
 
     assert look() == look()
     assert len({look(), look(key="b"), look(epoch=1), look(seed=1)}) == 4
@@ -162,7 +162,7 @@ def test_it_learns_to_find_bright_and_dark_rectangles():
     """On images of another size than it works at, so that boxes go through the scaling and back."""
     names = [f"image {i}" for i in range(4)]
     optim = OptimConfig(lr=2e-3, warmup_fraction=0.05, max_grad_norm=10.0)
-    recipe = replace(RECIPE, model=replace(MODEL, size=56), light=0.0, batch_size=4, epochs=45, optim=optim)
+    recipe = replace(RECIPE, model=replace(MODEL, size=56), brightness_jitter=0.0, batch_size=4, epochs=45, optim=optim)
     engine = DetectorEngine(recipe, 1)
     examples = [example(name, height=48) for name in names]
     read = dict(zip(names, examples, strict=True)).__getitem__
@@ -233,20 +233,20 @@ def differ(one, other) -> bool:
     return any(not torch.equal(value, other[name]) for name, value in one.items())
 
 
-@pytest.mark.parametrize("held", [False, True])
-def test_a_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(tmp_path, held):
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(tmp_path, frozen):
     names = NAMES[:4]
 
     def run(stop=None):
         engine = DetectorEngine(RECIPE, 2)
-        engine.model.held = held
+        engine.model.frozen = frozen
         for epoch in range(3):
             if epoch == stop:
                 engine.save(tmp_path, {"history": [1]})
                 engine = DetectorEngine(replace(RECIPE), 2)
                 torch.manual_seed(99)  # what else was drawn in between must not matter
                 engine.resume(tmp_path)
-                assert (engine.epoch, engine.model.held) == (stop, held)
+                assert (engine.epoch, engine.model.frozen) == (stop, frozen)
             engine.train_epoch(made(epoch, names))
         return engine
 
@@ -256,7 +256,7 @@ def test_a_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(tmp_path, held):
     assert len(straight.optimiser.state) == len(resumed.optimiser.state) > 10
     for name, one in parameters[0].items():
         ours, theirs = straight.optimiser.state.get(one), resumed.optimiser.state.get(parameters[1][name])
-        assert (ours is None) == (theirs is None) == (held and not one.requires_grad)
+        assert (ours is None) == (theirs is None) == (frozen and not one.requires_grad)
         assert ours is None or all(torch.equal(ours[key], theirs[key]) for key in ("step", "exp_avg", "exp_avg_sq"))
 
 
@@ -266,28 +266,28 @@ def test_a_checkpoint_is_a_detector(tmp_path):
     engine.save(tmp_path, {"history": []})
     loaded = checkpoint.load(tmp_path, expect="faster-rcnn", models=DETECTORS)
     assert loaded.model.config == MODEL
-    assert loaded.state == {"epoch": 1, "history": [], "held": False}
+    assert loaded.state == {"epoch": 1, "history": [], "frozen": False}
     assert from_dict(DetectorRecipe, loaded.recipe) == RECIPE
     assert not differ(weights(engine), loaded.model.state_dict())
 
 
 def test_starting_from_another_detector(tmp_path):
     engine = DetectorEngine(RECIPE, 1)
-    engine.model.held = True
+    engine.model.frozen = True
     engine.save(tmp_path, {})
     other = DetectorEngine(replace(RECIPE, seed=8), 1)
     assert differ(weights(engine), weights(other))
     other.start_from(tmp_path)
     assert not differ(weights(engine), weights(other))
-    assert other.model.held and other.epoch == 0 and not other.optimiser.state
+    assert other.model.frozen and other.epoch == 0 and not other.optimiser.state
     third = DetectorEngine(replace(RECIPE, model=replace(MODEL, classes=("a", "b", "c"))), 1)
     with pytest.raises(UserError, match=r"do not fit this model.*box_predictor"):
         third.start_from(tmp_path)
 
 
-def test_held_weights_stay_through_an_epoch():
+def test_frozen_weights_stay_through_an_epoch():
     engine = DetectorEngine(replace(RECIPE, optim=OptimConfig(lr=1e-3, weight_decay=0.1)), 2)
-    engine.model.held = True
+    engine.model.frozen = True
     before = weights(engine)
     engine.train_epoch(made()[:2])
     after = weights(engine)
@@ -307,15 +307,15 @@ def test_the_wrapped_network_is_made_of_what_learns():
         return network
 
     engine = DetectorEngine(RECIPE, 1, wrap=wrap)
-    engine.model.held = True
+    engine.model.frozen = True
     engine.train_epoch(made()[:1])
     (learns,) = seen
     assert learns == {name for name, p in engine.model.named_parameters() if p.grad is not None}
     assert "net.backbone.body.conv1.weight" not in learns
 
 
-@pytest.mark.parametrize("held", [False, True])
-def test_parallel_training_gets_all_the_gradients_it_waits_for(alone, held):
+@pytest.mark.parametrize("frozen", [False, True])
+def test_parallel_training_gets_all_the_gradients_it_waits_for(alone, frozen):
     """Boxes or none, step after step: else it stops, or never would. One worker trains as without the wrapper."""
 
     def read(name):
@@ -323,7 +323,7 @@ def test_parallel_training_gets_all_the_gradients_it_waits_for(alone, held):
 
     def run(**given):
         engine = DetectorEngine(RECIPE, 4, **given)
-        engine.model.held = held
+        engine.model.frozen = frozen
         engine.train_epoch(made(read=read))
         return weights(engine)
 
@@ -355,7 +355,7 @@ def test_the_papers_recipe():
     recipe = RECIPES["faster-rcnn"]()
     assert (recipe.epochs, recipe.batch_size, recipe.weights) == (24, 4, "imagenet")
     assert (recipe.optim.lr, recipe.optim.milestones, recipe.optim.weight_decay) == (1e-4, (16, 22), 1e-4)
-    assert (recipe.model.size, recipe.model.longest, recipe.model.backbone) == (480, 640, "resnet50")
+    assert (recipe.model.size, recipe.model.max_size, recipe.model.backbone) == (480, 640, "resnet50")
 
 
 @pytest.mark.parametrize(
@@ -363,8 +363,8 @@ def test_the_papers_recipe():
     [
         ({"epochs": 0}, "epochs"),
         ({"batch_size": 0}, "batch_size"),
-        ({"light": 1.0}, "light"),
-        ({"light": -1.0}, "0..1"),
+        ({"brightness_jitter": 1.0}, "brightness_jitter"),
+        ({"brightness_jitter": -1.0}, "0..1"),
     ],
 )
 def test_impossible_recipes_are_named(changes, named):

@@ -11,23 +11,23 @@ import torch
 from torch import nn
 
 from detection.faster_rcnn.recipes import PAPER, SMALL, TINY
-from detection.moefusion.attention import MODALITIES, TWINS, Attention, Exchange, Twin, prepare
-from detection.moefusion.recipes import TwinConfig
+from detection.moefusion.attention import MODALITIES, DUAL_DETECTORS, Attention, Exchange, DualDetector, prepare
+from detection.moefusion.recipes import DualDetectorConfig
 from fusion import checkpoint
 from fusion.config import from_dict, to_dict
 
-CONFIG = TwinConfig(replace(TINY, proposals=40, sampled=16))
+CONFIG = DualDetectorConfig(replace(TINY, proposals=40, rois_per_image=16))
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
 
-def twin(config=CONFIG, seed=0) -> Twin:
+def dual_detector(config=CONFIG, seed=0) -> DualDetector:
     torch.manual_seed(seed)
-    return Twin(config)
+    return DualDetector(config)
 
 
 @pytest.fixture(scope="module")
-def random_twin() -> Twin:
-    return twin().eval()
+def random_detectors() -> DualDetector:
+    return dual_detector().eval()
 
 
 def pair(height, width, count=1, seed=0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,7 +36,7 @@ def pair(height, width, count=1, seed=0) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @torch.no_grad()
-def maps(model: Twin, visible, infrared) -> torch.Tensor:
+def maps(model: DualDetector, visible, infrared) -> torch.Tensor:
     return model(visible, infrared).attention
 
 
@@ -57,7 +57,7 @@ def test_parameters_by_hand(config, exchange, total):
     attention = (c * h + h) + 2 * h + (h + 1) + 2  # a 1x1 convolution and a normalisation, twice
     shared = 2 * c * c + c
     with torch.device("meta"):
-        model = Twin(TwinConfig(config))
+        model = DualDetector(DualDetectorConfig(config))
     assert count(Attention(c)) == attention
     assert count(model.exchange[0]) == shared + 2 * attention
     assert count(model.exchange) == 5 * (shared + 2 * attention) == exchange
@@ -114,8 +114,8 @@ def test_a_level_by_hand():
 
 
 @pytest.mark.parametrize("size", [(155, 177), (64, 96), (96, 64), (33, 100), (5, 7), (1, 1)])
-def test_maps_have_the_size_of_the_images(random_twin, size):
-    found = maps(random_twin, *pair(*size, count=2))
+def test_maps_have_the_size_of_the_images(random_detectors, size):
+    found = maps(random_detectors, *pair(*size, count=2))
     assert (found.shape, found.dtype) == ((2, 2, *size), torch.float32)
     assert (found >= 0).all() and (found <= 1).all()
     assert min(size) == 1 or found.std() > 0
@@ -123,7 +123,7 @@ def test_maps_have_the_size_of_the_images(random_twin, size):
 
 def test_maps_lie_on_the_pixels():
     """A map that is a ramp over the cells of the finest level is a ramp over the pixels, each cell four of them."""
-    model = twin().eval()
+    model = dual_detector().eval()
 
     class Ramp(nn.Module):
         def forward(self, x):
@@ -136,7 +136,7 @@ def test_maps_lie_on_the_pixels():
 
 
 def test_the_visible_map_is_first():
-    model = twin().eval()
+    model = dual_detector().eval()
     before = maps(model, *pair(64, 64))
     last = model.exchange[0].visible.layers[4]
     nn.init.zeros_(last.weight)
@@ -146,19 +146,19 @@ def test_the_visible_map_is_first():
     np.testing.assert_allclose(after[:, 0], 1 / (1 + np.exp(-3.0)), atol=1e-6)
 
 
-def test_both_maps_depend_on_both_images(random_twin):
+def test_both_maps_depend_on_both_images(random_detectors):
     visible, infrared = pair(64, 96)
-    before = maps(random_twin, visible, infrared)
+    before = maps(random_detectors, visible, infrared)
     brighter, warmer = visible.clone(), infrared.clone()
     brighter[..., 20:40, 30:60] = 1
     warmer[..., 20:40, 30:60] = 1
-    for changed in (maps(random_twin, brighter, infrared), maps(random_twin, visible, warmer)):
+    for changed in (maps(random_detectors, brighter, infrared), maps(random_detectors, visible, warmer)):
         difference = (changed - before).abs().amax((0, 2, 3))
         assert (difference > 1e-4).all()
 
 
 def test_only_the_finest_level_gives_maps():
-    model = twin().eval()
+    model = dual_detector().eval()
     before = maps(model, *pair(64, 64))
     for level in model.exchange[1:]:
         nn.init.zeros_(level.shared.weight)
@@ -166,7 +166,7 @@ def test_only_the_finest_level_gives_maps():
     assert torch.equal(maps(model, *pair(64, 64)), before)
 
 
-def test_padding_is_the_mean_colour_and_nothing_else(random_twin):
+def test_padding_is_the_mean_colour_and_nothing_else(random_detectors):
     """Padded by hand with the mean to whole strides: the same maps where the image is."""
     visible, infrared = pair(50, 75, count=2)
     both = [visible, infrared.expand(-1, 3, -1, -1)]
@@ -174,20 +174,20 @@ def test_padding_is_the_mean_colour_and_nothing_else(random_twin):
     for whole, image in zip(grown, both, strict=True):
         whole[..., :50, :75] = image
     np.testing.assert_allclose(
-        maps(random_twin, visible, infrared), maps(random_twin, *grown)[..., :50, :75], atol=1e-5
+        maps(random_detectors, visible, infrared), maps(random_detectors, *grown)[..., :50, :75], atol=1e-5
     )
-    batch = prepare(random_twin.visible, visible)
+    batch = prepare(random_detectors.visible, visible)
     assert batch.tensors.shape == (2, 3, 64, 96) and batch.image_sizes == [(50, 75)] * 2
     assert (batch.tensors[..., 50:, :] == 0).all() and (batch.tensors[..., 75:] == 0).all()
     expected = (visible - MEAN[:, None, None]) / STD[:, None, None]
     np.testing.assert_allclose(batch.tensors[..., :50, :75], expected, atol=1e-6)
-    assert prepare(random_twin.visible, pair(64, 96)[0]).tensors.shape == (1, 3, 64, 96)  # nothing to pad
+    assert prepare(random_detectors.visible, pair(64, 96)[0]).tensors.shape == (1, 3, 64, 96)  # nothing to pad
 
 
-def test_images_of_a_batch_do_not_see_each_other(random_twin):
+def test_images_of_a_batch_do_not_see_each_other(random_detectors):
     visible, infrared = pair(64, 64, count=3)
-    together = maps(random_twin, visible, infrared)
-    alone = torch.cat([maps(random_twin, visible[i : i + 1], infrared[i : i + 1]) for i in range(3)])
+    together = maps(random_detectors, visible, infrared)
+    alone = torch.cat([maps(random_detectors, visible[i : i + 1], infrared[i : i + 1]) for i in range(3)])
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
@@ -196,7 +196,7 @@ def test_images_of_a_batch_do_not_see_each_other(random_twin):
 
 @torch.no_grad()
 def test_without_exchange_they_are_torchvisions_faster_rcnn():
-    model = twin(TwinConfig(replace(TINY, size=96, longest=128))).eval()  # which leaves 96 x 128 as it is
+    model = dual_detector(DualDetectorConfig(replace(TINY, size=96, max_size=128))).eval()  # which leaves 96 x 128 as it is
     for level in model.exchange:
         nn.init.zeros_(level.shared.weight)
         nn.init.zeros_(level.shared.bias)
@@ -213,9 +213,9 @@ def test_without_exchange_they_are_torchvisions_faster_rcnn():
                 np.testing.assert_allclose(ours[key], theirs[key], atol=1e-4)
 
 
-def test_boxes_lie_in_the_image_not_in_the_padding(random_twin):
+def test_boxes_lie_in_the_image_not_in_the_padding(random_detectors):
     with torch.no_grad():
-        found = random_twin(*pair(50, 75), boxes=True)
+        found = random_detectors(*pair(50, 75), boxes=True)
     for name in MODALITIES:
         (one,) = found.boxes[name]
         assert len(one["boxes"]) and (one["boxes"] >= 0).all()
@@ -226,12 +226,12 @@ BOX = {"boxes": torch.tensor([[10.0, 20.0, 50.0, 70.0]]), "labels": torch.tensor
 NONE = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
 
 
-@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("targets", [(BOX, BOX), (BOX, NONE), (NONE, NONE)], ids=["boxes", "one without", "none"])
-def test_losses_are_finite_and_reach_every_parameter_that_learns(targets, held):
+def test_losses_are_finite_and_reach_every_parameter_that_learns(targets, frozen):
     """Also what parallel training needs, which waits for all gradients: of every level's exchange, too."""
-    model = twin()
-    model.held = held
+    model = dual_detector()
+    model.frozen = frozen
     found = model.train()(*pair(72, 72, count=2), list(targets))
     kinds = ("classifier", "box_reg", "objectness", "rpn_box_reg")
     assert set(found.losses) == {f"{name}_{kind}" for name in MODALITIES for kind in kinds}
@@ -241,11 +241,11 @@ def test_losses_are_finite_and_reach_every_parameter_that_learns(targets, held):
     assert not {name for name, p in model.named_parameters() if p.requires_grad and p.grad is None}
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
     still = {name.split(".")[0] for name, p in model.named_parameters() if not p.requires_grad}
-    assert still == (set(MODALITIES) if held else set())
+    assert still == (set(MODALITIES) if frozen else set())
 
 
 def test_every_level_learns_to_exchange_and_attend():
-    model = twin().train()
+    model = dual_detector().train()
     for name in MODALITIES:
         getattr(model, name).rpn.fg_bg_sampler.batch_size_per_image = 10_000  # anchors of every level are drawn
     sum(model(*pair(96, 96, count=2), [BOX, NONE]).losses.values()).backward()
@@ -255,7 +255,7 @@ def test_every_level_learns_to_exchange_and_attend():
 
 
 def test_each_detectors_loss_reaches_the_other_through_the_exchange():
-    model = twin().train()
+    model = dual_detector().train()
     found = model(*pair(96, 96, count=2), [BOX, BOX])
     sum(value for name, value in found.losses.items() if name.startswith("visible")).backward()
     assert model.infrared.backbone.body.conv1.weight.grad.abs().max() > 0
@@ -263,17 +263,17 @@ def test_each_detectors_loss_reaches_the_other_through_the_exchange():
     assert model.exchange[0].infrared.layers[0].weight.grad is None
 
 
-def test_evaluation_draws_nothing_and_finds_no_boxes_unasked(random_twin):
+def test_evaluation_draws_nothing_and_finds_no_boxes_unasked(random_detectors):
     visible, infrared = pair(64, 64)
     with torch.no_grad():
-        one, other = random_twin(visible, infrared), random_twin(visible, infrared)
+        one, other = random_detectors(visible, infrared), random_detectors(visible, infrared)
     assert torch.equal(one.attention, other.attention)
     assert (one.losses, one.boxes) == ({}, {})
 
 
-def test_what_is_held_stays_held_in_both():
-    model = twin()
-    model.held = True
+def test_what_is_frozen_stays_frozen_in_both():
+    model = dual_detector()
+    model.frozen = True
     model.train().eval()
     model.train()
     for name in MODALITIES:
@@ -283,12 +283,12 @@ def test_what_is_held_stays_held_in_both():
     assert all(level.visible.layers[1].training for level in model.exchange)
 
 
-def test_a_checkpoint_rebuilds_them(random_twin, tmp_path):
-    checkpoint.save(tmp_path, "detectors", random_twin, recipe={}, state={"held": False})
-    loaded = checkpoint.load(tmp_path, models=TWINS).model
+def test_a_checkpoint_rebuilds_them(random_detectors, tmp_path):
+    checkpoint.save(tmp_path, "detectors", random_detectors, recipe={}, state={"frozen": False})
+    loaded = checkpoint.load(tmp_path, models=DUAL_DETECTORS).model
     assert loaded.config == CONFIG and not loaded.training
-    assert torch.equal(maps(loaded, *pair(40, 50)), maps(random_twin, *pair(40, 50)))
+    assert torch.equal(maps(loaded, *pair(40, 50)), maps(random_detectors, *pair(40, 50)))
 
 
 def test_its_config_survives_json():
-    assert from_dict(TwinConfig, json.loads(json.dumps(to_dict(CONFIG)))) == CONFIG
+    assert from_dict(DualDetectorConfig, json.loads(json.dumps(to_dict(CONFIG)))) == CONFIG

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from detection.faster_rcnn.recipes import TINY
-from detection.moefusion.attention import MODALITIES, TWINS
-from detection.moefusion.joint import JointEngine, attend, targets
-from detection.moefusion.recipes import RECIPES, JointRecipe, TwinConfig
+from detection.moefusion.attention import MODALITIES, DUAL_DETECTORS
+from detection.moefusion.joint import JointEngine, attention_maps, targets
+from detection.moefusion.recipes import RECIPES, JointRecipe, DualDetectorConfig
 from fusion import checkpoint, inference, scenes
 from fusion.config import from_dict, to_dict
 from fusion.data.corpus import Sample
@@ -24,7 +24,7 @@ from fusion.training.crops import training_batches, validation_batches
 from fusion.training.engine import learning_rate
 
 CLASSES = ("person", "car")
-DETECTOR = replace(TINY, classes=CLASSES, channels=8, head=16, proposals=20, sampled=16)
+DETECTOR = replace(TINY, classes=CLASSES, channels=8, box_head_dim=16, proposals=20, rois_per_image=16)
 RECIPE = JointRecipe(
     "joint",
     "moefusion",
@@ -36,7 +36,7 @@ RECIPE = JointRecipe(
     epochs=3,
     batch_size=2,
     seed=5,
-    detectors=TwinConfig(DETECTOR),
+    detectors=DualDetectorConfig(DETECTOR),
     detectors_optim=OptimConfig(lr=1e-3, max_grad_norm=5.0),
     weights="none",
 )
@@ -86,12 +86,12 @@ def plain() -> JointEngine:
 def test_fusions_loss_teaches_the_detectors_nothing(plain, loss):
     other = trained(replace(RECIPE, loss=loss))
     assert not same(state(plain.model), state(other.model))
-    assert same(state(plain.twin), state(other.twin))
+    assert same(state(plain.detectors), state(other.detectors))
 
 
 def test_fusions_rate_and_network_teach_the_detectors_nothing(plain):
     other = trained(replace(RECIPE, optim=OptimConfig(lr=1e-4)))
-    assert same(state(plain.twin), state(other.twin))
+    assert same(state(plain.detectors), state(other.detectors))
 
 
 def test_the_detectors_loss_teaches_fusion_nothing():
@@ -100,7 +100,7 @@ def test_the_detectors_loss_teaches_fusion_nothing():
         trained(replace(RECIPE, detectors_optim=OptimConfig(lr=lr, weight_decay=decay)), [batch()])
         for lr, decay in ((1e-3, 0.0), (1e-2, 0.1))
     )
-    assert not same(state(one.twin), state(other.twin))
+    assert not same(state(one.detectors), state(other.detectors))
     assert same(state(one.model), state(other.model))
 
 
@@ -113,10 +113,10 @@ def test_but_fusion_sees_their_attention():
 def test_the_optimisers_share_nothing_and_leave_nothing_out(plain):
     theirs, ours = (
         {id(p) for group in optimiser.param_groups for p in group["params"]}
-        for optimiser in (plain.twin_optimiser, plain.optimiser)
+        for optimiser in (plain.detectors_optimiser, plain.optimiser)
     )
     assert not theirs & ours
-    assert theirs == {id(p) for p in plain.twin.parameters()}
+    assert theirs == {id(p) for p in plain.detectors.parameters()}
     assert ours == {id(p) for p in plain.model.parameters()}
 
 
@@ -135,14 +135,14 @@ def test_no_gradient_of_one_reaches_the_other():
 
         optimiser.step = step
 
-    spy(engine.twin_optimiser, engine.twin, engine.model)
-    spy(engine.optimiser, engine.model, engine.twin)
-    engine.twin.train()
+    spy(engine.detectors_optimiser, engine.detectors, engine.model)
+    spy(engine.optimiser, engine.model, engine.detectors)
+    engine.detectors.train()
     engine.step(batch())
-    after_detectors = seen[engine.twin]
+    after_detectors = seen[engine.detectors]
     assert all(gradient is None for gradient in after_detectors)  # fusion's had not been computed
     before = seen[engine.model]
-    now = [p.grad for p in engine.twin.parameters()]
+    now = [p.grad for p in engine.detectors.parameters()]
     assert all(torch.equal(one, other) for one, other in zip(before, now, strict=True))
 
 
@@ -164,7 +164,7 @@ def test_the_attention_that_fusion_gets_is_detached():
 def test_losses_are_finite_and_every_parameter_learns(boxes):
     """Also what parallel training needs, which waits for all gradients."""
     engine = JointEngine(RECIPE, 1)
-    before = state(engine.twin)
+    before = state(engine.detectors)
     numbers = engine.train_epoch([batch(boxes=boxes)])
     terms = {"pixel", "gradient", "load_foreground", "load_background", "load_global", "loss", "detectors"}
     kinds = ("classifier", "box_reg", "objectness", "rpn_box_reg")
@@ -173,9 +173,9 @@ def test_losses_are_finite_and_every_parameter_learns(boxes):
     assert all(math.isfinite(value) for value in numbers.values())
     assert numbers["detectors"] == pytest.approx(sum(numbers[name] for name in single), rel=1e-4)
     assert numbers["images"] == 2
-    for network in (engine.twin, engine.model):
+    for network in (engine.detectors, engine.model):
         assert not [name for name, p in network.named_parameters() if p.grad is None]
-    assert not same(before, state(engine.twin))
+    assert not same(before, state(engine.detectors))
     if boxes == (0, 0):
         assert numbers["detectors_visible_box_reg"] == numbers["detectors_infrared_rpn_box_reg"] == 0
 
@@ -203,19 +203,19 @@ def test_rates_of_both():
         engine.set_learning_rate((epoch + 0.5) / 3)
         assert engine.optimiser.param_groups[0]["lr"] == pytest.approx(2e-3 * 0.1**epoch)
         expected = learning_rate(theirs, (epoch + 0.5) / 3, 3)
-        assert engine.twin_optimiser.param_groups[0]["lr"] == expected > 0
+        assert engine.detectors_optimiser.param_groups[0]["lr"] == expected > 0
     assert engine.set_learning_rate(0.25) is None
-    assert engine.twin_optimiser.param_groups[0]["lr"] == pytest.approx(5e-4)
+    assert engine.detectors_optimiser.param_groups[0]["lr"] == pytest.approx(5e-4)
 
 
 def test_detectors_that_are_not_finite_stop_the_run_before_anything_changes():
     engine = JointEngine(RECIPE, 1)
-    engine.twin.visible.roi_heads.box_predictor.cls_score.bias.data[0] = math.nan
-    before = state(engine.model), {name: p.clone() for name, p in engine.twin.named_parameters()}
+    engine.detectors.visible.roi_heads.box_predictor.cls_score.bias.data[0] = math.nan
+    before = state(engine.model), {name: p.clone() for name, p in engine.detectors.named_parameters()}
     with pytest.raises(UserError, match=r"detectors' loss.*visible_classifier nan.*detectors_optim\.lr"):
         engine.train_epoch([batch()])
     assert same(state(engine.model), before[0])
-    for name, p in engine.twin.named_parameters():
+    for name, p in engine.detectors.named_parameters():
         assert torch.equal(p.nan_to_num(), before[1][name].nan_to_num())
 
 
@@ -229,50 +229,50 @@ def test_both_networks_are_wrapped_once_and_of_what_learns():
 
     engine = JointEngine(RECIPE, 2, wrap=wrap)
     assert not seen
-    engine.twin.held = True
+    engine.detectors.frozen = True
     engine.train_epoch([batch(0), batch(1)])
-    assert [network for network, _ in seen] == [engine.twin, engine.model]
+    assert [network for network, _ in seen] == [engine.detectors, engine.model]
     for network, learns in seen:
         assert learns == {name for name, p in network.named_parameters() if p.grad is not None}
     assert "visible.backbone.body.conv1.weight" not in seen[0][1]
 
 
-@pytest.mark.parametrize("held", [False, True])
-def test_parallel_training_gets_all_the_gradients_it_waits_for(alone, held):
+@pytest.mark.parametrize("frozen", [False, True])
+def test_parallel_training_gets_all_the_gradients_it_waits_for(alone, frozen):
     """Boxes or none, step after step: else it stops, or never would. One worker trains as without the wrapper."""
     data = [batch(0), batch(1, boxes=(0, 0)), batch(2, boxes=(1, 0))]
 
     def run(**given):
         engine = JointEngine(RECIPE, 3, **given)
-        engine.twin.held = held
+        engine.detectors.frozen = frozen
         engine.train_epoch(data)
         return engine
 
     wrapped, plain = run(wrap=torch.nn.parallel.DistributedDataParallel), run()
-    assert same(state(wrapped.twin), state(plain.twin)) and same(state(wrapped.model), state(plain.model))
+    assert same(state(wrapped.detectors), state(plain.detectors)) and same(state(wrapped.model), state(plain.model))
 
 
 def test_its_first_weights_and_notes_follow_the_recipe():
     one, other = JointEngine(RECIPE, 1), JointEngine(RECIPE, 1, rank=1)
-    assert same(state(one.twin), state(other.twin)) and same(state(one.model), state(other.model))
-    assert not same(state(one.twin), state(JointEngine(replace(RECIPE, seed=6), 1).twin))
-    assert not torch.equal(one.twin.visible.backbone.body.conv1.weight, one.twin.infrared.backbone.body.conv1.weight)
+    assert same(state(one.detectors), state(other.detectors)) and same(state(one.model), state(other.model))
+    assert not same(state(one.detectors), state(JointEngine(replace(RECIPE, seed=6), 1).detectors))
+    assert not torch.equal(one.detectors.visible.backbone.body.conv1.weight, one.detectors.infrared.backbone.body.conv1.weight)
     assert one.notes == ("detectors: backbone from random weights",)
-    assert one.stage == "moefusion-joint" and not one.twin.held
+    assert one.stage == "moefusion-joint" and not one.detectors.frozen
 
 
 def test_both_backbones_start_from_the_file(tmp_path):
-    source = JointEngine(RECIPE, 1).twin.visible.backbone.body
+    source = JointEngine(RECIPE, 1).detectors.visible.backbone.body
     with torch.no_grad():
         source.conv1.weight.fill_(0.25)
     torch.save(source.state_dict(), tmp_path / "weights.pth")
     engine = JointEngine(replace(RECIPE, weights=str(tmp_path / "weights.pth")), 1)
     for name in MODALITIES:
-        assert (getattr(engine.twin, name).backbone.body.conv1.weight == 0.25).all()
-    assert engine.twin.held and "weights.pth" in engine.notes[0]
+        assert (getattr(engine.detectors, name).backbone.body.conv1.weight == 0.25).all()
+    assert engine.detectors.frozen and "weights.pth" in engine.notes[0]
     engine.train_epoch([batch()])
-    assert (engine.twin.visible.backbone.body.conv1.weight == 0.25).all()
-    assert (engine.twin.infrared.backbone.body.layer3[0].conv1.weight != source.layer3[0].conv1.weight).any()
+    assert (engine.detectors.visible.backbone.body.conv1.weight == 0.25).all()
+    assert (engine.detectors.infrared.backbone.body.layer3[0].conv1.weight != source.layer3[0].conv1.weight).any()
 
 
 # validation
@@ -280,12 +280,12 @@ def test_both_backbones_start_from_the_file(tmp_path):
 
 def test_validation_uses_attention_and_changes_nothing(plain):
     data = [{name: t for name, t in batch(7).items() if name != "boxes"}]
-    before = state(plain.twin), state(plain.model)
+    before = state(plain.detectors), state(plain.model)
     numbers = plain.validate(data)
     assert set(numbers) == {"qabf", "vif", "en"}
     assert plain.validate(data) == numbers
-    assert not plain.twin.training and same(before[0], state(plain.twin)) and same(before[1], state(plain.model))
-    last = {name: getattr(plain.twin.exchange[0], name).layers[4].bias for name in MODALITIES}
+    assert not plain.detectors.training and same(before[0], state(plain.detectors)) and same(before[1], state(plain.model))
+    last = {name: getattr(plain.detectors.exchange[0], name).layers[4].bias for name in MODALITIES}
     with torch.no_grad():
         for bias in last.values():
             bias += 8.0
@@ -304,33 +304,33 @@ def test_training_goes_on_after_a_validation_as_without_one():
     for _ in range(2):
         engine.train_epoch(data)
         engine.validate(held_out)
-    assert same(state(engine.twin), state(trained(epochs=2).twin))
+    assert same(state(engine.detectors), state(trained(epochs=2).detectors))
 
 
 # going on
 
 
-@pytest.mark.parametrize("held", [False, True])
-def test_a_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(tmp_path, held):
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(tmp_path, frozen):
     data = [batch(0), batch(1)]
 
     def run(stop=None):
         engine = JointEngine(RECIPE, 2)
-        engine.twin.held = held
+        engine.detectors.frozen = frozen
         for epoch in range(3):
             if epoch == stop:
                 engine.save(tmp_path, {"history": [1]})
                 engine = JointEngine(replace(RECIPE), 2)
                 torch.manual_seed(99)  # what else was drawn in between must not matter
                 engine.resume(tmp_path)
-                assert (engine.epoch, engine.twin.held) == (stop, held)
+                assert (engine.epoch, engine.detectors.frozen) == (stop, frozen)
             engine.train_epoch(data)
         return engine
 
     straight, resumed = run(), run(stop=1)
     assert same(state(straight.model), state(resumed.model))
-    assert same(state(straight.twin), state(resumed.twin))
-    for optimiser in ("optimiser", "twin_optimiser"):
+    assert same(state(straight.detectors), state(resumed.detectors))
+    for optimiser in ("optimiser", "detectors_optimiser"):
         ours, theirs = (getattr(engine, optimiser) for engine in (straight, resumed))
         assert len(ours.state) == len(theirs.state) > 10
         for one, other in zip(*(o.param_groups[0]["params"] for o in (ours, theirs)), strict=True):
@@ -345,9 +345,9 @@ def test_a_checkpoint_holds_both(plain, tmp_path):
     assert from_dict(JointRecipe, loaded.recipe) == RECIPE
     inner = checkpoint.part(tmp_path, "detectors")
     assert inner == tmp_path / "detectors"
-    found = checkpoint.load(inner, models=TWINS)
+    found = checkpoint.load(inner, models=DUAL_DETECTORS)
     assert found.model.config == RECIPE.detectors
-    assert same(state(plain.model), state(loaded.model)) and same(state(plain.twin), state(found.model))
+    assert same(state(plain.model), state(loaded.model)) and same(state(plain.detectors), state(found.model))
     written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert written == {*checkpoint.ALL_FILES, "optimiser.safetensors", "detectors/optimiser.safetensors"}
 
@@ -409,7 +409,7 @@ def test_classes_go_by_their_standard_names(name):
         replace(
             RECIPE,
             crops=replace(RECIPE.crops, classes=classes),
-            detectors=TwinConfig(replace(DETECTOR, classes=classes)),
+            detectors=DualDetectorConfig(replace(DETECTOR, classes=classes)),
         )
 
 
@@ -436,9 +436,9 @@ def test_from_rows_to_a_fused_image(tmp_path):
     assert all(math.isfinite(value) for value in found.values())
     engine.save(tmp_path, {})
     model = checkpoint.load(tmp_path).model
-    twin = checkpoint.load(checkpoint.part(tmp_path, "detectors"), models=TWINS).model
+    detectors = checkpoint.load(checkpoint.part(tmp_path, "detectors"), models=DUAL_DETECTORS).model
     visible, infrared = rows[0].visible[:75, :90], rows[0].infrared[:75, :90]
-    attention = attend(twin, visible, infrared)
+    attention = attention_maps(detectors, visible, infrared)
     assert attention.shape == (1, 2, 75, 90) and (attention >= 0).all() and (attention <= 1).all()
     fused = inference.fuse(model, visible, infrared, attention)
     assert fused.shape == visible.shape and fused.dtype == np.uint8
@@ -458,13 +458,13 @@ def test_attention_changes_a_fused_image(plain):
 def test_a_pair_is_attended_as_in_training(plain):
     """Grey and colour, of any size; the network sees what a batch would show it."""
     (row,) = samples(1)
-    twin = plain.twin.eval()
+    detectors = plain.detectors.eval()
     colour = torch.from_numpy(row.visible.copy()).permute(2, 0, 1)[None].float() / 255
     grey = torch.from_numpy(row.infrared.copy())[None, None].float() / 255
     with torch.no_grad():
-        expected = twin(colour, grey).attention
-    np.testing.assert_allclose(attend(twin, row.visible, row.infrared), expected, atol=1e-6)
-    one = attend(twin, row.visible[..., 0], row.infrared)
-    other = attend(twin, np.repeat(row.visible[..., :1], 3, 2), row.infrared)
+        expected = detectors(colour, grey).attention
+    np.testing.assert_allclose(attention_maps(detectors, row.visible, row.infrared), expected, atol=1e-6)
+    one = attention_maps(detectors, row.visible[..., 0], row.infrared)
+    other = attention_maps(detectors, np.repeat(row.visible[..., :1], 3, 2), row.infrared)
     assert torch.equal(one, other)
-    assert attend(twin, row.visible[:7, :5], row.infrared[:7, :5]).shape == (1, 2, 7, 5)
+    assert attention_maps(detectors, row.visible[:7, :5], row.infrared[:7, :5]).shape == (1, 2, 7, 5)

@@ -241,7 +241,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(nodes, train, small_disk):
 def test_a_worker_killed_while_a_detector_learns_and_an_evolution_runs(nodes, tmp_path):
     """`duskfuse detect` and `duskfuse evolve`: their trainings go on like any other, and lose no work before them."""
     detector = ["--detector", "faster-rcnn-small", "--recipe.model.size", 96, "--recipe.model.channels", 16]
-    detector += ["--recipe.model.head", 32, "--recipe.epochs", 12, "--recipe.batch-size", 4]
+    detector += ["--recipe.model.box-head-dim", 32, "--recipe.epochs", 12, "--recipe.batch-size", 4]
     detector += ["--val-fraction", 0.2, "--resamples", 20]
     network = ["--recipe.epochs", 60, "--recipe.batch-size", 4, "--recipe.crops.size", 48]
     network += ["--recipe.validation.size", 48]
