@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from fusion import config as configs
 from fusion import storage
 from fusion.errors import UserError
-from fusion.legacy import upgrade_recipe, upgrade_weights
+from fusion.legacy import upgrade_config, upgrade_recipe, upgrade_weights
 from fusion.models.registry import MODELS, Model
 
 FORMAT = 2
@@ -89,7 +89,8 @@ def load(folder: str | Path, expect: str | None = None, models: Mapping[str, Mod
         )
     if expect is not None and name != expect:
         raise UserError(f"{folder} holds {name}, not {expect}. Give a {expect} checkpoint.")
-    model = models[name].build(configs.from_dict(models[name].config, about.get("config"), f"{folder}/config.json"))
+    config = upgrade_config(name, about.get("config"))
+    model = models[name].build(configs.from_dict(models[name].config, config, f"{folder}/config.json"))
     load_weights(model, folder)
     recipe = upgrade_recipe(about.get("recipe", {}))
     return Checkpoint(name, model.eval(), recipe, read_state(folder), _digest(folder))

@@ -10,6 +10,13 @@ from typing import Any, TypeVar
 
 V = TypeVar("V")
 
+FASTER_RCNN_FIELDS = {
+    "head": "box_head_dim",
+    "longest": "max_size",
+    "jitter": "scale_jitter",
+    "sampled": "rois_per_image",
+}
+
 # Dotted fields of recipes.
 RECIPE_FIELDS = {
     "optim.final": "optim.final_lr_ratio",
@@ -20,6 +27,17 @@ RECIPE_FIELDS = {
     "detectors_optim.clip": "detectors_optim.max_grad_norm",
     "crops.shuffle": "crops.shuffle_buffer",
     "crops.identity_share": "crops.identity_probability",
+    # Detectors' recipes: YOLO's, Faster R-CNN's, and those of MoE-Fusion with its detectors.
+    "loaders": "num_workers",
+    "light": "brightness_jitter",
+    **{f"model.{old}": f"model.{new}" for old, new in FASTER_RCNN_FIELDS.items()},
+    **{f"detectors.detector.{old}": f"detectors.detector.{new}" for old, new in FASTER_RCNN_FIELDS.items()},
+}
+
+# Dotted fields of the configs of models, by model.
+CONFIG_FIELDS: dict[str, dict[str, str]] = {
+    "faster-rcnn": FASTER_RCNN_FIELDS,
+    "detectors": {f"detector.{old}": f"detector.{new}" for old, new in FASTER_RCNN_FIELDS.items()},
 }
 
 # Parts of the names of weights in checkpoints of format 1, by model.
@@ -44,16 +62,28 @@ HISTORY_KEYS = {
 
 def upgrade_recipe(recipe: Any) -> Any:
     """Return the settings of a recipe, nested as in JSON, with the fields' names of today. Others stay as they are."""
-    if not isinstance(recipe, dict):
-        return recipe
-    upgraded = dict(recipe)
-    for old, new in RECIPE_FIELDS.items():
-        section, _, old_name = old.partition(".")
-        fields = upgraded.get(section)
-        if isinstance(fields, dict) and old_name in fields:
-            new_name = new.partition(".")[2]
-            upgraded[section] = {new_name if name == old_name else name: value for name, value in fields.items()}
-    return upgraded
+    return _renamed(recipe, RECIPE_FIELDS)
+
+
+def upgrade_config(model: str, config: Any) -> Any:
+    """Return the config of a model, nested as in JSON, with the fields' names of today. Others stay as they are."""
+    return _renamed(config, CONFIG_FIELDS.get(model, {}))
+
+
+def _renamed(settings: Any, fields: Mapping[str, str]) -> Any:
+    """Return nested settings with dotted fields (old -> new) renamed, in the same order."""
+    if not isinstance(settings, dict):
+        return settings
+    names = {old: new for old, new in fields.items() if "." not in old}
+    renamed = {}
+    for name, value in settings.items():
+        inner = {
+            old.partition(".")[2]: new.partition(".")[2]
+            for old, new in fields.items()
+            if old.partition(".")[0] == name and "." in old
+        }
+        renamed[names.get(name, name)] = _renamed(value, inner) if inner else value
+    return renamed
 
 
 def upgrade_history(history: list[dict[str, float]]) -> list[dict[str, float]]:

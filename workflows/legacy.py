@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from fusion.data.legacy import SPLIT_KEYS, rename_keys, upgrade_corpus_config
+from fusion.legacy import upgrade_recipe
 
 JSON = dict[str, Any]
 
@@ -19,6 +20,8 @@ EVOLUTION_KEYS = {"label score": "label_score"}
 def upgrade_settings(settings: JSON) -> JSON:
     """Return what claims a folder: plan.json, settings.json, model.json, method.json or search.json."""
     settings = rename_keys(settings, SETTINGS_KEYS)
+    if "recipe" in settings:
+        settings["recipe"] = upgrade_recipe(settings["recipe"])
     if isinstance(settings.get("config"), dict):  # of a corpus
         settings["config"] = upgrade_corpus_config(settings["config"])
     return settings

@@ -67,7 +67,13 @@ SMALL = FasterRCNNConfig(
     scale_jitter=0.2,
 )
 TINY = FasterRCNNConfig(
-    backbone="resnet10", channels=16, box_head_dim=32, size=160, anchors=(12, 24, 48, 96, 192), proposals=100, rois_per_image=32
+    backbone="resnet10",
+    channels=16,
+    box_head_dim=32,
+    size=160,
+    anchors=(12, 24, 48, 96, 192),
+    proposals=100,
+    rois_per_image=32,
 )
 
 
@@ -118,7 +124,9 @@ def faster_rcnn() -> DetectorRecipe:
 
 def faster_rcnn_small() -> DetectorRecipe:
     """Return one that learns on two CPU cores: ResNet-10, narrow pyramid and head, 256 pixels, random weights."""
-    return DetectorRecipe("faster-rcnn-small", SMALL, OptimConfig(lr=5e-4, warmup_fraction=0.03, max_grad_norm=10.0), weights="none")
+    return DetectorRecipe(
+        "faster-rcnn-small", SMALL, OptimConfig(lr=5e-4, warmup_fraction=0.03, max_grad_norm=10.0), weights="none"
+    )
 
 
 RECIPES: dict[str, Callable[[], DetectorRecipe]] = {

@@ -22,7 +22,9 @@ class DualDetectorConfig:
     detector: FasterRCNNConfig = field(default_factory=FasterRCNNConfig)
 
 
-MIN_CROP_SIZE = 72  # pixels; below, the coarsest level is one pixel, and its normalisation may have nothing to normalise by
+MIN_CROP_SIZE = (
+    72  # pixels; below, the coarsest level is one pixel, and its normalisation may have nothing to normalise by
+)
 
 
 @dataclass(frozen=True)

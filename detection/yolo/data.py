@@ -138,7 +138,9 @@ def read_dataset(data_yaml: str | Path) -> DatasetContents:
     boxes = {split: tuple(entry["boxes"]) for split, entry in counts.items()}
     if "train" in boxes and not sum(boxes["train"]):
         raise UserError(f"{path}: no training image has a box of {', '.join(classes)}: nothing can be learned from it")
-    return DatasetContents(classes, {split: entry["images"] for split, entry in counts.items()}, boxes, _notes(classes, boxes))
+    return DatasetContents(
+        classes, {split: entry["images"] for split, entry in counts.items()}, boxes, _notes(classes, boxes)
+    )
 
 
 def _notes(classes: tuple[str, ...], boxes: dict[str, tuple[int, ...]]) -> tuple[str, ...]:

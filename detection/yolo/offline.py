@@ -68,7 +68,8 @@ def _check_imported(config_dir: str | Path | None) -> None:
     if ONLINE or AUTOINSTALL:
         raise UserError(
             "ultralytics was imported before detection.yolo could keep it off the network: call "
-            "detection.yolo.offline.import_ultralytics() first, or set YOLO_OFFLINE=true and YOLO_AUTOINSTALL=false before Python starts"
+            "detection.yolo.offline.import_ultralytics() first, or set YOLO_OFFLINE=true and YOLO_AUTOINSTALL=false "
+            "before Python starts"
         )
     if config_dir is not None and Path(config_dir).expanduser().absolute() != USER_CONFIG_DIR.parent.absolute():
         raise UserError(
@@ -182,7 +183,9 @@ def fetch(name: str, allow_download: bool = False) -> Path:
                     attempt_download_asset(Path(folder) / name)
                 os.replace(Path(folder) / name, cached)
             except Exception as error:  # ultralytics and requests raise errors of many types
-                raise UserError(f"cannot download {name}: {' '.join(str(error).split())}. Put it at {cached}") from error
+                raise UserError(
+                    f"cannot download {name}: {' '.join(str(error).split())}. Put it at {cached}"
+                ) from error
             finally:
                 os.environ["YOLO_OFFLINE"] = "true"
     return cached

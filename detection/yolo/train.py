@@ -18,7 +18,7 @@ import yaml
 
 from detection.yolo.config import YoloConfig
 from detection.yolo.data import DatasetContents, read_dataset
-from detection.yolo.offline import isolated_training, fetch, load_network, import_ultralytics
+from detection.yolo.offline import fetch, import_ultralytics, isolated_training, load_network
 from fusion import storage
 from fusion.errors import UserError
 
@@ -211,4 +211,3 @@ def _epoch_report(trainer: Any, since: float) -> Report:
         short = names.get(name, name.removeprefix("metrics/").removesuffix("(B)").replace("val/", "val_"))
         report[short] = float(value)
     return report
-

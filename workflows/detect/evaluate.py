@@ -72,9 +72,7 @@ class Finder:
         torch.set_num_threads(settings.threads)
         self.classes, self.same, self.methods = settings.classes, settings.same, settings.methods
         device = "cuda:0" if torch.cuda.is_available() else "cpu"
-        self.detect = load_detector(
-            settings.weights, self.classes, self.same, settings.size or None, device
-        ).detect
+        self.detect = load_detector(settings.weights, self.classes, self.same, settings.size or None, device).detect
 
     def __call__(self, unit: dict) -> list[dict]:
 

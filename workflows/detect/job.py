@@ -63,9 +63,9 @@ def run(args: Args, command: list[str]) -> None:
         )
     else:
         weights = find_detector(args.weights)
-        found = load(weights, classes, same, size_of(args), "cpu")  # a bad one is told here, once
-        if is_yolo(weights):
-            log_progress(f"YOLO looks at images at {found.size} pixels")
+        detector = load_detector(weights, classes, same, size_of(args) or None, "cpu")  # a bad one fails here, once
+        if detector.image_size is not None:
+            log_progress(f"YOLO looks at images at {detector.image_size} pixels")
     storage.remove(storage.join(args.out, "detect.json"))  # from here to the end the folder is not complete
     found, more = score(args, refs, methods, weights, classes, same)
     write(args, command, weights, classes, methods, found, problems + more)

@@ -21,9 +21,9 @@ from detection.faster_rcnn.model import DETECTORS
 from detection.faster_rcnn.recipes import DetectorRecipe
 from detection.faster_rcnn.train import DetectorEngine, batches
 from detection.load import FOLDER, download_weights, find_detector
-from detection.yolo.train import train as train_yolo
 from detection.yolo.config import YoloConfig
 from detection.yolo.data import write_dataset
+from detection.yolo.train import train as train_yolo
 from fusion import checkpoint, storage
 from fusion.config import fingerprint, from_dict, to_dict
 from fusion.data.finding import PairRef

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from detection.faster_rcnn.recipes import PAPER, SMALL, TINY
-from detection.moefusion.attention import MODALITIES, DUAL_DETECTORS, Attention, Exchange, DualDetector, prepare
+from detection.moefusion.attention import DUAL_DETECTORS, MODALITIES, Attention, DualDetector, Exchange, prepare
 from detection.moefusion.recipes import DualDetectorConfig
 from fusion import checkpoint
 from fusion.config import from_dict, to_dict
@@ -196,7 +196,9 @@ def test_images_of_a_batch_do_not_see_each_other(random_detectors):
 
 @torch.no_grad()
 def test_without_exchange_they_are_torchvisions_faster_rcnn():
-    model = dual_detector(DualDetectorConfig(replace(TINY, size=96, max_size=128))).eval()  # which leaves 96 x 128 as it is
+    model = dual_detector(
+        DualDetectorConfig(replace(TINY, size=96, max_size=128))
+    ).eval()  # which leaves 96 x 128 as it is
     for level in model.exchange:
         nn.init.zeros_(level.shared.weight)
         nn.init.zeros_(level.shared.bias)

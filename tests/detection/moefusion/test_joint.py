@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from detection.faster_rcnn.recipes import TINY
-from detection.moefusion.attention import MODALITIES, DUAL_DETECTORS
+from detection.moefusion.attention import DUAL_DETECTORS, MODALITIES
 from detection.moefusion.joint import JointEngine, attention_maps, targets
-from detection.moefusion.recipes import RECIPES, JointRecipe, DualDetectorConfig
+from detection.moefusion.recipes import RECIPES, DualDetectorConfig, JointRecipe
 from fusion import checkpoint, inference, scenes
 from fusion.config import from_dict, to_dict
 from fusion.data.corpus import Sample
@@ -256,7 +256,9 @@ def test_its_first_weights_and_notes_follow_the_recipe():
     one, other = JointEngine(RECIPE, 1), JointEngine(RECIPE, 1, rank=1)
     assert same(state(one.detectors), state(other.detectors)) and same(state(one.model), state(other.model))
     assert not same(state(one.detectors), state(JointEngine(replace(RECIPE, seed=6), 1).detectors))
-    assert not torch.equal(one.detectors.visible.backbone.body.conv1.weight, one.detectors.infrared.backbone.body.conv1.weight)
+    assert not torch.equal(
+        one.detectors.visible.backbone.body.conv1.weight, one.detectors.infrared.backbone.body.conv1.weight
+    )
     assert one.notes == ("detectors: backbone from random weights",)
     assert one.stage == "moefusion-joint" and not one.detectors.frozen
 
@@ -284,7 +286,9 @@ def test_validation_uses_attention_and_changes_nothing(plain):
     numbers = plain.validate(data)
     assert set(numbers) == {"qabf", "vif", "en"}
     assert plain.validate(data) == numbers
-    assert not plain.detectors.training and same(before[0], state(plain.detectors)) and same(before[1], state(plain.model))
+    assert (
+        not plain.detectors.training and same(before[0], state(plain.detectors)) and same(before[1], state(plain.model))
+    )
     last = {name: getattr(plain.detectors.exchange[0], name).layers[4].bias for name in MODALITIES}
     with torch.no_grad():
         for bias in last.values():

@@ -54,7 +54,16 @@ def faster(local_ray, place):
 
     words = ["detect", "--pairs", place / "pairs", "--fused", f"average={place / 'average'}", "--out", place / "fr"]
     words += ["--detector", "faster-rcnn-small", "--recipe.epochs", 2, "--recipe.batch-size", 4, "--resamples", 50]
-    words += ["--recipe.model.size", 96, "--recipe.model.channels", 16, "--recipe.model.box-head-dim", 32, "--pictures", 2]
+    words += [
+        "--recipe.model.size",
+        96,
+        "--recipe.model.channels",
+        16,
+        "--recipe.model.box-head-dim",
+        32,
+        "--pictures",
+        2,
+    ]
     words += ["--val-fraction", 0.2, "--classes", "person,car", "--workers", 2]
     assert main([str(word) for word in words]) == 0
     return place / "fr", words
