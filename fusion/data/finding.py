@@ -1,4 +1,4 @@
-"""Finding the pairs of a folder: match its files by stem under the table of `layouts`, and give the pairs keys.
+"""Find the pairs of a folder: match its files by stem under the table of `layouts`, and give the pairs keys.
 
 No image is opened. Work goes by folder and by dictionaries of stems, so that time grows with the number of files alone.
 """
@@ -23,7 +23,7 @@ MAX_NAME = 180  # bytes of a file name: results are named after it, with additio
 
 @dataclass(frozen=True)
 class PairRef:
-    """Where one pair is. Paths or URIs are full. split: "train", "val", "test", or "" where the layout has none.
+    """The files of one pair; paths or URIs are full. split: "train", "val", "test", or "" where the layout has none.
 
     labels: a YOLO text or VOC XML file; names: the class names that go with a YOLO text, () if there is no list.
     """
@@ -40,7 +40,7 @@ class PairRef:
 
 @dataclass(frozen=True)
 class Rejected:
-    """What could have been a pair and is none. key: as of a pair, unique."""
+    """What could have been a pair and is none. key: unique among pairs and rejected."""
 
     key: str
     reason: str
@@ -48,7 +48,10 @@ class Rejected:
 
 @dataclass(frozen=True)
 class PairList:
-    """refs: in the order of their files. layout: the names of the layouts met, "scenes" for the built-in ones."""
+    """The pairs of a folder in the order of their files, and what was rejected.
+
+    layout: the names of the layouts met, separated by ", "; "scenes" for the built-in ones.
+    """
 
     refs: tuple[PairRef, ...]
     rejected: tuple[Rejected, ...]
@@ -70,15 +73,18 @@ class Candidate:
 
 
 def find_in_folder(where: str) -> PairList:
-    """The pairs below a local folder or a URI. Raises UserError: no such folder, no pair, a class list unreadable."""
+    """Find the pairs below a local folder or a URI.
+
+    Raises UserError: no such folder, no pair, a class list that cannot be read.
+    """
     tree = list_tree(where)
     candidates: list[Candidate] = []
     layouts: dict[str, None] = {}
-    for cell in sorted(tree.cells, key=lambda cell: (cell.groups, cell.split)):
-        layout, exact = _layout_of(tree.cells[cell])
+    for pair_folder in sorted(tree.pair_folders, key=lambda pair_folder: (pair_folder.groups, pair_folder.split)):
+        layout, exact = _detect_layout(tree.pair_folders[pair_folder])
         if layout is not None:
-            matched = _match(tree, cell, layout, exact)
-            _set_splits(tree, cell, layout, matched)
+            matched = _match(tree, pair_folder, layout, exact)
+            _set_splits(tree, pair_folder, layout, matched)
             _set_labels(tree, layout, matched)
             candidates += matched
             if not all(candidate.reason for candidate in matched):
@@ -87,12 +93,12 @@ def find_in_folder(where: str) -> PairList:
         candidates.append(Candidate((), "", posixpath.splitext(link)[0], reason=reason))
     _reject_shared_labels(candidates)
     if all(candidate.reason for candidate in candidates):
-        raise UserError(_nothing(where, tree, candidates))
+        raise UserError(_no_pair_message(where, tree, candidates))
     sources = [safe_name("_".join(dict.fromkeys(candidate.groups)) or tree.name) for candidate in candidates]
-    keys = _keys(candidates, sources)
+    keys = _unique_keys(candidates, sources)
     return PairList(
         refs=tuple(
-            _ref(tree, candidate, source, key)
+            _to_ref(tree, candidate, source, key)
             for candidate, source, key in zip(candidates, sources, keys, strict=True)
             if not candidate.reason
         ),
@@ -103,7 +109,8 @@ def find_in_folder(where: str) -> PairList:
     )
 
 
-def _ref(tree: Tree, candidate: Candidate, source: str, key: str) -> PairRef:
+def _to_ref(tree: Tree, candidate: Candidate, source: str, key: str) -> PairRef:
+    """Return a usable candidate with full paths and the class names of its labels."""
     yolo = extension(candidate.labels) == ".txt"
     return PairRef(
         key=key,
@@ -117,8 +124,11 @@ def _ref(tree: Tree, candidate: Candidate, source: str, key: str) -> PairRef:
     )
 
 
-def _layout_of(folders: dict[str, list[str]]) -> tuple[Layout | None, bool]:
-    """The layout of one cell, and whether its folder names fit as written; else one that fits by half, to say so."""
+def _detect_layout(folders: dict[str, list[str]]) -> tuple[Layout | None, bool]:
+    """Return the layout of one set of pairs, and whether its folder names fit as written.
+
+    If none fits, one that fits by half is returned, so that its files are rejected with a reason.
+    """
     for exact in (True, False):
         for layout in LAYOUTS:
             if all(_sides(folders, layout, exact)):
@@ -130,7 +140,7 @@ def _layout_of(folders: dict[str, list[str]]) -> tuple[Layout | None, bool]:
 
 
 def _sides(folders: dict[str, list[str]], layout: Layout, exact: bool) -> tuple[list[str], list[str]]:
-    """The visible and the infrared files of a layout in one cell."""
+    """Return the visible and the infrared files of a layout in one set of pairs."""
     visible = _images(folders, layout.visible, exact)
     if layout.visible != layout.infrared:
         return visible, _images(folders, layout.infrared, exact)
@@ -141,14 +151,15 @@ def _sides(folders: dict[str, list[str]], layout: Layout, exact: bool) -> tuple[
 
 
 def _images(folders: dict[str, list[str]], name: str, exact: bool) -> list[str]:
+    """Return the image files of the folders of this name, as written or in any case."""
     named = [name] if exact else [folder for folder in folders if folder.casefold() == name.casefold()]
     kinds = EXTENSIONS | UNREAD
     return [path for folder in named for path in folders.get(folder, ()) if extension(path) in kinds]
 
 
-def _match(tree: Tree, cell: PairFolder, layout: Layout, exact: bool) -> list[Candidate]:
-    """The candidates of one cell, by stem."""
-    folders = tree.cells[cell]
+def _match(tree: Tree, pair_folder: PairFolder, layout: Layout, exact: bool) -> list[Candidate]:
+    """Return the candidates of one set of pairs, matched by stem."""
+    folders = tree.pair_folders[pair_folder]
     sides = _sides(folders, layout, exact)
     visible = _by_stem((stem(path).removesuffix(layout.visible_suffix), path) for path in sides[0])
     infrared: dict[str, list[str]] = {}
@@ -158,30 +169,31 @@ def _match(tree: Tree, cell: PairFolder, layout: Layout, exact: bool) -> list[Ca
     depth = _by_stem((stem(path), path) for path in _images(folders, DEPTH_FOLDER, False))
     candidates = []
     for name in sorted(visible.keys() | infrared.keys()):
-        pair = _readable(visible.get(name, [])), _readable(infrared.get(name, []))
-        reason = _trouble(tree, *pair)
-        candidate = Candidate(cell.groups, cell.split, name, reason=reason)
+        visible_paths, infrared_paths = _readable(visible.get(name, [])), _readable(infrared.get(name, []))
+        reason = _reject_reason(tree, visible_paths, infrared_paths)
+        candidate = Candidate(pair_folder.groups, pair_folder.split, name, reason=reason)
         if not reason:
-            candidate.visible, candidate.infrared = pair[0][0], pair[1][0]
+            candidate.visible, candidate.infrared = visible_paths[0], infrared_paths[0]
             candidate.depth = depth.get(name, [""])[0]
         candidates.append(candidate)
     return candidates
 
 
 def _by_stem(stems: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    """Group (stem, path) by stem."""
+    paths: dict[str, list[str]] = {}
     for name, path in stems:
-        found.setdefault(name, []).append(path)
-    return found
+        paths.setdefault(name, []).append(path)
+    return paths
 
 
 def _readable(paths: list[str]) -> list[str]:
-    """Without the kinds that are not read, where there is another."""
+    """Leave out the kinds that are not read, where there is another."""
     return [path for path in paths if extension(path) in EXTENSIONS] or paths
 
 
-def _trouble(tree: Tree, visible: list[str], infrared: list[str]) -> str:
-    """Why these files of one stem are no pair; "" if they are one."""
+def _reject_reason(tree: Tree, visible: list[str], infrared: list[str]) -> str:
+    """Return why these files of one stem are no pair; "" if they are one."""
     for side, paths, others in (("visible", visible, infrared), ("infrared", infrared, visible)):
         names = [safe_name(posixpath.basename(path)) for path in paths]
         if len(paths) > 1:
@@ -200,22 +212,22 @@ def _trouble(tree: Tree, visible: list[str], infrared: list[str]) -> str:
     return "" if clean else "a path with control characters or not in UTF-8"
 
 
-def _set_splits(tree: Tree, cell: PairFolder, layout: Layout, candidates: list[Candidate]) -> None:
-    """Splits from lists of stems, where the layout has such and no split folders."""
+def _set_splits(tree: Tree, pair_folder: PairFolder, layout: Layout, candidates: list[Candidate]) -> None:
+    """Set splits from lists of stems, where the layout has such and no split folders."""
     splits: dict[str, str] = {}
-    for file, split in layout.lists if not cell.split else ():
-        path = "/".join((*cell.groups, file))
+    for file, split in layout.lists if not pair_folder.split else ():
+        path = "/".join((*pair_folder.groups, file))
         for line in tree.text(path).splitlines() if tree.has(path) else ():
             name = nfc(posixpath.basename(line.strip()))
             name = stem(name) if extension(name) in (*EXTENSIONS, ".xml") else name
             name = name.removesuffix(layout.visible_suffix).removesuffix(layout.infrared_suffix)
             splits.setdefault(name, split)
     for candidate in candidates:
-        candidate.split = splits.get(candidate.stem, cell.split)
+        candidate.split = splits.get(candidate.stem, pair_folder.split)
 
 
 def _set_labels(tree: Tree, layout: Layout, candidates: list[Candidate]) -> None:
-    """The label file of each pair: from the folders of its split, else from one that stands beside all splits."""
+    """Set the label file of each pair: from the folders of its split, else from one that stands beside all splits."""
     folders = dict.fromkeys((*layout.labels, *LABEL_FOLDERS))
     for candidate in candidates:
         if candidate.reason:
@@ -233,15 +245,15 @@ def _set_labels(tree: Tree, layout: Layout, candidates: list[Candidate]) -> None
 
 
 def _reject_shared_labels(candidates: list[Candidate]) -> None:
-    """One label file beside train and test, and an image of its name in both: whose boxes are they?"""
+    """Reject pairs that share a label file: it lies beside train and test, and both have an image of its name."""
     uses = Counter(candidate.labels for candidate in candidates if candidate.labels)
     for candidate in candidates:
         if uses[candidate.labels] > 1:
             candidate.reason = f"label file {candidate.labels} fits {uses[candidate.labels]} pairs"
 
 
-def _keys(candidates: list[Candidate], sources: list[str]) -> list[str]:
-    """Unique flat keys: the stem; where stems repeat, with the split in front, or the source, or source and split."""
+def _unique_keys(candidates: list[Candidate], sources: list[str]) -> list[str]:
+    """Return a unique key for each: the stem; where stems repeat, with split, source or both in front."""
     repeats: dict[str, list[int]] = {}
     for index, candidate in enumerate(candidates):
         repeats.setdefault(safe_name(candidate.stem), []).append(index)
@@ -266,7 +278,8 @@ def _keys(candidates: list[Candidate], sources: list[str]) -> list[str]:
     return keys
 
 
-def _nothing(where: str, tree: Tree, candidates: list[Candidate]) -> str:
+def _no_pair_message(where: str, tree: Tree, candidates: list[Candidate]) -> str:
+    """Return the message for a folder without a pair: the first candidate's reason, or the layouts known."""
     if candidates:
         first = candidates[0]
         name = safe_name(first.stem) if not first.groups else f"{safe_name(first.stem)} in {'/'.join(first.groups)}"

@@ -30,7 +30,7 @@ NO_BOX = (0.0, 0.0, 0.0, 0.0)  # dropped for its size
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """boxes: float32 (n, 4) x1 y1 x2 y2 in pixels. classes: n names. clipped, dropped: how many boxes were.
+    """The boxes of one image: float32 (n, 4) x1 y1 x2 y2 in pixels, n class names, how many were clipped or dropped.
 
     warnings: a line of text for each box that was dropped, or of which more than half was cut off, by line or object.
     """
@@ -47,40 +47,44 @@ class BadLabels(Exception):
 
 
 def read_yolo(text: str, names: Sequence[str], height: int, width: int) -> Labels:
-    """Labels of one YOLO file: lines `class cx cy w h`, relative to the image; an empty file is an image without boxes.
+    """Read a YOLO file: lines `class cx cy w h`, relative to the image; an empty file is an image without boxes.
+
+    height, width: of the image, in pixels.
 
     Without `names` the classes are class0, class1, ... Raises BadLabels: other than five columns, not a number, a class
     that has no name, or no line that is relative to the image (it was made in pixels).
     """
-    boxes, classes, places, far = [], [], [], []
+    boxes, classes, positions, far = [], [], [], []
     for number, line in enumerate(text.splitlines(), 1):
         columns = line.split()
         if not columns:
             continue
-        where = f"line {number}"
+        position = f"line {number}"
         if len(columns) != 5:
-            raise BadLabels(f"{where}: {len(columns)} columns, expected 5 (class cx cy w h)")
-        index, cx, cy, w, h = (_number(column, where) for column in columns)
+            raise BadLabels(f"{position}: {len(columns)} columns, expected 5 (class cx cy w h)")
+        index, cx, cy, w, h = (_parse_number(column, position) for column in columns)
         if not (0 <= index <= MAX_CLASS and index == int(index)):
-            raise BadLabels(f"{where}: class id {columns[0]} is not a whole number from 0")
+            raise BadLabels(f"{position}: class id {columns[0]} is not a whole number from 0")
         if names and index >= len(names):
-            raise BadLabels(f"{where}: class id {int(index)} but the class list has {len(names)} names")
+            raise BadLabels(f"{position}: class id {int(index)} but the class list has {len(names)} names")
         usable = all(map(math.isfinite, (cx, cy, w, h)))
         if usable and max(abs(cx), abs(cy), w, h) > FARTHEST:
             usable = False
-            far.append(f"{where}: {' '.join(columns[1:])} is not relative to the image size (0 to 1)")
+            far.append(f"{position}: {' '.join(columns[1:])} is not relative to the image size (0 to 1)")
         usable = usable and min(w, h) >= 0
         boxes.append((cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2) if usable else NO_BOX)
         classes.append(names[int(index)] if names else f"class{int(index)}")
-        places.append(where)
+        positions.append(position)
     if far and len(far) == len(boxes):
         raise BadLabels(far[0])
     scale = np.array([width, height, width, height], np.float64)
-    return _clip(np.array(boxes, np.float64).reshape(-1, 4) * scale, classes, places, height, width)
+    return _clip(np.array(boxes, np.float64).reshape(-1, 4) * scale, classes, positions, height, width)
 
 
 def read_voc(text: str, height: int, width: int) -> Labels:
-    """Labels of one VOC XML file. Objects marked difficult or truncated are kept.
+    """Read a VOC XML file. Objects marked difficult or truncated are kept.
+
+    height, width: of the image, in pixels.
 
     VOC counts pixels from 1 and includes the last one: <xmin>1</xmin> .. <xmax>W</xmax> is the whole width, here 0 to
     W, so xmin and ymin are reduced by 1 (but not below 0, as some tools count from 0). A <polygon> of <x1> <y1> ..
@@ -99,32 +103,32 @@ def read_voc(text: str, height: int, width: int) -> Labels:
     if root.tag != "annotation":
         raise BadLabels(f"not a VOC file: it starts with <{root.tag}>, not <annotation>")
     _check_size(root, height, width)
-    boxes, classes, places, points = [], [], [], []
+    boxes, classes, positions, points = [], [], [], []
     for number, node in enumerate(root.findall("object"), 1):
-        where = f"object {number}"
+        position = f"object {number}"
         name = (node.findtext("name") or "").strip()
         if not name:
-            raise BadLabels(f"{where}: no class name")
+            raise BadLabels(f"{position}: no class name")
         if len(name) > MAX_NAME:
-            raise BadLabels(f"{where}: a class name of more than {MAX_NAME} characters")
+            raise BadLabels(f"{position}: a class name of more than {MAX_NAME} characters")
         box, polygon = node.find("bndbox"), node.find("polygon")
         if box is not None:
-            boxes.append(_voc_box(box, where))
+            boxes.append(_voc_box(box, position))
         elif polygon is not None:
-            boxes.append(_polygon_box(polygon, where))
+            boxes.append(_polygon_box(polygon, position))
         elif node.find("point") is not None:
-            points.append(f"{where}: a point, no box: dropped")
+            points.append(f"{position}: a point, no box: dropped")
             continue
         else:
-            raise BadLabels(f"{where}: neither <bndbox> nor <polygon>")
+            raise BadLabels(f"{position}: neither <bndbox> nor <polygon>")
         classes.append(name)
-        places.append(where)
-    labels = _clip(np.array(boxes, np.float64).reshape(-1, 4), classes, places, height, width)
+        positions.append(position)
+    labels = _clip(np.array(boxes, np.float64).reshape(-1, 4), classes, positions, height, width)
     return replace(labels, dropped=labels.dropped + len(points), warnings=(*labels.warnings, *points))
 
 
 def read_names(text: str, file_name: str) -> tuple[str, ...]:
-    """Class names in order, from classes.txt or obj.names (one a line) or the `names` of data.yaml (list or map).
+    """Read class names in order, from classes.txt or obj.names (one a line) or the `names` of data.yaml (list or map).
 
     Raises BadLabels if the YAML cannot be read or its names do not count 0, 1, 2, ...
     """
@@ -147,41 +151,46 @@ def read_names(text: str, file_name: str) -> tuple[str, ...]:
     return tuple(str(name) for name in names)
 
 
-def _number(text: str | None, where: str, name: str = "") -> float:
-    """`text` as a number, which may be NaN or infinite."""
+def _parse_number(text: str | None, position: str, name: str = "") -> float:
+    """Return `text` as a number, which may be NaN or infinite. Raises BadLabels, naming the position."""
     try:
         return float(text or "")
     except ValueError as error:
-        raise BadLabels(f"{where}: {name}{' ' if name else ''}{(text or '')[:40]!r} is not a number") from error
+        raise BadLabels(f"{position}: {name}{' ' if name else ''}{(text or '')[:40]!r} is not a number") from error
 
 
-def _voc_box(box: ElementTree.Element, where: str) -> tuple[float, float, float, float]:
-    xmin, ymin, xmax, ymax = (_number(box.findtext(name), where, name) for name in ("xmin", "ymin", "xmax", "ymax"))
+def _voc_box(box: ElementTree.Element, position: str) -> tuple[float, float, float, float]:
+    """Return the box of a <bndbox> in continuous pixel coordinates; NO_BOX if its size is negative."""
+    xmin, ymin, xmax, ymax = (
+        _parse_number(box.findtext(name), position, name) for name in ("xmin", "ymin", "xmax", "ymax")
+    )
     if xmax < xmin or ymax < ymin:
         return NO_BOX
     return min(xmin, max(xmin - 1, 0)), min(ymin, max(ymin - 1, 0)), xmax, ymax
 
 
-def _polygon_box(polygon: ElementTree.Element, where: str) -> tuple[float, float, float, float]:
-    xs = [_number(node.text, where, node.tag) for node in polygon if re.fullmatch(r"x\d+", node.tag)]
-    ys = [_number(node.text, where, node.tag) for node in polygon if re.fullmatch(r"y\d+", node.tag)]
+def _polygon_box(polygon: ElementTree.Element, position: str) -> tuple[float, float, float, float]:
+    """Return the bounding box of a <polygon>; NO_BOX if a corner is not finite."""
+    xs = [_parse_number(node.text, position, node.tag) for node in polygon if re.fullmatch(r"x\d+", node.tag)]
+    ys = [_parse_number(node.text, position, node.tag) for node in polygon if re.fullmatch(r"y\d+", node.tag)]
     if len(xs) < 3 or len(xs) != len(ys):
-        raise BadLabels(f"{where}: polygon of {len(xs)} x and {len(ys)} y")
+        raise BadLabels(f"{position}: polygon of {len(xs)} x and {len(ys)} y")
     corners = min(xs), min(ys), max(xs), max(ys)
     return corners if math.isfinite(sum(xs) + sum(ys)) else NO_BOX  # min and max may pass over a NaN
 
 
 def _check_size(root: ElementTree.Element, height: int, width: int) -> None:
-    """Boxes made for another image size would be silently wrong. Without <size>, or with zeros in it: no check."""
+    """Refuse boxes made for another image size. Without <size>, or with zeros in it, nothing is checked."""
     stated = [root.findtext(f"size/{name}") for name in ("width", "height")]
     if None in stated:
         return
-    w, h = (_number(text, "size", "width or height") for text in stated)
+    w, h = (_parse_number(text, "size", "width or height") for text in stated)
     if w > 0 and h > 0 and (w, h) not in ((width, height), (height, width)):
         raise BadLabels(f"made for an image of {w:g}x{h:g}, not {width}x{height}")
 
 
-def _clip(boxes_n4: np.ndarray, classes: Sequence[str], places: Sequence[str], height: int, width: int) -> Labels:
+def _clip(boxes_n4: np.ndarray, classes: Sequence[str], positions: Sequence[str], height: int, width: int) -> Labels:
+    """Clip boxes, float64 x1 y1 x2 y2, to the image and drop those of which less than a pixel is left."""
     limit = np.array([width, height, width, height], np.float64)
     boxes_n4 = np.where(np.isfinite(boxes_n4).all(axis=1, keepdims=True), boxes_n4, NO_BOX)
     inside_n4 = np.clip(boxes_n4, 0, limit)
@@ -189,10 +198,10 @@ def _clip(boxes_n4: np.ndarray, classes: Sequence[str], places: Sequence[str], h
     keep_n = (sides_n2 >= MIN_SIDE).all(axis=1)
     cut_n = (np.abs(inside_n4 - boxes_n4) > ROUNDING).any(axis=1)
     area_n, left_n = ((b[:, 2:] - b[:, :2]).prod(axis=1) for b in (boxes_n4, inside_n4))
-    said = {True: "most of the box lies outside the image", False: "no box of a pixel or more in the image: dropped"}
+    texts = {True: "most of the box lies outside the image", False: "no box of a pixel or more in the image: dropped"}
     warnings = (
-        f"{place}: {said[bool(keep)]}"
-        for place, keep, half in zip(places, keep_n, left_n < 0.5 * area_n, strict=True)
+        f"{position}: {texts[bool(keep)]}"
+        for position, keep, half in zip(positions, keep_n, left_n < 0.5 * area_n, strict=True)
         if half or not keep
     )
     return Labels(

@@ -1,4 +1,4 @@
-"""Folder layouts of the public data sets: the table, and what one folder path says under it.
+"""Folder layouts of the public data sets: the table, and what one folder path means under it.
 
 A folder is read as  [group/[group/]] [split/] modality [/split],  where a group is a data set or a kind of degradation
 and at most one split name stands above or below the modality folder. What is certain about the public data sets, from
@@ -46,7 +46,9 @@ SPLITS = {
 
 @dataclass(frozen=True)
 class Layout:
-    """visible, infrared: folder names, the same name where the suffix of the stem tells them apart.
+    """How a data set names its folders and files.
+
+    visible, infrared: folder names, the same name where the suffix of the stem tells them apart.
 
     visible_suffix, infrared_suffix: an ending of the stem that is not part of the pair's name.
     labels: folders for boxes, first choice first. lists: (file with stems, split), for data without split folders.
@@ -71,7 +73,7 @@ FLIR_LISTS = (
 )
 META_LISTS = (("meta/train.txt", "train"), ("meta/val.txt", "val"), ("meta/test.txt", "test"))
 
-# Where one place fits several lines, the first wins; all are tried as written before any is tried in another case.
+# Where one folder fits several lines, the first wins; all are tried as written before any is tried in another case.
 LAYOUTS: tuple[Layout, ...] = (
     Layout("RoadScene", "crop_LR_visible", "cropinfrared"),
     Layout("FLIR-aligned", "JPEGImages", "JPEGImages", "_RGB", "_PreviewData", lists=FLIR_LISTS),
@@ -109,14 +111,17 @@ FOLDER_SPLITS = {
 
 @dataclass(frozen=True)
 class PairFolder:
-    """A place in the tree that holds one set of pairs: the folders above without the split, and the split."""
+    """One set of pairs in a tree: the folders above them without the split, and the split ("" if there is none)."""
 
     groups: tuple[str, ...]
     split: str
 
 
 def parse_folder(folder: str) -> tuple[PairFolder, str] | None:
-    """The cell of a folder (relative to the root) and the name of its modality or label folder; None for others."""
+    """Return the set of pairs of a folder, and the name of its modality or label folder; None for other folders.
+
+    `folder` is relative to the root of the tree, with "/" between its parts.
+    """
     parts = tuple(folder.split("/"))
     below = SPLITS.get(parts[-1].casefold(), "") if len(parts) > 1 else ""
     above, name = (parts[:-2], parts[-2]) if below else (parts[:-1], parts[-1])
@@ -133,7 +138,7 @@ def parse_folder(folder: str) -> tuple[PairFolder, str] | None:
 
 
 def known_layouts() -> str:
-    """The layouts for a message: "RoadScene (crop_LR_visible, cropinfrared), ..."."""
+    """Return the layouts for a message: "RoadScene (crop_LR_visible, cropinfrared), ..."."""
     named: dict[str, Layout] = {}
     for layout in LAYOUTS:
         named.setdefault(layout.name.casefold(), layout)

@@ -1,4 +1,4 @@
-"""Listing a folder or URI once, and what is asked of the list: label files, class lists, short texts, names.
+"""List a folder or URI once, and ask the list for label files, class lists, short texts and names.
 
 Links that stay inside the folder are followed, two in a row at most. What leads outside, and what has the name of a
 file and is none (a folder, a pipe, a broken link), stays in the list with the reason, but is never opened.
@@ -33,13 +33,13 @@ OUTSIDE = "a link that leads outside the folder"
 class Tree:
     """One listing; paths are relative to `where`.
 
-    folders: folder -> file names. cells: cell -> name of a modality or label folder -> files.
+    folders: folder -> file names. pair_folders: set of pairs -> name of a modality or label folder -> files.
     unusable: file among these -> why it is never opened. unfollowed: (folder, why it was not entered).
     """
 
     where: str
     folders: dict[str, list[str]] = field(default_factory=dict)
-    cells: dict[PairFolder, dict[str, list[str]]] = field(default_factory=dict)
+    pair_folders: dict[PairFolder, dict[str, list[str]]] = field(default_factory=dict)
     unusable: dict[str, str] = field(default_factory=dict)
     unfollowed: list[tuple[str, str]] = field(default_factory=list)
     _labels: dict[tuple[PairFolder, str], dict[str, str]] = field(default_factory=dict)
@@ -51,15 +51,16 @@ class Tree:
         return unquote(self.where.partition("?")[0]).rstrip("/").rsplit("/", 1)[-1]
 
     def full(self, path: str) -> str:
-        """The full path or URI of `path`; what has a meaning in URIs is escaped there."""
+        """Return the full path or URI of `path`; what has a meaning in URIs is escaped there."""
         return storage.join(self.where, path)
 
     def has(self, path: str) -> bool:
+        """Whether the file was listed."""
         folder, _, name = path.rpartition("/")
         return name in self.folders.get(folder, ())
 
     def text(self, path: str) -> str:
-        """A short text file. Raises UserError if it cannot be read as UTF-8."""
+        """Read a short text file. Raises UserError if it is longer than MAX_TEXT or cannot be read as UTF-8."""
         reason = self.unusable.get(path)
         try:
             if not reason and (storage.file_size(self.full(path)) or 0) > MAX_TEXT:
@@ -70,20 +71,21 @@ class Tree:
             raise UserError(f"cannot read {self.full(path)}: {error}. It must be a UTF-8 text file.") from error
         raise UserError(f"cannot read {self.full(path)}: {reason}. Put a plain file there, or remove it.")
 
-    def labels(self, cell: PairFolder, folder: str) -> dict[str, str]:
-        """Stem -> label file, of the folders named `folder` (in any case) of a cell."""
-        if (cell, folder) not in self._labels:
+    def labels(self, pair_folder: PairFolder, folder: str) -> dict[str, str]:
+        """Return stem -> label file, of the folders named `folder` (in any case) of a set of pairs."""
+        if (pair_folder, folder) not in self._labels:
             stems: dict[str, str] = {}
-            named = [files for name, files in self.cells.get(cell, {}).items() if name.casefold() == folder.casefold()]
+            by_name = self.pair_folders.get(pair_folder, {})
+            named = [files for name, files in by_name.items() if name.casefold() == folder.casefold()]
             for kind in LABEL_EXTENSIONS:
                 for path in (path for files in named for path in files if extension(path) == kind):
                     if posixpath.basename(path) not in NAME_FILES:
                         stems.setdefault(stem(path), path)
-            self._labels[cell, folder] = stems
-        return self._labels[cell, folder]
+            self._labels[pair_folder, folder] = stems
+        return self._labels[pair_folder, folder]
 
     def class_names(self, folder: str) -> tuple[str, ...]:
-        """The class list in `folder` or the nearest folder above that has one, up to the root; () if none.
+        """Return the class list in `folder` or the nearest folder above that has one, up to the root; () if none.
 
         Raises UserError if the list cannot be read.
         """
@@ -103,7 +105,10 @@ class Tree:
 
 
 def list_tree(where: str) -> Tree:
-    """List `where` once; hidden files and what archive tools leave behind are not seen. Raises UserError: no folder."""
+    """List `where`, a folder or URI, once; hidden files and what archive tools leave behind are not seen.
+
+    Raises UserError: no such folder, or one that cannot be listed.
+    """
     tree = Tree(where if storage.is_uri(where) else os.path.abspath(os.path.expanduser(where)))
     inner = storage.resolve(where)[1] if where.startswith("file:") else tree.where
     if os.path.isdir(inner):  # of file:///x too: links are not followed unseen
@@ -122,19 +127,22 @@ def list_tree(where: str) -> Tree:
         elif not name.startswith("."):
             tree.folders.setdefault(folder, []).append(name)
     for folder, names in tree.folders.items():
-        placed = parse_folder(folder) if folder else None
-        if placed and not any(part.startswith(".") or part == "__MACOSX" for part in folder.split("/")):
-            cell, name = placed
-            tree.cells.setdefault(cell, {}).setdefault(name, []).extend(f"{folder}/{name}" for name in names)
+        parsed = parse_folder(folder) if folder else None
+        if parsed and not any(part.startswith(".") or part == "__MACOSX" for part in folder.split("/")):
+            pair_folder, role = parsed
+            files_by_role = tree.pair_folders.setdefault(pair_folder, {})
+            files_by_role.setdefault(role, []).extend(f"{folder}/{name}" for name in names)
     return tree
 
 
 def _walk(tree: Tree, root: str) -> list[str]:
-    """The files below the local folder `root`, sorted and relative to it; fills `unusable` and `unfollowed`."""
+    """List the files below the local folder `root`, sorted and relative to it; fills `unusable` and `unfollowed`."""
     real_root = os.path.realpath(root)
     files: list[str] = []
     left_out: dict[str, tuple[str, str]] = {}  # by real place: links to each other show one link under many paths
-    todo = [(root, "", (real_root,), 0)]
+    todo: list[tuple[str, str, tuple[str, ...], int]] = [
+        (root, "", (real_root,), 0)
+    ]  # path, relative, real above, links
     while todo:
         folder, relative, above, links = todo.pop()
         try:
@@ -169,7 +177,7 @@ def _walk(tree: Tree, root: str) -> list[str]:
 
 
 def _link_trouble(real: str, real_root: str) -> str:
-    """Why a link that ends at `real` is not followed; "" if it is."""
+    """Return why a link that ends at `real` is not followed; "" if it is."""
     if os.path.commonpath([real, real_root]) != real_root:
         return OUTSIDE
     if os.path.exists(real):
@@ -178,26 +186,28 @@ def _link_trouble(real: str, real_root: str) -> str:
 
 
 def safe_name(name: str) -> str:
-    """`name` without what a file name or a table must not have: slashes, control characters, broken UTF-8."""
+    """Return `name` without what a file name or a table must not have: slashes, control characters, broken UTF-8."""
     if name.isascii() and name.isprintable():
         return name.replace("/", "_")
     return "".join("_" if c == "/" or unicodedata.category(c) in ("Cc", "Cs") else c for c in name)
 
 
 def single_line(reason: str) -> str:
-    """`reason` on one line, printable and not endless: parts of it may come from a hostile file."""
+    """Return `reason` on one line, printable and not endless: parts of it may come from a hostile file."""
     text = "".join(c if c.isprintable() else "?" for c in " ".join(reason.split()))
     return text if len(text) <= MAX_REASON else f"{text[: MAX_REASON - 3]}..."
 
 
 def nfc(name: str) -> str:
-    """Composed Unicode: archives made on different systems spell the same accent in two ways."""
+    """Return composed Unicode: archives made on different systems spell the same accent in two ways."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def stem(path: str) -> str:
+    """Return the file name without its extension, in composed Unicode."""
     return nfc(posixpath.splitext(posixpath.basename(path))[0])
 
 
 def extension(path: str) -> str:
+    """Return the extension in lower case, with its dot; "" if there is none."""
     return posixpath.splitext(path)[1].lower()

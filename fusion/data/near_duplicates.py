@@ -1,4 +1,4 @@
-"""Which pairs are near-duplicates, such as neighbouring frames of a video: they must stay in one split.
+"""Find near-duplicate pairs, such as neighbouring frames of a video: they must stay in one split.
 
 A pair's signature has a bit for every step between neighbouring pixels of both images shrunk to 17 x 16, brighter or
 darker, and a bit that says whether there is a step at all. Two different scenes differ in about half of the steps that
@@ -23,24 +23,24 @@ CHUNK = 64
 
 
 def image_signature(visible: np.ndarray, infrared: np.ndarray) -> bytes:
-    """128 bytes of a pair: uint8 H W 3 and H W."""
-    up, there = [], []
+    """Return the signature of a pair, 128 bytes; visible: uint8 (H, W, 3) RGB, infrared: uint8 (H, W)."""
+    brighter, has_step = [], []
     for image in (cv2.cvtColor(visible, cv2.COLOR_RGB2GRAY), infrared):
         small = cv2.resize(image.astype(np.float32), (SIDE + 1, SIDE), interpolation=cv2.INTER_AREA)
         step = np.diff(small, axis=1)
-        up.append(step > 0)
-        there.append(np.abs(step) > FLAT)
-    return np.packbits(np.concatenate(up + there)).tobytes()
+        brighter.append(step > 0)
+        has_step.append(np.abs(step) > FLAT)
+    return np.packbits(np.concatenate(brighter + has_step)).tobytes()
 
 
 def group_near_duplicates(signatures: Mapping[str, bytes]) -> dict[str, str]:
-    """Key -> name of its sequence, the least key in it."""
+    """Return key -> name of its sequence, which is the least key in it; of signatures by key."""
     keys = sorted(signatures)
     words = np.array([np.frombuffer(signatures[key], np.uint64) for key in keys]).reshape(len(keys), STEPS // 32)
-    up, there = words[:, : STEPS // 64], words[:, STEPS // 64 :]
+    brighter, has_step = words[:, : STEPS // 64], words[:, STEPS // 64 :]
     parent = np.arange(len(keys))
 
-    def root(i: int) -> int:
+    def find_root(i: int) -> int:
         while parent[i] != i:
             parent[i] = parent[parent[i]]
             i = parent[i]
@@ -49,11 +49,11 @@ def group_near_duplicates(signatures: Mapping[str, bytes]) -> dict[str, str]:
     reach = len(keys) if len(keys) <= ALL_PAIRS else NEIGHBOURS
     for start in range(0, len(keys), CHUNK):
         first, others = slice(start, start + CHUNK), slice(start, start + CHUNK + reach)
-        common = there[first, None] & there[None, others]
-        apart = np.bitwise_count((up[first, None] ^ up[None, others]) & common).sum(axis=2)
+        common = has_step[first, None] & has_step[None, others]
+        differing = np.bitwise_count((brighter[first, None] ^ brighter[None, others]) & common).sum(axis=2)
         shared = np.bitwise_count(common).sum(axis=2)
-        for i, j in zip(*np.nonzero((apart <= NEAR * shared) & (shared >= COMMON)), strict=True):
+        for i, j in zip(*np.nonzero((differing <= NEAR * shared) & (shared >= COMMON)), strict=True):
             if i < j <= i + reach:
-                a, b = sorted((root(start + i), root(start + j)))
+                a, b = sorted((find_root(start + i), find_root(start + j)))
                 parent[b] = a
-    return {key: keys[root(i)] for i, key in enumerate(keys)}
+    return {key: keys[find_root(i)] for i, key in enumerate(keys)}

@@ -1,4 +1,4 @@
-"""Pairs of a visible and an infrared image: where they are found, and reading one.
+"""Pairs of a visible and an infrared image: find them, and read one.
 
 `find_pairs` lists a folder (or s3:// prefix) once, opens no image, and matches the two modalities by file stem under
 the table of `layouts` (the work is in `finding`). Half pairs are in `PairList.rejected` with their reason.
@@ -36,9 +36,11 @@ FALSE_COLOUR = 16  # mean difference of channels above which an infrared image i
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """visible: uint8 (H, W, 3) RGB. infrared: uint8 (H, W). boxes: float32 (n, 4) x1 y1 x2 y2 in pixels.
+    """A read pair, checked and converted.
 
+    visible: uint8 (H, W, 3) RGB. infrared: uint8 (H, W). boxes: float32 (n, 4) x1 y1 x2 y2 in pixels.
     classes: n names. depth: float32 (H, W) in [0, 1], 0 near, or None. notes: every conversion that was made.
+    label_warnings: a line for each box that was dropped or mostly cut off.
     """
 
     key: str
@@ -59,7 +61,7 @@ class BadPair(Exception):
 
 
 def find_pairs(where: str) -> PairList:
-    """All pairs below a folder or URI, or built-in scenes.
+    """Find all pairs below a folder or URI, or list built-in scenes.
 
     Raises UserError: no such folder, no pair in it, a class list that cannot be read, a bad scenes string.
     """
@@ -81,29 +83,30 @@ def read_pair(ref: PairRef) -> Pair:
     a side of less than 16 or an area of more than 108e6 pixels; sizes that differ; labels that cannot be trusted.
     """
     if is_synthetic(ref.visible):
-        return _render(ref)
-    visible, notes = _image(ref.visible, "visible")
-    infrared, infrared_notes = _image(ref.infrared, "infrared")
+        return _draw(ref)
+    visible, notes = _read_image(ref.visible, "visible")
+    infrared, infrared_notes = _read_image(ref.infrared, "infrared")
     notes += infrared_notes
     if visible.ndim == 2:
         visible = np.repeat(visible[..., None], 3, axis=2)
         notes.append("visible: grey repeated to RGB")
     if infrared.ndim == 3:
-        infrared, note = _grey(infrared)
+        infrared, note = _infrared_to_grey(infrared)
         notes.append(f"infrared: {note}")
     height, width = visible.shape[:2]
     if infrared.shape != (height, width):
         raise BadPair(f"sizes differ: visible {width}x{height}, infrared {infrared.shape[1]}x{infrared.shape[0]}")
     if min(height, width) < MIN_IMAGE_SIDE:
         raise BadPair(f"{width}x{height} is too small, the shorter side must be at least {MIN_IMAGE_SIDE} pixels")
-    labels = _labels(ref, height, width)
+    labels = _read_labels(ref, height, width)
     if labels.clipped or labels.dropped:
         notes.append(f"labels: {labels.clipped} boxes clipped, {labels.dropped} dropped")
-    depth = _depth(ref.depth, height, width) if ref.depth else None
+    depth = _read_depth(ref.depth, height, width) if ref.depth else None
     return Pair(ref.key, visible, infrared, labels.boxes, labels.classes, depth, tuple(notes), labels.warnings)
 
 
-def _bytes(path: str, part: str, most: int = MAX_BYTES) -> bytes:
+def _read_part(path: str, part: str, most: int = MAX_BYTES) -> bytes:
+    """Read the file of one part of a pair ("visible", "labels"). Raises BadPair: absent, unreadable, too long."""
     try:
         length = storage.file_size(path) or 0
         if length > most:  # not read at all: a file can claim any size without holding it
@@ -115,9 +118,10 @@ def _bytes(path: str, part: str, most: int = MAX_BYTES) -> bytes:
         raise BadPair(f"{part}: cannot be read ({error})") from error
 
 
-def _image(path: str, part: str) -> tuple[np.ndarray, list[str]]:
+def _read_image(path: str, part: str) -> tuple[np.ndarray, list[str]]:
+    """Read an image as uint8 (H, W) or (H, W, 3) with its notes. Raises BadPair."""
     try:
-        image = decode(_bytes(path, part))
+        image = decode(_read_part(path, part))
     except BadImage as error:
         raise BadPair(f"{part}: {error}") from error
     if image.ambiguities:
@@ -129,7 +133,8 @@ def _image(path: str, part: str) -> tuple[np.ndarray, list[str]]:
     return image.pixels, notes
 
 
-def _grey(image_HW3: np.ndarray) -> tuple[np.ndarray, str]:
+def _infrared_to_grey(image_HW3: np.ndarray) -> tuple[np.ndarray, str]:
+    """Convert a colour infrared image, uint8 (H, W, 3), to uint8 (H, W), and describe the conversion for a note."""
     red_HW, green_HW, blue_HW = (image_HW3[..., channel] for channel in range(3))
     if (red_HW == green_HW).all() and (red_HW == blue_HW).all():
         return np.ascontiguousarray(red_HW), "three equal channels to one"
@@ -143,10 +148,11 @@ def _grey(image_HW3: np.ndarray) -> tuple[np.ndarray, str]:
     return grey_HW, f"colour to luma{false_colour}"
 
 
-def _labels(ref: PairRef, height: int, width: int) -> Labels:
+def _read_labels(ref: PairRef, height: int, width: int) -> Labels:
+    """Read the labels of a pair of this size; none if it has no label file. Raises BadPair."""
     if ref.labels is None:
         return Labels(np.zeros((0, 4), np.float32), ())
-    data = _bytes(ref.labels, "labels", MAX_TEXT)
+    data = _read_part(ref.labels, "labels", MAX_TEXT)
     try:
         text = data.decode("utf-8-sig")
         if ref.labels.lower().endswith(".xml"):
@@ -158,9 +164,10 @@ def _labels(ref: PairRef, height: int, width: int) -> Labels:
         raise BadPair(f"labels: {error}") from error
 
 
-def _depth(path: str, height: int, width: int) -> np.ndarray:
+def _read_depth(path: str, height: int, width: int) -> np.ndarray:
+    """Read a depth map as float32 (H, W) in [0, 1]. Raises BadPair, also for another size than this."""
     try:
-        depth = decode_depth(_bytes(path, "depth"))
+        depth = decode_depth(_read_part(path, "depth"))
     except BadImage as error:
         raise BadPair(f"depth: {error}") from error
     if depth.shape != (height, width):
@@ -168,7 +175,8 @@ def _depth(path: str, height: int, width: int) -> np.ndarray:
     return depth
 
 
-def _render(ref: PairRef) -> Pair:
+def _draw(ref: PairRef) -> Pair:
+    """Draw a synthetic pair. Raises BadPair for a reference that is not understood."""
     try:
         drawn = draw_pair(ref.visible)
     except ValueError as error:

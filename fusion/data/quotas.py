@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from fusion.data.finding import PairRef
 from fusion.errors import UserError
@@ -18,7 +19,10 @@ QUOTAS: dict[str, dict[str, dict[str, int]]] = {"demmi-rf-counts": DEMMI_RF}
 
 
 def find_quota(preset: str) -> dict[str, dict[str, int]] | None:
-    """The numbers of a preset, None if it has none. UserError when one that has is listed with others."""
+    """Return the samples of a preset by split and degradation; None if it has no fixed numbers.
+
+    Raises UserError when a preset that has is listed with others.
+    """
     names = [name.strip().lower() for name in preset.split(",")]
     named = [name for name in names if name in QUOTAS]
     if named and len(names) > 1:
@@ -29,7 +33,7 @@ def find_quota(preset: str) -> dict[str, dict[str, int]] | None:
 def choose_degradations(
     refs: Sequence[PairRef], degradations: tuple[str, ...], preset: str, seed: int
 ) -> dict[str, tuple[str, ...]]:
-    """Key -> the degradations it gets: all, or as many pairs per split and degradation as the preset's quota wants.
+    """Return key -> the degradations it gets: all, or those of as many pairs as the preset's quota wants.
 
     Pairs are ranked by a hash of seed, degradation and key, and the first ones are taken. The training quota is for
     training and validation together, as the one is carved out of the other.
@@ -41,21 +45,26 @@ def choose_degradations(
     for degradation in degradations:
         for splits in PARTS.values():
             keys = [ref.key for ref in refs if ref.split in splits]
-            keys.sort(key=lambda key, what=degradation: derive_seed(seed, "quota", what, key))
-            for key in keys[: quota[splits[0]].get(degradation)]:  # up to None: all
+            rank = {key: derive_seed(seed, "quota", degradation, key) for key in keys}
+            for key in sorted(keys, key=rank.__getitem__)[: quota[splits[0]].get(degradation)]:  # up to None: all
                 chosen[key].append(degradation)
-    return {key: tuple(found) for key, found in chosen.items()}
+    return {key: tuple(chosen_degradations) for key, chosen_degradations in chosen.items()}
 
 
-def compare_with_quota(preset: str, made: dict[tuple[str, str], int]) -> list[dict[str, object]]:
-    """How far the samples made, by (split, degradation), are from the preset's quota; empty without one."""
+@dataclass(frozen=True)
+class QuotaRow:
+    """How many samples of a split and degradation the preset wants, and how many were made."""
+
+    split: str
+    degradation: str
+    wanted: int
+    made: int
+
+
+def compare_with_quota(preset: str, made: Mapping[tuple[str, str], int]) -> list[QuotaRow]:
+    """Compare the samples made, by (split, degradation), with the preset's quota; empty without one."""
     return [
-        {
-            "split": split,
-            "degradation": degradation,
-            "wanted": wanted,
-            "made": sum(made.get((part, degradation), 0) for part in PARTS[split]),
-        }
+        QuotaRow(split, degradation, wanted, sum(made.get((part, degradation), 0) for part in PARTS[split]))
         for split, numbers in (find_quota(preset) or {}).items()
         for degradation, wanted in numbers.items()
     ]

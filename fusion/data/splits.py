@@ -1,4 +1,4 @@
-"""Which pair is for training, validation or testing: by its folder, by a frozen file, or drawn; sequences stay whole.
+"""Splits: training, validation or test, by the pair's folder, by a frozen file, or drawn; sequences stay whole.
 
 A split file is CSV with the columns key, split, sequence, sorted by key; every corpus keeps its own as splits.csv.
 """
@@ -21,16 +21,18 @@ FILE = "splits.csv"
 COLUMNS = ["key", "split", "sequence"]
 
 
-class Shares(Protocol):
-    """What a draw needs of a config."""
+class SplitConfig(Protocol):
+    """What a draw needs of a config: the seed, and the fractions of pairs for validation and test."""
 
     seed: int
     val_fraction: float
     test_fraction: float
 
 
-def assign_splits(refs: Sequence[PairRef], config: Shares, sequence: Mapping[str, str] | None = None) -> list[PairRef]:
-    """Keep the splits that folders give, draw the others, by seed and keys alone: where the pairs lie does not matter.
+def assign_splits(
+    refs: Sequence[PairRef], config: SplitConfig, sequence: Mapping[str, str] | None = None
+) -> list[PairRef]:
+    """Keep the splits that folders give; draw the others by seed and keys alone: where the pairs lie does not matter.
 
     `sequence`: key -> name of its sequence (absent: a sequence of its own). Pairs without a split that hang on pairs
     with one go there too. Then, source by source, sequences are ranked by a hash and taken while they fit into the
@@ -39,50 +41,54 @@ def assign_splits(refs: Sequence[PairRef], config: Shares, sequence: Mapping[str
     """
     sequence = sequence or {}
     source = {ref.key: ref.source for ref in refs}
-    fixed = {(ref.source, ref.split) for ref in refs if ref.split}
-    placed = {ref.key: ref.split for ref in refs if ref.split}
-    whole: dict[str, list[str]] = {}
+    given = {(ref.source, ref.split) for ref in refs if ref.split}  # what folders give is not drawn
+    splits = {ref.key: ref.split for ref in refs if ref.split}
+    members: dict[str, list[str]] = {}
     for ref in refs:
-        whole.setdefault(sequence.get(ref.key, ref.key), []).append(ref.key)
-    for keys in whole.values():
-        known = {placed[key] for key in keys if key in placed}
+        members.setdefault(sequence.get(ref.key, ref.key), []).append(ref.key)
+    for keys in members.values():
+        known = {splits[key] for key in keys if key in splits}
         if known:
             first = next(split for split in ("test", "val", "train") if split in known)
-            placed |= {key: first for key in keys if key not in placed}
+            splits |= {key: first for key in keys if key not in splits}
 
-    for split, share in (("test", config.test_fraction), ("val", config.val_fraction)):
+    for split, fraction in (("test", config.test_fraction), ("val", config.val_fraction)):
         for name in sorted(set(source.values())):
-            if (name, split) in fixed:
+            if (name, split) in given:
                 continue
-            mine = [key for key in source if source[key] == name]
+            own = [key for key in source if source[key] == name]
             free = {"train"} if split == "val" else set()  # validation is carved out of training
-            pool = [key for key in mine if placed.get(key, "train") in ("train", split) and (free or key not in placed)]
-            names = {sequence.get(key, key) for key in pool}
+            pool = [key for key in own if splits.get(key, "train") in ("train", split) and (free or key not in splits)]
+            candidates = {sequence.get(key, key) for key in pool}
             ranked = [
-                [key for key in whole[one] if source[key] == name]
-                for one in sorted(names, key=lambda one: derive_seed(config.seed, "split", one))
-                if all(key not in placed or placed[key] in free for key in whole[one])
-                and not any((source[key], split) in fixed for key in whole[one])
+                [key for key in members[candidate] if source[key] == name]
+                for candidate in sorted(candidates, key=lambda candidate: derive_seed(config.seed, "split", candidate))
+                if all(key not in splits or splits[key] in free for key in members[candidate])
+                and not any((source[key], split) in given for key in members[candidate])
             ]
-            already = sum(placed.get(key) == split for key in mine)
-            for key in _take_sequences(ranked, round(share * (len(pool) + (0 if free else already))) - already):
-                placed |= dict.fromkeys(whole[sequence.get(key, key)], split)
-    return [replace(ref, split=placed.get(ref.key, "train")) for ref in refs]
+            already = sum(splits.get(key) == split for key in own)
+            wanted = round(fraction * (len(pool) + (0 if free else already))) - already
+            for key in _take_sequences(ranked, wanted):
+                splits |= dict.fromkeys(members[sequence.get(key, key)], split)
+    return [replace(ref, split=splits.get(ref.key, "train")) for ref in refs]
 
 
-def _take_sequences(ranked: list[list[str]], room: int) -> list[str]:
-    """Keys of the first sequences that fit; of the smallest one where none does and others are left for training."""
+def _take_sequences(ranked: list[list[str]], wanted: int) -> list[str]:
+    """Return the keys of the first sequences that fit, `wanted` at most.
+
+    Where none fits and others are left for training: those of the smallest one.
+    """
     taken: list[str] = []
     for keys in ranked:
-        if len(keys) <= room - len(taken):
+        if len(keys) <= wanted - len(taken):
             taken += keys
-    if not taken and room > 0 and len(ranked) > 1:
+    if not taken and wanted > 0 and len(ranked) > 1:
         taken = min(ranked, key=len)
     return taken
 
 
 def splits_to_csv(refs: Sequence[PairRef], sequence: Mapping[str, str]) -> str:
-    """The split file of these pairs."""
+    """Return the text of the split file of these pairs; `sequence`: key -> sequence."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -91,9 +97,9 @@ def splits_to_csv(refs: Sequence[PairRef], sequence: Mapping[str, str]) -> str:
 
 
 def read_frozen_splits(refs: Sequence[PairRef], path: str) -> tuple[list[PairRef], dict[str, str]]:
-    """The pairs with the splits of a split file, which goes before their folders', and their sequences.
+    """Return the pairs with the splits of a split file, which goes before their folders', and key -> sequence.
 
-    UserError: no such file, no split file, or a pair that it does not name.
+    Raises UserError: no such file, no split file, or a pair that it does not name.
     """
     try:
         rows = list(csv.DictReader(io.StringIO(storage.read_bytes(path).decode("utf-8-sig"))))
@@ -104,13 +110,13 @@ def read_frozen_splits(refs: Sequence[PairRef], path: str) -> tuple[list[PairRef
     wrong = next((row for row in rows if row["split"] not in SPLITS), None)
     if wrong is not None:
         raise UserError(f"{path}: {wrong['key']} has split {wrong['split']!r}; it must be one of {', '.join(SPLITS)}.")
-    placed: dict[str, str] = {}
+    splits: dict[str, str] = {}
     for row in rows:
-        if placed.setdefault(row["key"], row["split"]) != row["split"]:
+        if splits.setdefault(row["key"], row["split"]) != row["split"]:
             raise UserError(f"{path} names {row['key']} twice, with different splits.")
-    absent = [ref.key for ref in refs if ref.key not in placed]
+    absent = [ref.key for ref in refs if ref.key not in splits]
     if absent:
         raise UserError(f"{path} does not name {len(absent)} of the pairs, {absent[0]} first. Is it of other pairs?")
-    return [replace(ref, split=placed[ref.key]) for ref in refs], {
+    return [replace(ref, split=splits[ref.key]) for ref in refs], {
         row["key"]: row.get("sequence") or row["key"] for row in rows
     }

@@ -22,17 +22,17 @@ from fusion.degrade import defocus
 from fusion.errors import UserError
 from fusion.images.colour import to_grey
 from fusion.images.formats import MAX_PIXELS
-from fusion.scenes import render
+from fusion.scenes import Scene, render
 
-MOST = 1_000_000  # six digits in the key
-SMALLEST = 64  # pixels a side
+MAX_PAIRS = 1_000_000  # six digits in the key
+MIN_SIDE = 64  # pixels
 BLUR = 4.0  # radius in pixels at 640 x 480
 STOPS = 1.7  # of light, too little and too much
 GAMMA = 2.2
 
 
-class Drawn(NamedTuple):
-    """first: uint8 H W 3; second: uint8 H W; boxes: float32 n 4 with n classes; depth: float32 H W."""
+class DrawnPair(NamedTuple):
+    """first: uint8 H W 3; second: uint8 H W; boxes: float32 n 4 with n classes; depth: float32 H W in [0, 1]."""
 
     first: np.ndarray
     second: np.ndarray
@@ -41,12 +41,16 @@ class Drawn(NamedTuple):
     depth: np.ndarray
 
 
-def _scene(scene) -> tuple[np.ndarray, np.ndarray]:
+def _scene(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """Return the visible and the infrared picture as they are."""
     return scene.visible, scene.infrared
 
 
-def multifocus(scene) -> tuple[np.ndarray, np.ndarray]:
-    """The near half sharp, the far half behind the focus; then the other way round. Borders are a little soft."""
+def multifocus(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """Blur the far half of the visible picture, then the near half. Borders are a little soft.
+
+    Returns uint8 (H, W, 3), and the second in grey, uint8 (H, W).
+    """
     blurred, _ = defocus.apply(scene.visible.astype(np.float32), None, BLUR)
     solid = scene.depth[scene.depth < 1]
     middle = float(np.median(solid)) if solid.size else 0.5
@@ -54,37 +58,49 @@ def multifocus(scene) -> tuple[np.ndarray, np.ndarray]:
     sharp = scene.visible.astype(np.float32)
     first = near_HW1 * sharp + (1 - near_HW1) * blurred
     second = near_HW1 * blurred + (1 - near_HW1) * sharp
-    return _bytes(first), to_grey(_bytes(second))
+    return _to_uint8(first), to_grey(_to_uint8(second))
 
 
-def multiexposure(scene) -> tuple[np.ndarray, np.ndarray]:
-    """STOPS too dark, and STOPS too bright with clipped lights; the light is that of a gamma of 2.2."""
+def multiexposure(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """Expose the visible picture STOPS too little, then STOPS too much with clipped lights; light is that of GAMMA.
+
+    Returns uint8 (H, W, 3), and the second in grey, uint8 (H, W).
+    """
     light = (scene.visible / np.float32(255)) ** np.float32(GAMMA)
     first, second = (255 * np.clip(light * 2.0**stops, 0, 1) ** (1 / GAMMA) for stops in (-STOPS, STOPS))
-    return _bytes(first), to_grey(_bytes(second))
+    return _to_uint8(first), to_grey(_to_uint8(second))
 
 
-def _bytes(image: np.ndarray) -> np.ndarray:
-    return np.rint(np.clip(image, 0, 255)).astype(np.uint8)
+def _to_uint8(image: np.ndarray) -> np.ndarray:
+    """Round floats in 0..255 (clipped) to uint8, halves to even."""
+    levels: np.ndarray = np.rint(np.clip(image, 0, 255))
+    return levels.astype(np.uint8)
 
 
-KINDS: dict[str, Callable] = {"scenes": _scene, "multifocus": multifocus, "multiexposure": multiexposure}
+KINDS: dict[str, Callable[[Scene], tuple[np.ndarray, np.ndarray]]] = {
+    "scenes": _scene,
+    "multifocus": multifocus,
+    "multiexposure": multiexposure,
+}
 KEYS = {"scenes": "scene"}
 _KIND = "|".join(KINDS)
 
 
 def is_synthetic(where: str) -> bool:
-    """Whether this stands for pairs that are drawn: no folder, and the same everywhere."""
+    """Whether this stands for pairs that are drawn ("scenes:10"): no folder, and the same everywhere."""
     return str(where).partition(":")[0] in KINDS and ":" in str(where)
 
 
 def resolve_pairs_uri(where: str) -> str:
-    """The same pairs from any folder and node: an absolute path or URI, or the words of pairs that are drawn."""
+    """Return what names the same pairs on any node: an absolute path or a URI; "scenes:10" as it is."""
     return where if is_synthetic(where) else storage.absolute(where)
 
 
 def list_synthetic_pairs(where: str) -> PairList:
-    """The references of all pairs. UserError: a form that is not understood, too many, too small or too large ones."""
+    """List the references of all pairs.
+
+    Raises UserError: a form that is not understood; too many pairs, too small or too large ones.
+    """
     kind = where.partition(":")[0]
     form = re.fullmatch(rf"(?:{_KIND}):(\d{{1,9}})(?::(\d{{1,5}})x(\d{{1,5}})(?::(\d{{1,18}}))?)?", where)
     if form is None:
@@ -94,8 +110,8 @@ def list_synthetic_pairs(where: str) -> PairList:
     count, width, height, seed = (
         int(text or default) for text, default in zip(form.groups(), (0, 640, 480, 0), strict=True)
     )
-    if not 1 <= count <= MOST or min(width, height) < SMALLEST or width * height > MAX_PIXELS:
-        limits = f"1 to {MOST} scenes of at least {SMALLEST} pixels a side and {MAX_PIXELS // 10**6} megapixels"
+    if not 1 <= count <= MAX_PAIRS or min(width, height) < MIN_SIDE or width * height > MAX_PIXELS:
+        limits = f"1 to {MAX_PAIRS} scenes of at least {MIN_SIDE} pixels a side and {MAX_PIXELS // 10**6} megapixels"
         raise UserError(f"'{where}' must ask for {limits} at most.")
     uris = [f"{kind}:{index}:{width}x{height}:{seed}" for index in range(count)]
     key = KEYS.get(kind, kind)
@@ -103,11 +119,12 @@ def list_synthetic_pairs(where: str) -> PairList:
     return PairList(refs, (), kind)
 
 
-def draw_pair(uri: str) -> Drawn:
-    """One pair. ValueError: not what `list_synthetic_pairs` made."""
+def draw_pair(uri: str) -> DrawnPair:
+    """Draw one pair. Raises ValueError: not a URI that `list_synthetic_pairs` made."""
     form = re.fullmatch(rf"({_KIND}):(\d+):(\d+)x(\d+):(\d+)", uri)
     if form is None:
         raise ValueError(f"'{uri}' is no scene")
     index, width, height, seed = map(int, form.groups()[1:])
     scene = render(seed, index, height, width)
-    return Drawn(*KINDS[form[1]](scene), scene.boxes, tuple(scene.classes), scene.depth)
+    first, second = KINDS[form[1]](scene)
+    return DrawnPair(first, second, scene.boxes, tuple(scene.classes), scene.depth)

@@ -168,10 +168,10 @@ def summary(data: dict, seconds: float) -> None:
     made: Counter = Counter()
     for row in data["counts"]:
         made[row["split"], row["degradation"] + row["level"]] += row["samples"]
-    for row in compare_with_quota(data["config"]["preset"], made):
-        share = row["made"] / row["wanted"]
+    for quota in compare_with_quota(data["config"]["preset"], made):
+        share = quota.made / quota.wanted
         log_progress(
-            f"{row['split']:6} {row['degradation']:12} {row['made']:6} of the paper's {row['wanted']:6} ({share:.0%})"
+            f"{quota.split:6} {quota.degradation:12} {quota.made:6} of the paper's {quota.wanted:6} ({share:.0%})"
         )
     samples = sum(row["samples"] for row in data["counts"])
     size = sum(shard["bytes"] for shard in data["shards"])

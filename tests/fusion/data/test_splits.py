@@ -211,7 +211,7 @@ def test_a_quota_is_kept_where_there_are_enough_pairs(monkeypatch):
     assert made["test", "noise1"] == 2 and made["test", "haze2"] == 0
     assert made["train", "noise1"] + made["val", "noise1"] == 5  # validation is carved out of training
     assert plan_shards(placed[::-1], config) == plans
-    told = {(row["split"], row["degradation"]): (row["made"], row["wanted"]) for row in
+    told = {(row.split, row.degradation): (row.made, row.wanted) for row in
             quotas.compare_with_quota(config.preset, dict(made))}  # fmt: skip
     assert told["train", "stripes2"] == (split["train"] + split["val"], 99)
     assert quotas.compare_with_quota("demmi-rf", dict(made)) == []
