@@ -1,10 +1,28 @@
-"""Pairs to give to commands, and what they print."""
+"""Commands in this process, pairs to give to them, and what they print."""
 
 from __future__ import annotations
+
+import io
+from contextlib import redirect_stderr, redirect_stdout
 
 import numpy as np
 
 from fusion.images.png import encode_png
+from workflows.cli import main
+
+
+def run(*words: object) -> tuple[int, str, str]:
+    """Run a `duskfuse` command in this process: (exit code, stdout, stderr). In tests the fixture `command` does it."""
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        code = main([str(word) for word in words])
+    return code, out.getvalue(), err.getvalue()
+
+
+def succeed(*words: object) -> str:
+    """Run a command that must succeed, for a fixture of several tests: what it wrote to stdout."""
+    code, out, err = run(*words)
+    assert code == 0, f"exit code {code}: duskfuse {' '.join(map(str, words))}\n{err}"
+    return out
 
 
 def write_pair(root, key: str, height: int = 24, width: int = 32, seed: int = 0) -> None:

@@ -7,16 +7,16 @@ import pytest
 from fusion import storage
 from fusion.data.corpus import open_corpus
 from fusion.storage import join
-from tests.helpers.command_line import one_line, write_pair
+from tests.helpers.command_line import one_line, succeed, write_pair
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 PAIRS = ["a 1", "b+2", "ü%3", "d"]
 
 
 @pytest.fixture(scope="module")
-def roots(s3, local_ray, tmp_path_factory):
-    """Two places with the same pairs, on the store and on the disk. The store comes first: Ray takes its address."""
+def roots(s3, tmp_path_factory):
+    """Two places with the same pairs, on the store and on the disk."""
     here = tmp_path_factory.mktemp("job")
     there = join(s3.new_bucket(), "some folder")
     for i, key in enumerate(PAIRS):
@@ -29,8 +29,6 @@ def roots(s3, local_ray, tmp_path_factory):
 @pytest.fixture(scope="module")
 def jobs(roots):
     """Corpus, fuse, score and report in both places."""
-    from workflows.cli import main
-
     for root in roots:
         pairs, corpus, fused, scores = (join(root, name) for name in ("pairs", "corpus", "fused", "scores"))
         for words in (
@@ -41,7 +39,7 @@ def jobs(roots):
             ["score", "--fused", f"Average={fused}", "--corpus", corpus, "--out", scores, "--metrics", "en,qabf"],
             ["report", "--scores", scores, "--out", join(root, "report.html"), "--num-images", "2"],
         ):  # fmt: skip
-            assert main(words) == 0, words
+            succeed(*words)
     return roots
 
 

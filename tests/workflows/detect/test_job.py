@@ -10,9 +10,9 @@ import pytest
 from fusion import scenes
 from fusion.images.decode import decode
 from fusion.images.png import encode_png
-from tests.helpers.command_line import one_line, write_pair
+from tests.helpers.command_line import one_line, succeed, write_pair
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 CLASSES = ("person", "bicycle", "car")
 
@@ -48,10 +48,8 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def faster(local_ray, place):
+def faster(place):
     """Two workers, two epochs."""
-    from workflows.cli import main
-
     words = ["detect", "--pairs", place / "pairs", "--fused", f"average={place / 'average'}", "--out", place / "fr"]
     words += ["--detector", "faster-rcnn-small", "--recipe.epochs", 2, "--recipe.batch-size", 4, "--resamples", 50]
     words += [
@@ -65,7 +63,7 @@ def faster(local_ray, place):
         2,
     ]
     words += ["--val-fraction", 0.2, "--classes", "person,car", "--workers", 2]
-    assert main([str(word) for word in words]) == 0
+    succeed(*words)
     return place / "fr", words
 
 
@@ -129,13 +127,13 @@ def test_another_setting_is_refused(faster, command):
     one_line(err, "seed", out / "training")
 
 
-def test_degraded_images_by_level(faster, place, command):
+def test_degraded_images_by_level(faster, place, command, tmp_path):
     """A trained detector on the degraded rows of a corpus, with a fused folder of it."""
     out, _ = faster
-    corpus, fused = place / "corpus", place / "maximum"
+    corpus, fused = tmp_path / "corpus", tmp_path / "maximum"
     assert command("corpus", "--pairs", place / "pairs", "--preset", "noise1,noise3,haze2", "--out", corpus)[0] == 0
     assert command("fuse", "--method", "maximum", "--corpus", corpus, "--out", fused)[0] == 0
-    scored = place / "degraded"
+    scored = tmp_path / "degraded"
     code, _, err = command(
         "detect", "--corpus", corpus, "--weights", out / "training" / "detector", "--classes", "person,car",
         "--fused", f"maximum={fused}", "--out", scored, "--resamples", 20, "--pictures", 1,
@@ -145,7 +143,7 @@ def test_degraded_images_by_level(faster, place, command):
     rows = table[["degradation", "level", "method", "images"]].values.tolist()
     conditions = [("all", "all", 12), ("noise", "1", 4), ("noise", "3", 4), ("haze", "2", 4)]
     assert rows == [[d, lv, m, n] for d, lv, n in conditions for m in ("visible", "infrared", "maximum")]
-    page = place / "report.html"
+    page = tmp_path / "report.html"
     code, _, err = command("report", "--detect", out, "--detect", scored, "--run", out / "training", "--out", page)
     assert code == 0, err
     text = page.read_text()
@@ -153,8 +151,8 @@ def test_degraded_images_by_level(faster, place, command):
         assert part in text, part
 
 
-def test_yolo(local_ray, place, command):
-    out = place / "yolo"
+def test_yolo(place, command, tmp_path):
+    out = tmp_path / "yolo"
     words = ["detect", "--pairs", place / "pairs", "--out", out, "--detector", "yolo-small", "--recipe.epochs", 1]
     words += ["--recipe.size", 96, "--resamples", 20, "--pictures", 0, "--train-on", "infrared", "--val-fraction", 0.2]
     code, _, err = command(*words)
@@ -165,13 +163,13 @@ def test_yolo(local_ray, place, command):
     assert "val/map50" in run["history"][0] and "train/box_loss" in run["history"][0]
     # Its weights score alone, also by their file.
     weights = out / "training" / "detector" / "yolo.pt"
-    again = place / "yolo-again"
+    again = tmp_path / "yolo-again"
     code, _, err = command(*words[:3], "--out", again, "--weights", weights, "--recipe.size", 96, "--resamples", 20)
     assert code == 0, err
     assert (again / "table.csv").read_bytes() == (out / "table.csv").read_bytes()
 
 
-def test_bad_labels_are_named_by_file_and_line(local_ray, place, command, tmp_path):
+def test_bad_labels_are_named_by_file_and_line(command, tmp_path):
     root = tmp_path / "pairs"
     labelled(root, 8)
     file = root / "labels" / "train" / "s01.txt"

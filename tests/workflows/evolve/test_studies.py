@@ -5,9 +5,9 @@ import json
 import pandas as pd
 import pytest
 
-from tests.helpers.command_line import one_line
+from tests.helpers.command_line import one_line, succeed
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
 SIZES = ["--recipe.epochs", 2, "--recipe.batch-size", 4, "--recipe.crops.size", 64, "--recipe.validation.size", 64]
 
@@ -18,12 +18,10 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def common(local_ray, place):
-    from workflows.cli import main
-
+def common(place):
     tasks = "scenes:10:208x192,multifocus:10:208x192"
     words = ["commonness", "--tasks", tasks, "--methods", "average,lp", "--out", place / "common", *SIZES]
-    assert main([str(word) for word in words]) == 0
+    succeed(*words)
     return place / "common", words
 
 
@@ -41,8 +39,8 @@ def test_one_network_for_all_tasks(common, command):
     assert (out / "table.csv").read_bytes() == before
 
 
-def test_blocks_side_by_side(common, place, command):
-    out = place / "blocks"
+def test_blocks_side_by_side(common, command, tmp_path):
+    out = tmp_path / "blocks"
     words = ["variants", "--evolution", common[0] / "tasks" / "scenes", "--out", out, "--blocks", "gcb,plain"]
     words += ["--steps", 4, "--num-seeds", 2, "--batch-size", 4, "--patch", 64]
     code, _, err = command(*words)
@@ -59,7 +57,7 @@ def test_blocks_side_by_side(common, place, command):
     assert {path: path.stat().st_mtime_ns for path in out.rglob("run.json")} == trained
 
 
-def test_wrong_words(place, command, tmp_path):
+def test_wrong_words(command, tmp_path):
     for words, parts in (
         (["variants", "--evolution", tmp_path], ["no finished evolution"]),
         (["variants", "--evolution", tmp_path, "--blocks", "gcb,magic"], ["magic", "gcb_inception"]),

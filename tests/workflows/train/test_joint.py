@@ -1,16 +1,19 @@
 """MoE-Fusion with its detectors on a real local Ray: two workers train both, fusing uses their attention."""
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
 
 from fusion.images.decode import decode
+from tests.helpers.command_line import succeed
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 SIZES = ["--recipe.crops.size", 80, "--recipe.validation.size", 80, "--recipe.validation.rows", 4]
 SCENES = "scenes:12:112x96:5"
+PAIRS = "scenes:3:90x70:8"  # to fuse
 
 
 @pytest.fixture(scope="module")
@@ -19,15 +22,19 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(local_ray, place):
-    from workflows.cli import main
-
+def run(place):
     corpus, out = place / "corpus", place / "run"
-    words = ["corpus", "--pairs", SCENES, "--preset", "clean", "--out", corpus, "--shard-samples", 4]
-    assert main([str(word) for word in words]) == 0
+    succeed("corpus", "--pairs", SCENES, "--preset", "clean", "--out", corpus, "--shard-samples", 4)
     words = ["train", "moefusion-detectors-tiny", "--corpus", corpus, "--out", out, "--workers", 2]
-    assert main([str(word) for word in [*words, "--recipe.epochs", 2, *SIZES]]) == 0
+    succeed(*words, "--recipe.epochs", 2, *SIZES)
     return out
+
+
+@pytest.fixture(scope="module")
+def fused(run, place):
+    """Images by the network and its detectors."""
+    succeed("fuse", "--checkpoint", run, "--pairs", PAIRS, "--out", place / "fused")
+    return place / "fused"
 
 
 def test_both_were_trained(run):
@@ -39,36 +46,38 @@ def test_both_were_trained(run):
     assert {"model.safetensors", "state.json", "detectors/model.safetensors", "detectors/state.json"} <= files
 
 
-def test_fusing_uses_the_detectors_and_tells_the_gates(run, place, command):
-    pairs, out = "scenes:3:90x70:8", place / "fused"
-    assert command("fuse", "--checkpoint", run, "--pairs", pairs, "--out", out)[0] == 0
-    gates = pd.read_csv(out / "gates.csv")
+def test_fusing_tells_the_gates(fused):
+    gates = pd.read_csv(fused / "gates.csv")
     assert set(gates["gate"]) == {"foreground", "background", "global"}
     sums = gates.groupby(["image", "gate"])["weight"]
     assert sums.sum().round(4).eq(1).all() and sums.apply(lambda w: (w > 0).sum()).eq(2).all()
-    before = (out / "gates.csv").read_bytes()
-    (out / "gates.csv").unlink()
-    code, said, _ = command("fuse", "--checkpoint", run, "--pairs", pairs, "--out", out)
-    assert code == 0 and "0 images fused, 3 were there" in said
-    assert (out / "gates.csv").read_bytes() == before  # from the images themselves
 
-    # Without its detectors it is another model, and makes other images.
-    alone = place / "alone"
+
+def test_gates_are_told_again_from_the_images(run, fused, tmp_path, command):
+    out = tmp_path / "fused"
+    shutil.copytree(fused, out)
+    (out / "gates.csv").unlink()
+    code, said, _ = command("fuse", "--checkpoint", run, "--pairs", PAIRS, "--out", out)
+    assert code == 0 and "0 images fused, 3 were there" in said
+    assert (out / "gates.csv").read_bytes() == (fused / "gates.csv").read_bytes()
+
+
+def test_without_its_detectors_it_is_another_model(run, fused, tmp_path, command):
+    alone, other = tmp_path / "alone", tmp_path / "other"
     alone.mkdir()
     for name in ("model.safetensors", "config.json", "state.json"):
         (alone / name).write_bytes((run / "checkpoint" / name).read_bytes())
-    code, _, err = command("fuse", "--checkpoint", alone, "--pairs", pairs, "--out", out)
+    code, _, err = command("fuse", "--checkpoint", alone, "--pairs", PAIRS, "--out", fused)
     assert code == 2 and "holds another" in err
-    assert command("fuse", "--checkpoint", alone, "--pairs", pairs, "--out", place / "other")[0] == 0
-    images = [decode((folder / "scene-000001.png").read_bytes()).pixels for folder in (out, place / "other")]
+    assert command("fuse", "--checkpoint", alone, "--pairs", PAIRS, "--out", other)[0] == 0
+    images = [decode((folder / "scene-000001.png").read_bytes()).pixels for folder in (fused, other)]
     assert (images[0] != images[1]).any()
 
 
-def test_the_report_shows_the_experts(run, place, command):
-    pairs, scores, page = "scenes:3:90x70:8", place / "scores", place / "report.html"
-    code, _, err = command(
-        "score", "--fused", f"moefusion={place / 'fused'}", "--pairs", pairs, "--out", scores, "--metrics", "en,qabf"
-    )
+def test_the_report_shows_the_experts(run, fused, tmp_path, command):
+    scores, page = tmp_path / "scores", tmp_path / "report.html"
+    words = ["score", "--fused", f"moefusion={fused}", "--pairs", PAIRS, "--out", scores, "--metrics", "en,qabf"]
+    code, _, err = command(*words)
     assert code == 0, err
     code, _, err = command("report", "--scores", scores, "--run", run, "--out", page)
     assert code == 0, err

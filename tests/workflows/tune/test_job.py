@@ -1,38 +1,24 @@
-"""Searches on a real local Ray; its dashboard is on, as trials that train inside Tune need it."""
+"""Searches on a real local Ray."""
 
 import json
-import os
 import subprocess
 import time
 
 import pandas as pd
 import pytest
 
+from tests.helpers.command_line import succeed
 from tests.helpers.jobs import duskfuse, end
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 SMALL = ["--recipe.crops.size", 32, "--recipe.crops.per-image", 1, "--recipe.validation.size", 48]
 
 
 @pytest.fixture(scope="module")
-def tuning_ray():
-    import ray
-
-    from workflows.cluster.connect import WORKER_RUNTIME_ENV
-
-    os.environ.pop("RAY_ADDRESS", None)
-    ray.init(address="local", num_cpus=4, include_dashboard=True, logging_level="error", runtime_env=WORKER_RUNTIME_ENV)
-    yield ray
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def corpus(tuning_ray, tmp_path_factory):
-    from workflows.cli import main
-
+def corpus(tmp_path_factory):
     out = tmp_path_factory.mktemp("tune") / "corpus"
-    assert main(["corpus", "--pairs", "scenes:12:72x64:5", "--preset", "clean", "--out", str(out)]) == 0
+    succeed("corpus", "--pairs", "scenes:12:72x64:5", "--preset", "clean", "--out", out)
     return out
 
 
@@ -45,9 +31,7 @@ def words(corpus, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def searched(words):
-    from workflows.cli import main
-
-    assert main([str(word) for word in words[1]]) == 0
+    succeed(*words[1])
     return words[0]
 
 
