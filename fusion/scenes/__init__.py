@@ -12,13 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fusion.scenes.bicycles import draw_bicycle
 from fusion.scenes.buildings import draw_building
-from fusion.scenes.canvas import FAR, Camera, Frame
+from fusion.scenes.canvas import FAR, Camera, Frame, Place
 from fusion.scenes.cars import draw_car
 from fusion.scenes.ground import draw_ground, shadow
 from fusion.scenes.layout import make_plan
 from fusion.scenes.light import bloom, expose_infrared, expose_visible, haze
-from fusion.scenes.people import Place, draw_bicycle, draw_person
+from fusion.scenes.people import draw_person
 from fusion.scenes.plan import Building, Item, Plan
 from fusion.scenes.sky import draw_sky, sky_colours
 from fusion.scenes.street import draw_bin, draw_lamp, draw_sign, draw_signal, draw_smoke, draw_tree

@@ -6,6 +6,7 @@ Radiance is linear light in red, green, blue and, as a fourth channel, the infra
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -15,6 +16,9 @@ import numpy as np
 FAR = 120.0  # metres: where depth reaches 1
 NEAR = 0.6  # metres: points nearer than this are drawn as if here
 BANK = 512  # side of the periodic noise tiles
+
+Point = tuple[float, float, float]  # metres
+Colour = tuple[float, ...] | np.ndarray  # RGB, linear
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,24 @@ class Camera:
         flat[:, 0] = self.centre + points[:, 0] * scale
         flat[:, 1] = self.horizon + (self.above - points[:, 1]) * scale
         return flat
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something stands and which way it looks (yaw 0 is away from the camera, pi / 2 to the right)."""
+
+    x: float
+    z: float
+    yaw: float
+
+    def points(self, side_up_forward_N3: np.ndarray | Sequence[Point]) -> np.ndarray:
+        """Return local (side, up, forward) metres, (N, 3), as world (X, Y, Z), (N, 3)."""
+        p = np.asarray(side_up_forward_N3, np.float64).reshape(-1, 3)
+        s, c = np.sin(self.yaw), np.cos(self.yaw)
+        out = p.copy()
+        out[:, 0] = self.x + p[:, 0] * c + p[:, 2] * s
+        out[:, 2] = self.z - p[:, 0] * s + p[:, 2] * c
+        return out
 
 
 @cache
@@ -138,14 +160,14 @@ class Sprite:
     def _code(self, points_N2: np.ndarray) -> np.ndarray:
         return np.rint((points_N2 - self.origin) * (16.0 * self.scale) - 8.0).astype(np.int32)
 
-    def polygon(self, points_N2: np.ndarray, rgb: tuple[float, ...] | np.ndarray, heat: float) -> None:
+    def polygon(self, points_N2: np.ndarray, rgb: Colour, heat: float) -> None:
         """Fill a polygon given in image pixels. The heat code is never 0: it marks what has been painted."""
         if self.empty:
             return
         r, g, b = (255.0 * min(max(float(c), 0.0), 1.0) ** 0.5 for c in rgb)
         cv2.fillPoly(self.paint, [self._code(points_N2)], (r, g, b, max(1.0, 255.0 * min(heat, 1.0))), cv2.LINE_8, 4)
 
-    def face(self, points_N3: np.ndarray, rgb: tuple[float, ...] | np.ndarray, heat: float) -> None:
+    def face(self, points_N3: np.ndarray, rgb: Colour, heat: float) -> None:
         """Fill a polygon given in the world."""
         if not self.empty:
             self.polygon(self.camera.project(points_N3), rgb, heat)
@@ -154,7 +176,7 @@ class Sprite:
         self,
         points_N2: np.ndarray,
         thickness: float,
-        rgb: tuple[float, ...] | np.ndarray,
+        rgb: Colour,
         heat: float,
         closed: bool = False,
     ) -> None:
@@ -166,7 +188,7 @@ class Sprite:
         colour = (r, g, b, max(1.0, 255.0 * min(heat, 1.0)))
         cv2.polylines(self.paint, [self._code(points_N2)], closed, colour, width, cv2.LINE_8, 4)
 
-    def glow(self, points_N2: np.ndarray, rgb: tuple[float, ...] | np.ndarray) -> None:
+    def glow(self, points_N2: np.ndarray, rgb: Colour) -> None:
         """Light emitted by a polygon, as radiance (1 is white by day, GLOW the most)."""
         if self.empty:
             return
@@ -213,7 +235,7 @@ def _round(count: int, start: float, stop: float) -> np.ndarray:
     return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
-def circle(centre: np.ndarray, radius: float, count: int = 16) -> np.ndarray:
+def circle(centre: np.ndarray | tuple[float, float], radius: float, count: int = 16) -> np.ndarray:
     """Points of a circle in the image plane."""
     return np.asarray(centre) + radius * _round(count, 0.0, 2 * np.pi * (1 - 1 / count))
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fusion.scenes.canvas import Frame, Sprite
-from fusion.scenes.people import Place
+from fusion.scenes.canvas import Colour, Frame, Place, Point, Sprite
 
 PAINT = (
     (0.55, 0.55, 0.56),
@@ -28,8 +27,6 @@ PAINT = (
     (0.80, 0.80, 0.80),
 )
 
-Point = tuple[float, float, float]
-Colour = tuple[float, ...] | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ class CarGeometry:
 
     def lid_shade(self, base: float, sunny: float) -> float:
         """Return the brightness of a level face: `base`, and `sunny` more under a sun straight above."""
-        return base + sunny * max(0.0, self.toward_sun[1])
+        return base + sunny * max(0.0, float(self.toward_sun[1]))
 
     def facing(self, corners_N3: np.ndarray, middle: Point) -> tuple[bool, float]:
         """Return whether the camera sees the outside of a face, and how bright the face is.

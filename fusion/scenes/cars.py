@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fusion.scenes.canvas import Frame, Sprite, circle
-from fusion.scenes.car_geometry import SHAPES, CarGeometry, CarLook, CarPainter, Point, choose_look, locate
-from fusion.scenes.people import Place
+from fusion.scenes.canvas import Frame, Place, Point, Sprite, circle
+from fusion.scenes.car_geometry import SHAPES, CarGeometry, CarLook, CarPainter, choose_look, locate
 
 GLASS = np.array((0.025, 0.032, 0.04))
 SHEEN = np.array((0.10, 0.12, 0.14))  # added to the upper part of a pane

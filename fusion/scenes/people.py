@@ -1,14 +1,19 @@
-"""People and bicycles of the procedural scenes: joints in metres, limbs as capsules, drawn far to near."""
+"""People of the procedural scenes: joints in metres, limbs as capsules, drawn far to near."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
 
-from fusion.scenes.canvas import Camera, Frame, Sprite, capsule, circle
+from fusion.scenes.canvas import Frame, Place, Point, Sprite, capsule, circle
 
+SKIN_HEAT = 0.93  # infrared level of bare skin
+Joints = dict[str, Point]
+Layer = tuple[float, Callable[[], None]]  # distance from the camera in metres, and what draws there
 SKIN = ((0.62, 0.42, 0.32), (0.50, 0.32, 0.22), (0.30, 0.18, 0.12), (0.68, 0.48, 0.38))
 HAIR = ((0.02, 0.018, 0.015), (0.07, 0.04, 0.02), (0.20, 0.13, 0.06), (0.25, 0.24, 0.23))
 CLOTH = (
@@ -27,28 +32,10 @@ CLOTH = (
 )
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where something stands and which way it looks (yaw 0 is away from the camera, pi / 2 to the right)."""
-
-    x: float
-    z: float
-    yaw: float
-
-    def points(self, side_up_forward_N3: np.ndarray | list) -> np.ndarray:
-        """Local (side, up, forward) metres to world (X, Y, Z)."""
-        p = np.asarray(side_up_forward_N3, np.float64).reshape(-1, 3)
-        s, c = np.sin(self.yaw), np.cos(self.yaw)
-        out = p.copy()
-        out[:, 0] = self.x + p[:, 0] * c + p[:, 2] * s
-        out[:, 2] = self.z - p[:, 0] * s + p[:, 2] * c
-        return out
-
-
-def _walk(rng: np.random.Generator, tall: float, stride: float) -> dict[str, tuple[float, float, float]]:
-    """Joints of a walking (or, with stride 0, standing) person of height `tall`."""
+def _walk(rng: np.random.Generator, tall: float, stride: float) -> Joints:
+    """Return the joints of a walking (or, with stride 0, standing) person of height `tall`, in metres."""
     phase = rng.uniform(0, 2 * np.pi)
-    joints: dict[str, tuple[float, float, float]] = {}
+    joints: Joints = {}
     for name, sign, at in (("l", -1, phase), ("r", 1, phase + np.pi)):
         swing = stride * np.sin(at)
         bend = stride * (0.25 + 0.9 * max(0.0, np.cos(at)))
@@ -80,17 +67,17 @@ def _walk(rng: np.random.Generator, tall: float, stride: float) -> dict[str, tup
     return joints
 
 
-def _ride(rng: np.random.Generator, tall: float) -> dict[str, tuple[float, float, float]]:
-    """Joints of a person on a bicycle (saddle 0.2 m behind the middle, 0.92 m up)."""
+def _ride(rng: np.random.Generator, tall: float) -> Joints:
+    """Return the joints of a person on a bicycle (saddle 0.2 m behind the middle, 0.92 m up)."""
     turn = rng.uniform(0, 2 * np.pi)
-    joints: dict[str, tuple[float, float, float]] = {}
+    joints: Joints = {}
     for name, sign, at in (("l", -1, turn), ("r", 1, turn + np.pi)):
         pedal = (sign * 0.13, 0.29 + 0.16 * np.sin(at), -0.02 + 0.16 * np.cos(at))
         hip = (sign * 0.09, 0.97, -0.2)
         middle = np.array([sign * 0.12, (pedal[1] + hip[1]) / 2 + 0.06, (pedal[2] + hip[2]) / 2 + 0.2])
         joints |= {
             f"hip{name}": hip,
-            f"knee{name}": tuple(middle),
+            f"knee{name}": (float(middle[0]), float(middle[1]), float(middle[2])),
             f"ankle{name}": (pedal[0], pedal[1] + 0.05, pedal[2] - 0.05),
         }
         joints |= {f"toe{name}": (pedal[0], pedal[1] - 0.02, pedal[2] + 0.13)}
@@ -100,148 +87,136 @@ def _ride(rng: np.random.Generator, tall: float) -> dict[str, tuple[float, float
     return joints
 
 
+@dataclass(frozen=True)
+class PersonLook:
+    """Colours of a person, each (3,) linear albedo, and infrared levels before `warm` scales them."""
+
+    skin: np.ndarray
+    hair: np.ndarray
+    top: np.ndarray
+    legs: np.ndarray
+    shoes: np.ndarray
+    coat: bool
+    pack: bool
+    clothes_heat: float
+    light_side: float  # the lit side of a limb, right for a positive value, as a share of its radius
+    warm: float
+
+
+def _choose_look(rng: np.random.Generator, warm: float, pose: str) -> PersonLook:
+    skin, hair = np.array(SKIN[rng.integers(len(SKIN))]), np.array(HAIR[int(len(HAIR) * rng.random() ** 1.8)])
+    top, legs = np.array(CLOTH[rng.integers(len(CLOTH))]), np.array(CLOTH[rng.integers(len(CLOTH))]) * 0.7
+    shoes = np.array((0.03, 0.03, 0.03)) if rng.random() < 0.6 else np.array((0.4, 0.38, 0.35))
+    coat = pose != "ride" and rng.random() < 0.3
+    pack = rng.random() < 0.3
+    clothes_heat = 0.74 + 0.12 * rng.random()
+    light_side = 0.3 if rng.random() < 0.5 else -0.3
+    return PersonLook(skin, hair, top, legs, shoes, coat, pack, clothes_heat, light_side, warm)
+
+
+class PersonPainter:
+    """Draws the parts of one person on a sprite, from joints in metres."""
+
+    def __init__(self, frame: Frame, place: Place, tall: float, joints: Joints, look: PersonLook) -> None:
+        world_N3 = place.points(list(joints.values()))
+        image_N2 = frame.camera.project(world_N3)
+        self.joints, self.look, self.camera, self.tall = joints, look, frame.camera, tall
+        self.at = dict(zip(joints, image_N2, strict=True))
+        self.distance = dict(zip(joints, world_N3[:, 2], strict=True))
+        self.yaw = place.yaw
+        self.from_front = -np.cos(place.yaw)  # 1 when looking at the camera
+        self.body = frame.camera.focal / place.z * tall  # pixels of a whole body
+        self.sprite = Sprite(frame.camera, np.concatenate([image_N2 - 0.09 * self.body, image_N2 + 0.09 * self.body]))
+
+    def depth(self, *names: str) -> float:
+        """Return the mean distance of joints from the camera, metres."""
+        return float(sum(self.distance[name] for name in names) / len(names))
+
+    def limb(self, a: str, a_radius: float, b: str, b_radius: float, colour: np.ndarray, heat: float) -> None:
+        """Draw a limb from joint a to joint b, its radii as shares of the whole body, with a lighter side."""
+        ra, rb, warm = a_radius * self.body, b_radius * self.body, self.look.warm
+        a_2, b_2 = self.at[a], self.at[b]
+        self.sprite.polygon(capsule(a_2, ra, b_2, rb), colour * 0.72, heat * warm - 0.06)
+        shift = np.array([self.look.light_side * ra, -0.1 * ra])
+        lit = capsule(a_2 + shift, ra * 0.62, b_2 + shift, rb * 0.62)
+        self.sprite.polygon(lit, colour * 1.15, heat * warm + 0.03)
+
+    def limbs(self, side: str) -> list[Layer]:
+        """Return the leg and the arm of a side ("l" or "r"), each part with its distance."""
+        look, heat = self.look, self.look.clothes_heat
+        hip, knee, ankle, toe = (f"{name}{side}" for name in ("hip", "knee", "ankle", "toe"))
+        shoulder, elbow, hand = (f"{name}{side}" for name in ("shoulder", "elbow", "hand"))
+        leg, arm, palm = self.depth(hip, knee, ankle), self.depth(shoulder, elbow), self.depth(hand)
+        return [
+            (leg, partial(self.limb, ankle, 0.024, toe, 0.018, look.shoes, heat - 0.2)),
+            (leg - 0.002, partial(self.limb, knee, 0.034, ankle, 0.023, look.legs, heat - 0.04)),
+            (leg - 0.004, partial(self.limb, hip, 0.052, knee, 0.036, look.legs, heat - 0.04)),
+            (arm, partial(self.limb, shoulder, 0.033, elbow, 0.026, look.top, heat)),
+            (palm, partial(self.palm, hand)),
+            (palm + 0.001, partial(self.limb, elbow, 0.026, hand, 0.019, look.top, heat - 0.02)),
+        ]
+
+    def palm(self, hand: str) -> None:
+        """Draw a bare hand."""
+        self.sprite.polygon(circle(self.at[hand], 0.021 * self.body, 10), self.look.skin, SKIN_HEAT * self.look.warm)
+
+    def torso(self) -> None:
+        """Draw the torso, or a coat down to the knees, as the hull of its joints."""
+        at, body, look = self.at, self.body, self.look
+        rings = [circle(at[name], 0.042 * body, 10) for name in ("shoulderl", "shoulderr")]
+        rings += [circle(at["neck"], 0.035 * body, 8)]
+        rings += [circle(at[name], 0.058 * body, 10) for name in ("hipl", "hipr")]
+        if look.coat:
+            rings += [circle(0.75 * at["knee" + s] + 0.25 * at["hip" + s], 0.062 * body, 10) for s in "lr"]
+        hull = cv2.convexHull(np.concatenate(rings).astype(np.float32))[:, 0]
+        heat = look.clothes_heat
+        self.sprite.polygon(hull, look.top * 0.78, (heat - 0.04) * look.warm)
+        middle = hull.mean(axis=0)
+        lit = middle + (hull - middle) * (0.62, 0.86) + (look.light_side * 0.05 * body, 0)
+        self.sprite.polygon(lit, look.top * 1.12, heat * look.warm + 0.02)
+        if self.from_front > 0.4:  # the open collar and the zip of a jacket
+            foot = at["neck"] * 0.6 + at["hipl"] * 0.2 + at["hipr"] * 0.2
+            zip_line = capsule(at["neck"], 0.018 * body, foot, 0.006 * body)
+            self.sprite.polygon(zip_line, look.top * 0.45, (heat + 0.05) * look.warm)
+
+    def head(self) -> None:
+        """Draw neck, hair and, from the front or the side, the face."""
+        at, body, look = self.at, self.body, self.look
+        neck = capsule(at["neck"] + (0, 0.02 * body), 0.03 * body, at["head"], 0.03 * body)
+        self.sprite.polygon(neck, look.skin * 0.7, SKIN_HEAT * look.warm)
+        centre, radius = at["head"], 0.058 * body
+        oval = circle((0, 0), radius, 18) * np.array([0.92, 1.12])
+        self.sprite.polygon(centre + oval, look.hair, (SKIN_HEAT - 0.14) * look.warm)
+        if self.from_front > -0.55:
+            shift = np.array([np.sin(self.yaw) * 0.3 * radius, 0.22 * radius])
+            face = centre + shift + oval * (0.8 if self.from_front > 0.3 else 0.68)
+            self.sprite.polygon(face, look.skin, SKIN_HEAT * look.warm + 0.04)
+
+    def backpack(self, place: Place, riding: bool, colour: np.ndarray) -> Layer:
+        """Return a backpack with its distance."""
+        upright = [(0, 0.72 * self.tall, -0.16), (0, 0.60 * self.tall, -0.16)]
+        back_23 = place.points([(0, 1.42, -0.1), (0, 1.2, -0.2)] if riding else upright)
+        top, bottom = self.camera.project(back_23)
+        outline = capsule(top, 0.07 * self.body, bottom, 0.075 * self.body)
+        heat = (self.look.clothes_heat - 0.22) * self.look.warm
+        return float(back_23[0, 2]), partial(self.sprite.polygon, outline, colour, heat)
+
+
 def draw_person(frame: Frame, place: Place, seed: int, light: np.ndarray, warm: float, pose: str, owner: int) -> None:
-    """A person: `pose` is "walk", "stand" or "ride"; `warm` scales how much hotter than clothes the skin looks."""
+    """Draw a person.
+
+    `light` is RGB (3,); `warm` scales all infrared levels; `pose` is "walk", "stand" or "ride".
+    """
     rng = np.random.default_rng(seed)
     tall = float(rng.uniform(1.55, 1.9)) if rng.random() > 0.1 else float(rng.uniform(1.1, 1.4))
     stride = {"walk": float(rng.uniform(0.3, 0.5)), "stand": 0.06, "ride": 0.0}[pose]
     joints = _ride(rng, max(tall, 1.6)) if pose == "ride" else _walk(rng, tall, stride)
-    camera = frame.camera
-    names = list(joints)
-    world = place.points([joints[n] for n in names])
-    flat = camera.project(world)
-    at = {n: flat[i] for i, n in enumerate(names)}
-    far = {n: world[i, 2] for i, n in enumerate(names)}
-    px = camera.focal / place.z * tall  # pixels of a whole body
-    outline = np.concatenate([flat - 0.09 * px, flat + 0.09 * px])
-    sprite = Sprite(camera, outline)
-    skin, hair = np.array(SKIN[rng.integers(len(SKIN))]), np.array(HAIR[int(len(HAIR) * rng.random() ** 1.8)])
-    top, legs = np.array(CLOTH[rng.integers(len(CLOTH))]), np.array(CLOTH[rng.integers(len(CLOTH))]) * 0.7
-    shoe = np.array((0.03, 0.03, 0.03)) if rng.random() < 0.6 else np.array((0.4, 0.38, 0.35))
-    coat = pose != "ride" and rng.random() < 0.3
-    pack = rng.random() < 0.3
-    body = 0.74 + 0.12 * rng.random()  # heat of clothes, then of bare skin
-    skin_heat, leg_heat = 0.93, body - 0.04
-    side = 0.3 if rng.random() < 0.5 else -0.3
-    from_front = -np.cos(place.yaw)  # 1 when looking at the camera
-
-    def limb(a: str, ra: float, b: str, rb: float, colour: np.ndarray, heat: float) -> None:
-        ra, rb = ra * px, rb * px
-        sprite.polygon(capsule(at[a], ra, at[b], rb), colour * 0.72, heat * warm - 0.06)
-        shift = np.array([side * ra, -0.1 * ra])
-        sprite.polygon(capsule(at[a] + shift, ra * 0.62, at[b] + shift, rb * 0.62), colour * 1.15, heat * warm + 0.03)
-
-    def torso() -> None:
-        low = "knee" if coat else "hip"
-        rings = [
-            circle(at["shoulderl"], 0.042 * px, 10),
-            circle(at["shoulderr"], 0.042 * px, 10),
-            circle(at["neck"], 0.035 * px, 8),
-        ]
-        rings += [circle(at["hipl"], 0.058 * px, 10), circle(at["hipr"], 0.058 * px, 10)]
-        if coat:
-            rings += [circle(0.75 * at[low + s] + 0.25 * at["hip" + s], 0.062 * px, 10) for s in "lr"]
-        hull = cv2.convexHull(np.concatenate(rings).astype(np.float32))[:, 0]
-        sprite.polygon(hull, top * 0.78, (body - 0.04) * warm)
-        middle = hull.mean(axis=0)
-        sprite.polygon(middle + (hull - middle) * (0.62, 0.86) + (side * 0.05 * px, 0), top * 1.12, body * warm + 0.02)
-        if from_front > 0.4:  # the open collar and the zip of a jacket
-            sprite.polygon(
-                capsule(at["neck"], 0.018 * px, at["neck"] * 0.6 + at["hipl"] * 0.2 + at["hipr"] * 0.2, 0.006 * px),
-                top * 0.45,
-                (body + 0.05) * warm,
-            )
-
-    def head() -> None:
-        sprite.polygon(
-            capsule(at["neck"] + (0, 0.02 * px), 0.03 * px, at["head"], 0.03 * px), skin * 0.7, skin_heat * warm
-        )
-        oval = np.array([0.92, 1.12])
-        centre, r = at["head"], 0.058 * px
-        ring = circle((0, 0), r, 18) * oval
-        sprite.polygon(centre + ring, hair, (skin_heat - 0.14) * warm)
-        if from_front > -0.55:
-            look = np.array([np.sin(place.yaw) * 0.3 * r, 0.22 * r])
-            sprite.polygon(centre + look + ring * (0.8 if from_front > 0.3 else 0.68), skin, skin_heat * warm + 0.04)
-
-    parts: list[tuple[float, object]] = []
-    for s in "lr":
-        leg = (far["hip" + s] + far["knee" + s] + far["ankle" + s]) / 3
-        parts.append((leg, lambda s=s: limb("ankle" + s, 0.024, "toe" + s, 0.018, shoe, body - 0.2)))
-        parts.append((leg - 0.002, lambda s=s: limb("knee" + s, 0.034, "ankle" + s, 0.023, legs, leg_heat)))
-        parts.append((leg - 0.004, lambda s=s: limb("hip" + s, 0.052, "knee" + s, 0.036, legs, leg_heat)))
-        arm = (far["shoulder" + s] + far["elbow" + s]) / 2
-        parts.append((arm, lambda s=s: limb("shoulder" + s, 0.033, "elbow" + s, 0.026, top, body)))
-        parts.append(
-            (
-                far["hand" + s],
-                lambda s=s: sprite.polygon(circle(at["hand" + s], 0.021 * px, 10), skin, skin_heat * warm),
-            )
-        )
-        parts.append(
-            (far["hand" + s] + 0.001, lambda s=s: limb("elbow" + s, 0.026, "hand" + s, 0.019, top, body - 0.02))
-        )
-    middle = (far["hipl"] + far["hipr"] + far["shoulderl"] + far["shoulderr"]) / 4
-    parts.append((middle, torso))
-    parts.append((far["head"] - 0.05, head))
-    if pack:
-        back = place.points(
-            [(0, 0.72 * tall, -0.16), (0, 0.60 * tall, -0.16)] if pose != "ride" else [(0, 1.42, -0.1), (0, 1.2, -0.2)]
-        )
-        spots = camera.project(back)
-        cloth = np.array(CLOTH[rng.integers(len(CLOTH))])
-        parts.append(
-            (
-                back[0, 2],
-                lambda: sprite.polygon(capsule(spots[0], 0.07 * px, spots[1], 0.075 * px), cloth, (body - 0.22) * warm),
-            )
-        )
-    for _, draw in sorted(parts, key=lambda part: -part[0]):
+    painter = PersonPainter(frame, place, tall, joints, _choose_look(rng, warm, pose))
+    layers = [layer for side in "lr" for layer in painter.limbs(side)]
+    layers.append((painter.depth("hipl", "hipr", "shoulderl", "shoulderr"), painter.torso))
+    layers.append((painter.depth("head") - 0.05, painter.head))
+    if painter.look.pack:
+        layers.append(painter.backpack(place, pose == "ride", np.array(CLOTH[rng.integers(len(CLOTH))])))
+    for _, draw in sorted(layers, key=lambda layer: -layer[0]):
         draw()
-    sprite.paste(frame, place.z, light, owner, rng, texture=0.16)
-
-
-def draw_bicycle(
-    frame: Frame, place: Place, seed: int, light: np.ndarray, ambient: float, night: bool, owner: int
-) -> None:
-    """A bicycle 1.75 m long; cold in infrared but for the tyres of one in use."""
-    rng = np.random.default_rng(seed)
-    camera: Camera = frame.camera
-    px = camera.focal / place.z
-    turn = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-    colour = np.array(CLOTH[rng.integers(len(CLOTH))]) * 1.3 + 0.03
-    tyre, rim = np.array((0.02, 0.02, 0.02)), np.array((0.3, 0.3, 0.3))
-
-    def to(points: list | np.ndarray) -> np.ndarray:
-        return camera.project(place.points(points))
-
-    wheels = {
-        end: np.stack([np.zeros(24), 0.34 + 0.34 * np.sin(turn), end + 0.34 * np.cos(turn)], axis=1)
-        for end in (-0.53, 0.53)
-    }
-    bars = to([(-0.27, 1.02, 0.38), (0.27, 1.02, 0.38)])
-    sprite = Sprite(camera, np.concatenate([to(wheels[-0.53]), to(wheels[0.53]), bars]), margin=2 + 0.03 * px)
-    warm = ambient + 0.12
-    for end, ring in wheels.items():
-        for spoke in range(0, 12, 2):
-            sprite.stroke(to(ring[[spoke, spoke + 12]]), 0.008 * px, rim, ambient)
-        sprite.stroke(to(ring), max(0.045 * px, 0.5), tyre, warm, closed=True)
-        sprite.stroke(to((ring - (0, 0.34, end)) * 0.9 + (0, 0.34, end)), 0.015 * px, rim, ambient, closed=True)
-    crank, seat, head, fork, rear = (
-        (0, 0.29, -0.02),
-        (0, 0.86, -0.2),
-        (0, 0.86, 0.33),
-        (0, 0.34, 0.53),
-        (0, 0.34, -0.53),
-    )
-    for a, b in ((crank, seat), (seat, head), (crank, head), (head, fork), (rear, seat), (rear, crank)):
-        sprite.stroke(to([a, b]), max(0.042 * px, 0.45), colour, ambient + 0.03)
-    sprite.stroke(to([head, (0, 1.02, 0.36)]), 0.035 * px, rim * 0.5, ambient)
-    sprite.stroke(bars, max(0.035 * px, 0.4), tyre, ambient + 0.08)
-    sprite.stroke(to([(0, 0.93, -0.33), (0, 0.93, -0.08)]), max(0.07 * px, 0.5), tyre, ambient + 0.15)
-    sprite.stroke(to([(0, 0.69, -0.53), (0, 0.70, -0.2)]), 0.03 * px, rim * 0.4, ambient)
-    if night and np.cos(place.yaw) > 0.2:  # the red lamp at the back
-        lamp = to([(0, 0.62, -0.58)])[0]
-        sprite.polygon(circle(lamp, max(0.035 * px, 0.7), 8), (0.3, 0.0, 0.0), ambient + 0.1)
-        sprite.glow(circle(lamp, max(0.035 * px, 0.7), 8), (2.5, 0.12, 0.08))
-    sprite.paste(frame, place.z, light, owner, rng, texture=0.08)
+    painter.sprite.paste(frame, place.z, light, owner, rng, texture=0.16)
