@@ -28,7 +28,6 @@ PAINT = (
 )
 
 
-
 @dataclass(frozen=True)
 class CarShape:
     """Sizes in metres; then where along the car (0 rear, 1 front) the windows' corners are."""

@@ -19,6 +19,11 @@ class View:
     above: float
     noise: float
 
+    @property
+    def nearest(self) -> float:
+        """Distance of the nearest ground in the picture, metres."""
+        return self.focal * self.above / (1.0 - self.horizon)
+
 
 @dataclass(frozen=True)
 class Street:
@@ -35,11 +40,11 @@ class Street:
     side_grass: bool
 
     def bend(self, z: np.ndarray | float) -> np.ndarray | float:
-        """X of the middle line at z."""
+        """Return the X of the middle line at z, metres, in the shape of `z`."""
         return self.offset + self.heading * z + self.curve * np.asarray(z) ** 2
 
     def slope(self, z: float) -> float:
-        """The yaw of the street at z."""
+        """Return the yaw of the street at z, radians."""
         return float(np.arctan(self.heading + 2 * self.curve * z))
 
 
@@ -86,3 +91,8 @@ class Plan:
     shadow_side: int
     ground: float  # infrared level of the asphalt
     seed: int
+
+
+def draw_seed(rng: np.random.Generator) -> int:
+    """Draw the seed of an item or a building."""
+    return int(rng.integers(2**31))
