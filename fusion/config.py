@@ -31,25 +31,25 @@ def to_dict(config: DataclassInstance) -> dict[str, Any]:
     return cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(config))))
 
 
-def from_dict(cls: type[T], data: dict[str, Any], where: str = "config") -> T:
+def from_dict(cls: type[T], data: dict[str, Any], path: str = "config") -> T:
     """Build the dataclass `cls` from what `to_dict` made; settings that are absent get their defaults.
 
     A field that may hold one of several dataclasses gets the one whose field names differ least from those in `data`
-    (the first in the type hint on a tie). `where` is the path of settings that messages begin with.
+    (the first in the type hint on a tie). `path` is the path of settings that messages begin with.
 
     Raises UserError: unknown or missing fields, wrong types, and what the dataclass itself refuses.
     """
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     if not isinstance(data, dict):
-        raise UserError(f"{where}: expected a table of settings for {cls.__name__}, found {data!r}")
+        raise UserError(f"{path}: expected a table of settings for {cls.__name__}, found {data!r}")
     unknown = sorted(set(data) - set(fields))
     if unknown:
-        raise UserError(f"{where}.{unknown[0]}: {cls.__name__} has no such setting; it has {', '.join(fields)}")
-    values = {name: _parse_value(hints[name], data[name], f"{where}.{name}") for name in fields if name in data}
+        raise UserError(f"{path}.{unknown[0]}: {cls.__name__} has no such setting; it has {', '.join(fields)}")
+    values = {name: _parse_value(hints[name], data[name], f"{path}.{name}") for name in fields if name in data}
     for name, field in fields.items():
         if name not in data and field.default is field.default_factory is dataclasses.MISSING:
-            raise UserError(f"{where}.{name}: missing, and {cls.__name__} has no default for it")
+            raise UserError(f"{path}.{name}: missing, and {cls.__name__} has no default for it")
     return cls(**values)
 
 
@@ -73,45 +73,45 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _parse_value(hint: Any, value: Any, where: str) -> Any:
+def _parse_value(hint: Any, value: Any, path: str) -> Any:
     """Return the JSON value as the type of the hint: a plain type, a union, a tuple or a dataclass."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return _parse_union(typing.get_args(hint), value, where)
+        return _parse_union(typing.get_args(hint), value, path)
     if typing.get_origin(hint) is tuple:
-        return _parse_tuple(typing.get_args(hint), value, where)
+        return _parse_tuple(typing.get_args(hint), value, path)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return from_dict(hint, value, where)
+        return from_dict(hint, value, path)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint in (int, float, str, bool) and (type(value) is not hint):
-        raise UserError(f"{where}: expected {hint.__name__}, found {value!r}")
+        raise UserError(f"{path}: expected {hint.__name__}, found {value!r}")
     return value
 
 
-def _parse_union(members: Sequence[Any], value: Any, where: str) -> Any:
+def _parse_union(members: Sequence[Any], value: Any, path: str) -> Any:
     """Return the value as one of the member types: the nearest dataclass for a table, else the first that fits."""
     if value is None and type(None) in members:
         return None
     candidates = [member for member in members if member is not type(None)]
     if isinstance(value, dict) and all(dataclasses.is_dataclass(candidate) for candidate in candidates):
-        return from_dict(min(candidates, key=lambda candidate: _field_mismatch(candidate, value)), value, where)
+        return from_dict(min(candidates, key=lambda candidate: _field_mismatch(candidate, value)), value, path)
     for candidate in candidates[:-1]:
         try:
-            return _parse_value(candidate, value, where)
+            return _parse_value(candidate, value, path)
         except UserError:
             continue
-    return _parse_value(candidates[-1], value, where)
+    return _parse_value(candidates[-1], value, path)
 
 
-def _parse_tuple(items: Sequence[Any], value: Any, where: str) -> tuple[Any, ...]:
+def _parse_tuple(items: Sequence[Any], value: Any, path: str) -> tuple[Any, ...]:
     """Return the list as a tuple; `items` are the types of its items, or one type and Ellipsis."""
     if not isinstance(value, (list, tuple)):
-        raise UserError(f"{where}: expected a list, found {value!r}")
+        raise UserError(f"{path}: expected a list, found {value!r}")
     hints = [items[0]] * len(value) if items[-1] is Ellipsis else list(items)
     if len(hints) != len(value):
-        raise UserError(f"{where}: expected {len(hints)} values, found {len(value)}")
+        raise UserError(f"{path}: expected {len(hints)} values, found {len(value)}")
     return tuple(
-        _parse_value(hint, item, f"{where}[{i}]") for i, (hint, item) in enumerate(zip(hints, value, strict=True))
+        _parse_value(hint, item, f"{path}[{i}]") for i, (hint, item) in enumerate(zip(hints, value, strict=True))
     )
 
 

@@ -72,12 +72,12 @@ class Candidate:
     reason: str = ""
 
 
-def find_in_folder(where: str) -> PairList:
+def find_in_folder(root: str) -> PairList:
     """Find the pairs below a local folder or a URI.
 
     Raises UserError: no such folder, no pair, a class list that cannot be read.
     """
-    tree = list_tree(where)
+    tree = list_tree(root)
     candidates: list[Candidate] = []
     layouts: dict[str, None] = {}
     for pair_folder in sorted(tree.pair_folders, key=lambda pair_folder: (pair_folder.groups, pair_folder.split)):
@@ -93,7 +93,7 @@ def find_in_folder(where: str) -> PairList:
         candidates.append(Candidate((), "", posixpath.splitext(link)[0], reason=reason))
     _reject_shared_labels(candidates)
     if all(candidate.reason for candidate in candidates):
-        raise UserError(_no_pair_message(where, tree, candidates))
+        raise UserError(_no_pair_message(root, tree, candidates))
     sources = [safe_name("_".join(dict.fromkeys(candidate.groups)) or tree.name) for candidate in candidates]
     keys = _unique_keys(candidates, sources)
     return PairList(
@@ -278,14 +278,14 @@ def _unique_keys(candidates: list[Candidate], sources: list[str]) -> list[str]:
     return keys
 
 
-def _no_pair_message(where: str, tree: Tree, candidates: list[Candidate]) -> str:
+def _no_pair_message(root: str, tree: Tree, candidates: list[Candidate]) -> str:
     """Return the message for a folder without a pair: the first candidate's reason, or the layouts known."""
     if candidates:
         first = candidates[0]
         name = safe_name(first.stem) if not first.groups else f"{safe_name(first.stem)} in {'/'.join(first.groups)}"
-        return f"no image pair in {where}: {len(candidates)} rejected, the first is {name}: {first.reason}."
+        return f"no image pair in {root}: {len(candidates)} rejected, the first is {name}: {first.reason}."
     images = sum(extension(name) in EXTENSIONS for names in tree.folders.values() for name in names)
     return (
-        f"no image pair in {where}: {images} images in {len(tree.folders)} folders, in none of the known layouts. "
+        f"no image pair in {root}: {images} images in {len(tree.folders)} folders, in none of the known layouts. "
         f"Put the images into folders visible/ and infrared/ under equal names; known are {known_layouts()}."
     )

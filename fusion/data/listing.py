@@ -31,13 +31,13 @@ OUTSIDE = "a link that leads outside the folder"
 
 @dataclass
 class Tree:
-    """One listing; paths are relative to `where`.
+    """One listing; paths are relative to `root`.
 
     folders: folder -> file names. pair_folders: set of pairs -> name of a modality or label folder -> files.
     unusable: file among these -> why it is never opened. unfollowed: (folder, why it was not entered).
     """
 
-    where: str
+    root: str
     folders: dict[str, list[str]] = field(default_factory=dict)
     pair_folders: dict[PairFolder, dict[str, list[str]]] = field(default_factory=dict)
     unusable: dict[str, str] = field(default_factory=dict)
@@ -48,11 +48,11 @@ class Tree:
     @property
     def name(self) -> str:
         """The name of the folder itself."""
-        return unquote(self.where.partition("?")[0]).rstrip("/").rsplit("/", 1)[-1]
+        return unquote(self.root.partition("?")[0]).rstrip("/").rsplit("/", 1)[-1]
 
     def full(self, path: str) -> str:
         """Return the full path or URI of `path`; what has a meaning in URIs is escaped there."""
-        return storage.join(self.where, path)
+        return storage.join(self.root, path)
 
     def has(self, path: str) -> bool:
         """Whether the file was listed."""
@@ -104,22 +104,22 @@ class Tree:
         return self._names[folder]
 
 
-def list_tree(where: str) -> Tree:
-    """List `where`, a folder or URI, once; hidden files and what archive tools leave behind are not seen.
+def list_tree(root: str) -> Tree:
+    """List `root`, a folder or URI, once; hidden files and what archive tools leave behind are not seen.
 
     Raises UserError: no such folder, or one that cannot be listed.
     """
-    tree = Tree(where if storage.is_uri(where) else os.path.abspath(os.path.expanduser(where)))
-    inner = storage.resolve(where)[1] if where.startswith("file:") else tree.where
+    tree = Tree(root if storage.is_uri(root) else os.path.abspath(os.path.expanduser(root)))
+    inner = storage.resolve(root)[1] if root.startswith("file:") else tree.root
     if os.path.isdir(inner):  # of file:///x too: links are not followed unseen
         files = _walk(tree, inner)
-    elif not storage.is_uri(where):
-        raise UserError(f"no such folder: {where}. Give the folder of a data set, s3://bucket/prefix or scenes:10.")
+    elif not storage.is_uri(root):
+        raise UserError(f"no such folder: {root}. Give the folder of a data set, s3://bucket/prefix or scenes:10.")
     else:
         try:
-            files = storage.list_files(where)
+            files = storage.list_files(root)
         except OSError as error:
-            raise UserError(f"cannot list {where}: {error}. Check the address and the credentials.") from error
+            raise UserError(f"cannot list {root}: {error}. Check the address and the credentials.") from error
     for path in files:
         folder, _, name = path.rpartition("/")
         if any(part in ("", ".", "..") for part in folder.split("/")) and folder:  # only object stores have such

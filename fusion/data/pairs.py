@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import posixpath
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
@@ -60,15 +61,13 @@ class BadPair(Exception):
         super().__init__(single_line(reason))
 
 
-def find_pairs(where: str) -> PairList:
+def find_pairs(pairs: str | Path) -> PairList:
     """Find all pairs below a folder or URI, or list built-in scenes.
 
     Raises UserError: no such folder, no pair in it, a class list that cannot be read, a bad scenes string.
     """
-    where = str(where)
-    if is_synthetic(where):
-        return list_synthetic_pairs(where)
-    return find_in_folder(storage.absolute(where))
+    uri = str(pairs)
+    return list_synthetic_pairs(uri) if is_synthetic(uri) else find_in_folder(storage.absolute(uri))
 
 
 def read_pair(ref: PairRef) -> Pair:
@@ -105,12 +104,12 @@ def read_pair(ref: PairRef) -> Pair:
     return Pair(ref.key, visible, infrared, labels.boxes, labels.classes, depth, tuple(notes), labels.warnings)
 
 
-def _read_part(path: str, part: str, most: int = MAX_BYTES) -> bytes:
+def _read_part(path: str, part: str, limit: int = MAX_BYTES) -> bytes:
     """Read the file of one part of a pair ("visible", "labels"). Raises BadPair: absent, unreadable, too long."""
     try:
         length = storage.file_size(path) or 0
-        if length > most:  # not read at all: a file can claim any size without holding it
-            raise BadPair(f"{part}: a file of {length / 1e6:.0f} MB, at most {most / 1e6:.0f} MB are read")
+        if length > limit:  # not read at all: a file can claim any size without holding it
+            raise BadPair(f"{part}: a file of {length / 1e6:.0f} MB, at most {limit / 1e6:.0f} MB are read")
         return storage.read_bytes(path)
     except FileNotFoundError as error:
         raise BadPair(f"{part}: no such file") from error

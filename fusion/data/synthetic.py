@@ -86,33 +86,33 @@ KEYS = {"scenes": "scene"}
 _KIND = "|".join(KINDS)
 
 
-def is_synthetic(where: str) -> bool:
+def is_synthetic(pairs: str) -> bool:
     """Whether this stands for pairs that are drawn ("scenes:10"): no folder, and the same everywhere."""
-    return str(where).partition(":")[0] in KINDS and ":" in str(where)
+    return str(pairs).partition(":")[0] in KINDS and ":" in str(pairs)
 
 
-def resolve_pairs_uri(where: str) -> str:
+def resolve_pairs_uri(pairs: str) -> str:
     """Return what names the same pairs on any node: an absolute path or a URI; "scenes:10" as it is."""
-    return where if is_synthetic(where) else storage.absolute(where)
+    return pairs if is_synthetic(pairs) else storage.absolute(pairs)
 
 
-def list_synthetic_pairs(where: str) -> PairList:
+def list_synthetic_pairs(pairs: str) -> PairList:
     """List the references of all pairs.
 
     Raises UserError: a form that is not understood; too many pairs, too small or too large ones.
     """
-    kind = where.partition(":")[0]
-    form = re.fullmatch(rf"(?:{_KIND}):(\d{{1,9}})(?::(\d{{1,5}})x(\d{{1,5}})(?::(\d{{1,18}}))?)?", where)
-    if form is None:
+    kind = pairs.partition(":")[0]
+    match = re.fullmatch(rf"(?:{_KIND}):(\d{{1,9}})(?::(\d{{1,5}})x(\d{{1,5}})(?::(\d{{1,18}}))?)?", pairs)
+    if match is None:
         raise UserError(
-            f"'{where}' is not of the form {kind}:COUNT[:WIDTHxHEIGHT[:SEED]], for example {kind}:100:640x480:7."
+            f"'{pairs}' is not of the form {kind}:COUNT[:WIDTHxHEIGHT[:SEED]], for example {kind}:100:640x480:7."
         )
     count, width, height, seed = (
-        int(text or default) for text, default in zip(form.groups(), (0, 640, 480, 0), strict=True)
+        int(text or default) for text, default in zip(match.groups(), (0, 640, 480, 0), strict=True)
     )
     if not 1 <= count <= MAX_PAIRS or min(width, height) < MIN_SIDE or width * height > MAX_PIXELS:
         limits = f"1 to {MAX_PAIRS} scenes of at least {MIN_SIDE} pixels a side and {MAX_PIXELS // 10**6} megapixels"
-        raise UserError(f"'{where}' must ask for {limits} at most.")
+        raise UserError(f"'{pairs}' must ask for {limits} at most.")
     uris = [f"{kind}:{index}:{width}x{height}:{seed}" for index in range(count)]
     key = KEYS.get(kind, kind)
     refs = tuple(PairRef(f"{key}-{i:06d}", kind, "", uri, uri, None, ()) for i, uri in enumerate(uris))
@@ -121,10 +121,10 @@ def list_synthetic_pairs(where: str) -> PairList:
 
 def draw_pair(uri: str) -> DrawnPair:
     """Draw one pair. Raises ValueError: not a URI that `list_synthetic_pairs` made."""
-    form = re.fullmatch(rf"({_KIND}):(\d+):(\d+)x(\d+):(\d+)", uri)
-    if form is None:
+    match = re.fullmatch(rf"({_KIND}):(\d+):(\d+)x(\d+):(\d+)", uri)
+    if match is None:
         raise ValueError(f"'{uri}' is no scene")
-    index, width, height, seed = map(int, form.groups()[1:])
+    index, width, height, seed = map(int, match.groups()[1:])
     scene = render(seed, index, height, width)
-    first, second = KINDS[form[1]](scene)
+    first, second = KINDS[match[1]](scene)
     return DrawnPair(first, second, scene.boxes, tuple(scene.classes), scene.depth)

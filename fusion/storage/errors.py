@@ -79,22 +79,22 @@ def classify_response(code: str, status: int, message: str, bucket: str, store: 
     None: there is no such object.
     """
     message = " ".join(message.split()).rstrip(".")
-    said = f"{store} says {code or status}" + (f" ({message})" if message else "")
+    answer = f"{store} says {code or status}" + (f" ({message})" if message else "")
     if code == "NoSuchBucket":
         return ErrorInfo(f"there is no bucket {bucket} at {store}", "Create it, or correct the name.")
     if code in MISSING_CODES:
         return None
     if code in FULL_CODES or status == 507:
-        return ErrorInfo(f"no space left: {said}", "Free some, or choose another place.")
+        return ErrorInfo(f"no space left: {answer}", "Free some, or choose another place.")
     if code in TRANSIENT_CODES or status in (429, 500, 502, 503, 504):
-        return ErrorInfo(said, f"It is overloaded, down or full. {TRY_LATER}", PATIENCE)
+        return ErrorInfo(answer, f"It is overloaded, down or full. {TRY_LATER}", PATIENCE)
     if code in REGION_CODES:
-        return ErrorInfo(f"the bucket is in another region: {said}", "Set AWS_REGION to the bucket's.")
+        return ErrorInfo(f"the bucket is in another region: {answer}", "Set AWS_REGION to the bucket's.")
     if code == "RequestTimeTooSkewed":
-        return ErrorInfo(said, "Set the clock of this machine.")
+        return ErrorInfo(answer, "Set the clock of this machine.")
     if code in DENIED_CODES or status in (401, 403):
-        return ErrorInfo(f"access denied: {said}", CHECK_KEYS)
-    return ErrorInfo(said, "Check the address and the AWS settings.")
+        return ErrorInfo(f"access denied: {answer}", CHECK_KEYS)
+    return ErrorInfo(answer, "Check the address and the AWS settings.")
 
 
 def classify_unreachable(cause: object, store: str) -> ErrorInfo:
