@@ -240,6 +240,6 @@ def test_default_workers_always_share_the_batch(monkeypatch):
         for module in (train_job, trainer):
             monkeypatch.setattr(module, "resources", lambda cpus=cpus, gpus=gpus: (float(cpus), gpus))
         for make in RECIPES.values():
-            workers, each, use_gpu = train_job.plan_workers(train_options.Args(recipe=make(), corpus="c", out="o"))
-            assert make().batch_size % workers == 0 and use_gpu == bool(gpus)
-            assert workers <= (gpus or cpus) and workers * each + train_job.READING_CPUS <= cpus
+            plan = train_job.plan_workers(train_options.Args(recipe=make(), corpus="c", out="o"))
+            assert make().batch_size % plan.workers == 0 and plan.gpu == bool(gpus)
+            assert plan.workers <= (gpus or cpus) and plan.workers * plan.cpus + train_job.READING_CPUS <= cpus

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,9 @@ from fusion.config import fingerprint, from_dict, to_dict
 from fusion.data.finding import PairRef
 from fusion.data.pairs import BadPair, read_pair
 from fusion.errors import UserError
-from workflows.cluster.connect import connect, silence_ray_logs
+from fusion.legacy import upgrade_history
+from fusion.training.engine import Engine, Numbers
+from workflows.cluster.connect import connect
 from workflows.console import log_progress
 from workflows.detect.options import Recipe, name_of
 from workflows.inputs import item_of, read_fused_image
@@ -37,12 +39,12 @@ from workflows.outputs import claim_output
 from workflows.provenance import provenance
 from workflows.train import trainer
 from workflows.train.collectives import all_reduce_sum
-from workflows.train.elastic import early_stop_reason
+from workflows.train.elastic import WorkerConfig
+from workflows.train.epochs import EpochReport, History, resume, run_epochs
 from workflows.train.tracking.callbacks import logger_callbacks
 from workflows.train.trainer import prepare_model
 
 MEMORY = 2**31  # bytes of decoded images a worker keeps
-TICK_SECONDS = 20
 
 
 class Examples:
@@ -105,12 +107,19 @@ def train(out: str, recipe: Recipe, task: dict, start: str | None, command: list
     connect()
     batch = 1 if isinstance(recipe, YoloConfig) else recipe.batch_size  # YOLO's is not shared
     workers = trainer.batch_norm_workers(batch, 0 if isinstance(recipe, YoloConfig) else workers)
-    config = {"recipe": to_dict(recipe), "yolo": isinstance(recipe, YoloConfig), "task": task, "start": start}
     log_progress(f"{name_of(recipe)}: {recipe.epochs} epochs of {images} images, {workers} workers")
     begin = time.time()
-    watching = logger_callbacks(out, settings, recipe.epochs)
-    result = trainer.fit(out, loop, config, workers, trainer.cpus_per_worker, batch=batch, callbacks=watching)
-    with result.checkpoint.as_directory() as folder:
+    job = trainer.TrainJob(
+        out=out,
+        loop=train_loop,
+        settings=DetectorSettings(recipe, tuple(task["rows"]), tuple(task["classes"]), task["same"], start),
+        workers=workers,
+        batch_size=batch,
+        worker_cpus=trainer.cpus_per_worker,
+        callbacks=tuple(logger_callbacks(out, settings, recipe.epochs)),
+    )
+    saved = trainer.fit(job)
+    with saved.as_directory() as folder:
         found = Path(folder) / FOLDER
         for path in sorted(found.iterdir()):  # state.json, which makes a checkpoint one, comes last
             storage.write_bytes(storage.join(model, path.name), path.read_bytes())
@@ -136,73 +145,90 @@ def check_start(recipe: Recipe, start: str, classes: Sequence[str]) -> None:
         )
 
 
-def loop(config: dict[str, Any]) -> str | None:
-    """A worker of Ray Train. Returns why it ended early, if it did."""
+@dataclass(frozen=True)
+class DetectorSettings:
+    """What a worker needs: rows of `Examples`, their classes and other names of these, a detector to start from."""
 
-    silence_ray_logs()
-    torch.set_num_threads(config["threads"])
-    examples = Examples(config["task"]["rows"], config["task"]["classes"], config["task"]["same"])
-    return (yolo_loop if config["yolo"] else faster_rcnn_loop)(config, examples)
+    recipe: DetectorRecipe | YoloConfig
+    rows: tuple[dict[str, Any], ...]
+    classes: tuple[str, ...]
+    same: dict[str, str]
+    start: str | None = None
 
 
-def faster_rcnn_loop(config: dict[str, Any], examples: Examples) -> str | None:
+def train_loop(settings: DetectorSettings, worker: WorkerConfig) -> str | None:
+    """Train a detector in a worker of Ray Train. Returns why it ended early, if it did."""
+    examples = Examples(settings.rows, settings.classes, settings.same)
+    if isinstance(settings.recipe, YoloConfig):
+        yolo_loop(settings.recipe, settings.start, examples)
+        return None
+    return faster_rcnn_loop(settings.recipe, settings.start, examples, worker)
+
+
+class DetectorCheckpoint:
+    """The detector in its own folder, so that it can be taken away alone, and the history beside it."""
+
+    def save(self, folder: Path, engine: Engine, history: History) -> None:
+        """Write both into the folder."""
+        engine.save(folder / FOLDER, {})
+        (folder / "history.json").write_text(json.dumps(history))
+
+    def load(self, folder: Path, engine: Engine) -> History:
+        """Restore the engine and return the history."""
+        engine.resume(folder / FOLDER)
+        return upgrade_history(json.loads((folder / "history.json").read_text()))
+
+
+def faster_rcnn_loop(recipe: DetectorRecipe, start: str | None, examples: Examples, worker: WorkerConfig) -> str | None:
+    """Train a Faster R-CNN. Returns why it ended early, if it did."""
     import ray.train
 
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
-    recipe = from_dict(DetectorRecipe, config["recipe"], "recipe")
-    train = [place for place, row in enumerate(examples.rows) if row["split"] == "train"]
+    train_places = [place for place, row in enumerate(examples.rows) if row["split"] == "train"]
     engine = DetectorEngine(
         recipe,
-        len(train) // recipe.batch_size,
+        len(train_places) // recipe.batch_size,
         ray.train.torch.get_device(),
         rank,
         wrap=prepare_model,
         reduce=all_reduce_sum(size),
     )
-    history: list[dict] = []
-    saved = ray.train.get_checkpoint()
-    if saved is not None:
-        with saved.as_directory() as folder:
-            engine.resume(Path(folder) / FOLDER)
-            history = json.loads((Path(folder) / "history.json").read_text())
-    elif config["start"] is not None:
-        engine.start_from(checkpoint.fetch(config["start"]))
-    if rank == 0:
-        for note in engine.notes if config["start"] is None else ():
+    report = EpochReport(
+        epoch_line=lambda numbers: format_epoch(recipe, numbers, recipe.epochs),
+        step_line=lambda latest: f"loss {latest['loss'].item():.3f}",
+        step_seconds=20,
+        speed=False,
+        checkpoints=DetectorCheckpoint(),
+    )
+
+    def start_from() -> None:
+        if start is not None:
+            engine.start_from(checkpoint.fetch(start))
+
+    history = resume(engine, report, start_from)
+    if rank == 0 and start is None:
+        for note in engine.notes:
             print(note, flush=True)
-    while engine.epoch < recipe.epochs:
-        tick = ticker(recipe, engine.epoch, engine.batches_per_epoch) if rank == 0 else None
-        begin = time.perf_counter()
-        made = batches(train, examples, recipe, engine.epoch, rank, size)
-        numbers = {f"train/{name}": value for name, value in engine.train_epoch(made, tick).items()}
-        numbers |= {"epoch": engine.epoch, "seconds": time.perf_counter() - begin}
-        history.append(numbers)
-        with tempfile.TemporaryDirectory() as folder:
-            kept = None
-            if rank == 0:
-                engine.save(Path(folder) / FOLDER, {})
-                (Path(folder) / "history.json").write_text(json.dumps(history))
-                kept = ray.train.Checkpoint.from_directory(folder)
-                tell(recipe, numbers, recipe.epochs)
-            ray.train.report(numbers, checkpoint=kept)
-        if engine.epoch < recipe.epochs and (why := early_stop_reason(config)):
-            return why
-    return None
+
+    def make_batches(epoch: int) -> Iterable[Any]:
+        return batches(train_places, examples, recipe, epoch, rank, size)
+
+    return run_epochs(engine, history, make_batches, dict, worker, report)
 
 
-def yolo_loop(config: dict[str, Any], examples: Examples) -> None:
+def yolo_loop(recipe: YoloConfig, start: str | None, examples: Examples) -> None:
+    """Train a YOLO with Ultralytics, whose epochs are reported to Ray."""
     import ray.train
 
-    recipe = begun = from_dict(YoloConfig, config["recipe"], "recipe")
-    history: list[dict] = []
+    history: History = []
 
-    def report(numbers: dict) -> None:
+    def report(numbers: dict[str, Any]) -> None:
         folder = Path(numbers.pop("checkpoint"))
         numbers = {named(key): value for key, value in numbers.items()}
         history.append(numbers)
         (folder / "history.json").write_text(json.dumps(history))
-        tell(recipe, numbers, numbers["epochs"])
+        print(format_epoch(recipe, numbers, numbers["epochs"]), flush=True)
         ray.train.report(numbers, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
     def rows() -> Iterator:
@@ -219,12 +245,14 @@ def yolo_loop(config: dict[str, Any], examples: Examples) -> None:
             saved.to_directory(resume)
             if (resume / FOLDER).exists():  # it was trained to the end, and killed before the result was taken away
                 return
-            history += json.loads((resume / "history.json").read_text())
+            history += upgrade_history(json.loads((resume / "history.json").read_text()))
         data = write_dataset(home / "data", rows(), examples.classes)
         device = "0" if torch.cuda.is_available() else "cpu"
-        if config["start"] is not None:
-            begun = replace(recipe, model=str(download_weights(config["start"], home)))
-        done = train_yolo(data, begun, home / "run", device=device, resume_from=resume, on_epoch=report)
+        if start is not None:
+            recipe_from_start = replace(recipe, model=str(download_weights(start, home)))
+        else:
+            recipe_from_start = recipe
+        done = train_yolo(data, recipe_from_start, home / "run", device=device, resume_from=resume, on_epoch=report)
         for note in done.notes:
             print(note, flush=True)
         final = home / "final"
@@ -242,28 +270,11 @@ def named(key: str) -> str:
     return f"val/{key.removeprefix('val_')}" if validation else f"train/{key}"
 
 
-def ticker(recipe: Recipe, epoch: int, steps: int):
-    last = time.perf_counter()
-
-    def tick(step: int, latest: dict) -> None:
-        nonlocal last
-        if time.perf_counter() - last > TICK_SECONDS:
-            last = time.perf_counter()
-            loss = latest["loss"].item()
-            print(
-                f"{name_of(recipe)}  epoch {epoch + 1}/{recipe.epochs}  step {step}/{steps}  loss {loss:.3f}",
-                flush=True,
-            )
-
-    return tick
-
-
-def tell(recipe: Recipe, numbers: dict, epochs: int) -> None:
+def format_epoch(recipe: Recipe, numbers: Numbers, epochs: int) -> str:
+    """Return the line of an epoch: its losses and mean average precision."""
     shown = "  ".join(
         f"{name} {numbers[name]:.4f}"
         for name in ("train/loss", "train/box_loss", "train/cls_loss", "val/map50", "val/map50_95")
         if name in numbers
     )
-    print(
-        f"{name_of(recipe)}  epoch {numbers['epoch']}/{epochs} done in {numbers['seconds']:.0f} s  {shown}", flush=True
-    )
+    return f"{name_of(recipe)}  epoch {numbers['epoch']}/{epochs} done in {numbers['seconds']:.0f} s  {shown}"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,11 @@ from fusion.images.decode import decode
 from fusion.images.formats import BadImage
 from fusion.training.configs import AENetLoss
 from fusion.training.crops import training_batches, validation_batches
-from fusion.training.engine import Engine, loss_terms
+from fusion.training.engine import Engine, Numbers, loss_terms
 from fusion.training.evolution import LabelledSample
 from fusion.training.losses import total
 from fusion.training.recipes import Recipe
-from workflows.cluster.connect import connect, silence_ray_logs
+from workflows.cluster.connect import connect
 from workflows.cluster.parallel import in_parallel
 from workflows.console import log_progress
 from workflows.evolve.store import image_path, read_labels
@@ -32,10 +32,11 @@ from workflows.outputs import claim_output
 from workflows.provenance import provenance
 from workflows.train import trainer
 from workflows.train.collectives import all_reduce_sum
-from workflows.train.elastic import early_stop_reason
+from workflows.train.elastic import WorkerConfig
+from workflows.train.epochs import EpochReport, resume, run_epochs
 from workflows.train.tracking.callbacks import logger_callbacks
 from workflows.train.trainer import prepare_model, steps_per_epoch
-from workflows.train.worker import end_epoch
+from workflows.train.worker import format_epoch
 
 MEMORY = 2**31  # bytes of decoded images a worker keeps
 
@@ -100,12 +101,18 @@ def train(
     log_progress(
         f"{recipe.name}: {recipe.epochs} epochs of {steps} steps of {recipe.batch_size} patches, {workers} workers"
     )
-    config = {"recipe": to_dict(recipe), "rows": rows, "start": start and storage.absolute(start)}
     begin = time.time()
-    watching = logger_callbacks(out, settings, recipe.epochs)
-    cpus = trainer.cpus_per_worker
-    result = trainer.fit(out, loop, config, workers, cpus, batch=recipe.batch_size, callbacks=watching)
-    with result.checkpoint.as_directory() as folder:
+    job = trainer.TrainJob(
+        out=out,
+        loop=train_loop,
+        settings=EvolveSettings(recipe, tuple(rows), start and storage.absolute(start)),
+        workers=workers,
+        batch_size=recipe.batch_size,
+        worker_cpus=trainer.cpus_per_worker,
+        callbacks=tuple(logger_callbacks(out, settings, recipe.epochs)),
+    )
+    saved = trainer.fit(job)
+    with saved.as_directory() as folder:
         trainer.copy_checkpoint(folder, storage.join(out, "checkpoint"))
         history = checkpoint.read_state(Path(folder))["history"]
     about = {"provenance": provenance(command), "settings": settings, "workers": workers, "history": history}
@@ -114,42 +121,50 @@ def train(
     return history
 
 
-def loop(config: dict[str, Any]) -> str | None:
-    """A worker: its share of the pairs, one patch or more of each an epoch. Returns why it ended early, if it did."""
+@dataclass(frozen=True)
+class EvolveSettings:
+    """What a worker needs: labelled pairs (as `read` takes them), and a network to start from."""
+
+    recipe: Recipe
+    rows: tuple[dict[str, Any], ...]
+    start: str | None = None
+
+
+def train_loop(settings: EvolveSettings, worker: WorkerConfig) -> str | None:
+    """Train on a worker's share of the pairs, one patch or more of each an epoch. Returns why it ended early, if so."""
     import ray.train
 
-    silence_ray_logs()
-    torch.set_num_threads(config["threads"])
+    recipe = settings.recipe
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
-    recipe = from_dict(Recipe, config["recipe"], "recipe")
-    device = ray.train.torch.get_device()
-    learn = [row for row in config["rows"] if row["ref"]["split"] == "train"]
+    learn = [row for row in settings.rows if row["ref"]["split"] == "train"]
     engine = Engine(
-        recipe, steps_per_epoch(len(learn), recipe, size), device, rank, wrap=prepare_model, reduce=all_reduce_sum(size)
+        recipe,
+        steps_per_epoch(len(learn), recipe, size),
+        ray.train.torch.get_device(),
+        rank,
+        wrap=prepare_model,
+        reduce=all_reduce_sum(size),
     )
-    history: list[dict] = []
-    saved = ray.train.get_checkpoint()
-    if saved is not None:
-        with saved.as_directory() as folder:
-            engine.resume(Path(folder))
-            history = checkpoint.read_state(Path(folder))["history"]
-    elif config["start"] is not None:
-        checkpoint.load_weights(engine.model, checkpoint.fetch(config["start"]))
-    mine = LabelledPairs(learn[rank : len(learn) // size * size : size])  # as many for every worker
-    held = [row for row in config["rows"] if row["ref"]["split"] == "val"][: recipe.validation.rows][rank::size]
+    report = EpochReport(lambda numbers: format_epoch(recipe, numbers))
+
+    def start() -> None:
+        if settings.start is not None:
+            checkpoint.load_weights(engine.model, checkpoint.fetch(settings.start))
+
+    history = resume(engine, report, start)
+    own = LabelledPairs(learn[rank : len(learn) // size * size : size])  # as many for every worker
+    held = [row for row in settings.rows if row["ref"]["split"] == "val"][: recipe.validation.rows][rank::size]
     held_out = list(validation_batches(LabelledPairs(held), engine.stage, recipe.validation.size))
-    while engine.epoch < recipe.epochs:
-        begin = time.perf_counter()
-        made = training_batches(mine, engine.stage, recipe.crops, recipe.batch_size // size, recipe.seed, engine.epoch)
-        numbers = {f"train/{name}": value for name, value in engine.train_epoch(made).items()}
-        last = engine.epoch == recipe.epochs
-        if last or engine.epoch % 5 == 0:
-            numbers |= {f"val/{name}": value for name, value in engine.validate(held_out).items()}
-        end_epoch(engine, numbers, begin, history, rank)
-        if not last and (why := early_stop_reason(config)):
-            return why
-    return None
+
+    def make_batches(epoch: int) -> Iterable[Any]:
+        return training_batches(own, engine.stage, recipe.crops, recipe.batch_size // size, recipe.seed, epoch)
+
+    def validate() -> Numbers:
+        is_due = engine.epoch == recipe.epochs or engine.epoch % 5 == 0
+        return engine.validate(held_out) if is_due else {}
+
+    return run_epochs(engine, history, make_batches, validate, worker, report)
 
 
 def forgetting(out: str, number: int, refs) -> dict[str, float] | None:

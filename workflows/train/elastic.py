@@ -1,7 +1,7 @@
-"""A training whose cluster changes: it waits for a lost node, goes on with fewer workers, and with more again.
+"""Elastic training: wait for a lost node, continue with fewer workers, and with more again.
 
-The global batch stays: only numbers of workers that share it evenly are used. All of it happens between runs of Ray
-Train on the same place, which Ray restores from the last checkpoint.
+The batch size stays: only numbers of workers that divide it are used. All of it happens between runs of Ray Train on
+the same folder, which Ray restores from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -9,13 +9,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from fusion.errors import UserError
 from workflows.console import log_progress
 
 START_SECONDS = 60  # how long Ray Train waits for the resources of its workers
 NOT_ENOUGH_CPUS = "the cluster has lost CPUs"
+
+
+class TrainResult(Protocol):
+    """What Ray Train returns of a run: the answer of the first worker's loop, and the last checkpoint."""
+
+    return_value: str | None
+    checkpoint: Any
 
 
 class InsufficientResources(Exception):
@@ -31,98 +38,111 @@ class WorkerResources:
     spare: float = 0.0
 
     def max_workers(self) -> int:
-        """How many workers the nodes that are alive hold, whatever else runs there."""
+        """Return how many workers the nodes that are alive hold, whatever else runs there."""
         import ray
 
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         total = sum(node.get("CPU", 0) for node in nodes)
-        held = sum(self._on(node) for node in nodes)
-        while held and held * self.cpus + self.spare > total + 1e-6:
-            held -= 1
-        return held
+        workers = sum(self._on(node) for node in nodes)
+        while workers and workers * self.cpus + self.spare > total + 1e-6:
+            workers -= 1
+        return workers
 
     def _on(self, node: dict[str, float]) -> int:
         by_cpu = int(node.get("CPU", 0) / self.cpus + 1e-6)
         return min(by_cpu, int(node.get("GPU", 0))) if self.gpu else by_cpu
 
 
-def largest_divisor_up_to(batch: int, most: int) -> int:
-    """The most workers, `most` at most, that share a batch evenly; 0 for none."""
-    return max((n for n in range(1, most + 1) if batch % n == 0), default=0)
+@dataclass(frozen=True)
+class WorkerConfig:
+    """What every worker of a run knows of all: their number, what was asked for at first, and what each takes."""
+
+    workers: int
+    workers_wanted: int
+    batch_size: int  # of all workers together
+    threads: int  # of each
+    resources: WorkerResources
+
+
+def largest_divisor_up_to(batch_size: int, limit: int) -> int:
+    """Return the largest number of workers, at most `limit`, that divides a batch; 0 for none."""
+    return max((n for n in range(1, limit + 1) if batch_size % n == 0), default=0)
 
 
 def run_elastic(
-    attempt: Callable[[int, WorkerResources], Any],
+    attempt: Callable[[int, WorkerResources], TrainResult],
     workers: int,
-    batch: int,
-    share: Callable[[int], WorkerResources],
-    patience: float,
-) -> Any:
-    """`attempt(workers, their share)` until the training is finished, with as many workers as the cluster holds.
+    batch_size: int,
+    resources_of: Callable[[int], WorkerResources],
+    node_timeout: float,
+) -> TrainResult:
+    """Call `attempt(workers, resources of each)` until the training is finished, with as many workers as possible.
 
-    Returns the last result. A lost node is waited for, `patience` seconds, and an autoscaler asked for another one,
-    because the workers that want it are asked for all the time. After that fewer workers go on; with none, UserError.
+    Returns the last result. A lost node is waited for, `node_timeout` seconds, and an autoscaler asked for another
+    one, because the workers that want it are asked for all the time. After that fewer workers continue. Raises
+    UserError where there is no room for one.
     """
-    wanted, lost = workers, None
+    wanted, lost_since = workers, None
     while True:
         begin = time.monotonic()
         try:
-            result = attempt(workers, share(workers))
+            result = attempt(workers, resources_of(workers))
             if result.return_value is None:
                 return result
             if result.return_value == NOT_ENOUGH_CPUS:
                 raise InsufficientResources(NOT_ENOUGH_CPUS)
             log_progress(result.return_value)
-            workers, lost = wanted, None
+            workers, lost_since = wanted, None
         except InsufficientResources as reason:
             now = time.monotonic()
-            if lost is None or now - begin > 3 * START_SECONDS:  # it has trained in between
-                lost = now
-            needed = share(workers)
-            held = needed.max_workers()
-            if held >= workers:
+            if lost_since is None or now - begin > 3 * START_SECONDS:  # it has trained in between
+                lost_since = now
+            needed = resources_of(workers)
+            possible = needed.max_workers()
+            if possible >= workers:
                 log_progress(f"{reason}; the cluster has room for {workers} workers: trying again")
-            elif (left := lost + patience - now) > 0:
+            elif (left := lost_since + node_timeout - now) > 0:
                 log_progress(
-                    f"{reason}: room for {held} of {workers} workers. Waiting {left:.0f} s more for the others"
+                    f"{reason}: room for {possible} of {workers} workers. Waiting {left:.0f} s more for the others"
                 )
-            elif not (fewer := largest_divisor_up_to(batch, held)):
+            elif not (fewer := largest_divisor_up_to(batch_size, possible)):
                 raise UserError(
                     f"the cluster has no room left for a worker of {needed.cpus:g} CPUs"
                     f"{' and a GPU' if needed.gpu else ''}. When it has, the same command goes on."
                 ) from None
             else:
                 log_progress(
-                    f"{reason}: going on with {fewer} instead of {workers} workers, by the same batch of {batch}"
+                    f"{reason}: going on with {fewer} instead of {workers} workers, by the same batch of {batch_size}"
                 )
                 workers = fewer
 
 
-def check_cpus_left(config: dict[str, Any]) -> str | None:
-    """Before the first epoch, on all workers alike: CROWDED where reading data would have no CPU beside them."""
-    return NOT_ENOUGH_CPUS if _room(config) < config["workers"] else None
+def check_cpus_left(worker: WorkerConfig) -> str | None:
+    """Return NOT_ENOUGH_CPUS if no CPU is left for data loading. All workers return the same value."""
+    return NOT_ENOUGH_CPUS if _max_workers(worker) < worker.workers else None
 
 
-def early_stop_reason(config: dict[str, Any]) -> str | None:
-    """Return why the workers should end after this epoch and be started again by `run_elastic`; None: go on.
+def early_stop_reason(worker: WorkerConfig) -> str | None:
+    """Return why the workers should end after this epoch and be started again by `run_elastic`; None: continue.
 
     A node has got notice that it will be taken away, or there is room for more workers again. All workers return the
-    same.
+    same value.
     """
     import ray.train
 
     if ray.train.get_preemption_info() is not None:
         return "a node is about to be taken away: its workers have ended with their checkpoint"
-    if config["workers"] >= config["wanted"]:
+    if worker.workers >= worker.workers_wanted:
         return None
-    more = largest_divisor_up_to(config["batch"], min(config["wanted"], _room(config)))
-    return f"there is room for {more} workers again" if more > config["workers"] else None
+    possible = largest_divisor_up_to(worker.batch_size, min(worker.workers_wanted, _max_workers(worker)))
+    return f"there is room for {possible} workers again" if possible > worker.workers else None
 
 
-def _room(config: dict[str, Any]) -> int:
-    """What the first worker sees; as one worker, so that all decide alike."""
+def _max_workers(worker: WorkerConfig) -> int:
+    """Return what the first worker sees of the cluster, so that all decide alike."""
     import ray.train
     from ray.train.collective import broadcast_from_rank_zero
 
-    first = ray.train.get_context().get_world_rank() == 0
-    return broadcast_from_rank_zero(WorkerResources(**config["share"]).max_workers() if first else None)
+    is_first = ray.train.get_context().get_world_rank() == 0
+    workers: int = broadcast_from_rank_zero(worker.resources.max_workers() if is_first else None)
+    return workers

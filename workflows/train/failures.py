@@ -25,15 +25,6 @@ DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CHECKPOINT_INDEX, CHECKPOINT_INDEX_BACKUP = "checkpoint_manager_snapshot.json", "checkpoints.json"
 
 
-def worker_entry(config: dict[str, Any]) -> str | None:
-    """The loop of a training, in a worker. A UserError leaves it without the traceback that Ray would print."""
-    try:
-        return config["loop"](config)
-    except UserError:
-        logging.getLogger("ray.train").setLevel(logging.CRITICAL)
-        raise
-
-
 class FailFastCallback(UserCallback):
     """In Ray Train's controller: ends the run by raising what it should not go on after.
 
@@ -61,8 +52,9 @@ class FailFastCallback(UserCallback):
                 )
             except UserError as error:
                 cause = error.__cause__
-                full = isinstance(cause, OSError) and cause.errno in DISK_FULL_ERRNOS
-                self._end(UserError(_full(self.out, cause)) if full else error)
+                if isinstance(cause, OSError) and cause.errno in DISK_FULL_ERRNOS:
+                    self._end(UserError(_full(self.out, cause)))
+                self._end(error)
 
     @staticmethod
     def _end(error: Exception) -> None:

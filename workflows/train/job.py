@@ -12,42 +12,62 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from detection.moefusion.recipes import JointRecipe
 from fusion import checkpoint, storage
 from fusion.config import to_dict
-from fusion.data.corpus import open_corpus
+from fusion.data.corpus import Manifest, open_corpus
 from fusion.errors import UserError
 from fusion.models.registry import MODELS
 from fusion.seeds import derive_seed
 from fusion.training.engine import check_validation
+from fusion.training.recipes import Recipe
 from fusion.training.stages import STAGES
 from workflows.cluster.connect import connect, resources
 from workflows.console import log_progress
 from workflows.outputs import Lease, claim_output
 from workflows.provenance import provenance
-from workflows.train import detection_metric, trainer
+from workflows.train import detection_metric
 from workflows.train.options import Args
 from workflows.train.tracking.callbacks import logger_callbacks
-from workflows.train.trainer import batch_norm_workers, copy_checkpoint, default_num_workers
-from workflows.train.trainer import steps_per_epoch as count
-from workflows.train.worker import train_loop
+from workflows.train.trainer import (
+    TrainJob,
+    batch_norm_workers,
+    copy_checkpoint,
+    default_num_workers,
+    fit,
+    steps_per_epoch,
+)
+from workflows.train.worker import TrainSettings, train_loop
+
+if TYPE_CHECKING:
+    from ray.train import UserCallback
 
 READING_CPUS = 0.25
 
 
-def run(args: Args, command: list[str], quiet: bool = False, **options: Any) -> None:
-    """Train, or go on training, and put the finished model in OUT/checkpoint.
+def run(
+    args: Args,
+    command: list[str],
+    *,
+    verbose: bool = True,
+    take_lease: bool = True,
+    threads: int = 0,
+    callbacks: Sequence[UserCallback] = (),
+) -> None:
+    """Train, or resume a training, and put the finished model in OUT/checkpoint.
 
-    `quiet`: no lines about epochs. `options` go to `training.fit`.
+    `verbose`: workers print lines about epochs. `take_lease`: hold OUT's; a trial does without, as the search holds its
+    own and kills trials. `threads`: of each worker, 0: shared evenly. `callbacks` are added to the loggers.
     """
-
     check_validation(args.recipe)
     manifest = open_corpus(args.corpus)
-    steps_of(args, manifest, 1)
+    check_steps(args, manifest, 1)
     if missing := manifest.missing():
         raise UserError(
             f"{args.corpus}: shard {missing[0]} is gone or damaged. Delete what is left of it and run the same "
@@ -57,44 +77,46 @@ def run(args: Args, command: list[str], quiet: bool = False, **options: Any) -> 
     if STAGES[args.recipe.model.stage].continues:
         if args.start is None:
             raise UserError(f"{args.recipe.name} starts from stage 1: give --from, the run of its restore recipe.")
-        settings["init_checkpoint"] = check_start(args)
+        settings["init_checkpoint"] = check_start(args.recipe, args.start)
     elif args.start is not None:
         raise UserError(f"{args.recipe.name} starts afresh; --from is for stage 2 of TG-ECNet.")
     if args.detector is not None:
         detection_metric.check(args.detector, args.recipe)
-    watching = logger_callbacks(args.out, settings, args.recipe.epochs, mlflow=args.mlflow, wandb=args.wandb)
+    loggers = logger_callbacks(args.out, settings, args.recipe.epochs, mlflow=args.mlflow, wandb=args.wandb)
     claim_output(args.out, "settings.json", settings, "run")
-    done = storage.join(args.out, "run.json")
-    if storage.exists(done):
+    run_file = storage.join(args.out, "run.json")
+    if storage.exists(run_file):
         print(f"{args.out} is finished; its model is in {storage.join(args.out, 'checkpoint')}")
         return
 
     connect()
-    workers, _, use_gpu = plan_workers(args)
-    steps_of(args, manifest, workers)
-    options["callbacks"] = [*watching, *options.get("callbacks", ())]
+    plan = plan_workers(args)
+    steps = check_steps(args, manifest, plan.workers)
     start = time.time()
-    with nullcontext() if quiet else Lease(args.out):  # a search has its own, and kills its trials
-        result = fit(args, manifest, workers, use_gpu, quiet, **options)
-        with result.checkpoint.as_directory() as folder:
+    with Lease(args.out) if take_lease else nullcontext():
+        log_progress(
+            f"{args.recipe.name}: {args.recipe.epochs} epochs of {steps} steps of {args.recipe.batch_size} crops, "
+            f"{plan.workers} {'GPU' if plan.gpu else 'CPU'} worker{'s' if plan.workers > 1 else ''}"
+        )
+        saved = fit(train_job(args, manifest, plan.workers, verbose, threads, (*loggers, *callbacks)))
+        with saved.as_directory() as folder:
             copy_checkpoint(folder, storage.join(args.out, "checkpoint"))
             history = checkpoint.read_state(Path(folder))["history"]
         about = {
             "provenance": provenance(["train", *command]),
             "settings": settings,
-            "workers": workers,
+            "workers": plan.workers,
             "history": history,
         }
-        storage.write_text(done, json.dumps(about, indent=1) + "\n")
+        storage.write_text(run_file, json.dumps(about, indent=1) + "\n")
     log_progress(f"trained {len(history)} epochs in {time.time() - start:.0f} s")
     print(f"{args.out}: the model is in {storage.join(args.out, 'checkpoint')}")
 
 
-def steps_of(args: Args, manifest, workers: int) -> int:
-    """Steps of an epoch; every worker gets as many rows. UserError when the corpus is too small for one."""
-
+def check_steps(args: Args, manifest: Manifest, workers: int) -> int:
+    """Return the steps of an epoch. Raises UserError when the corpus is too small for one."""
     rows = manifest.rows("train")
-    steps = count(rows, args.recipe, workers)
+    steps = steps_per_epoch(rows, args.recipe, workers)
     if not steps:
         raise UserError(
             f"{args.corpus} has {rows} training samples: too few for a batch of {args.recipe.batch_size} "
@@ -103,81 +125,85 @@ def steps_of(args: Args, manifest, workers: int) -> int:
     return steps
 
 
-def check_start(args: Args) -> str:
-    """The fingerprint of the stage-1 checkpoint. UserError when it is not one or does not fit the recipe."""
-
-    folder = checkpoint.fetch(args.start)
-    loaded = checkpoint.load(folder, expect=args.recipe.model_name)
+def check_start(recipe: Recipe, start: str) -> str:
+    """Return the fingerprint of a stage-1 checkpoint. Raises UserError when it is none or does not fit the recipe."""
+    folder = checkpoint.fetch(start)
+    loaded = checkpoint.load(folder, expect=recipe.model_name)
     if loaded.model.config.stage != "restore":
-        raise UserError(f"{args.start} is a stage-2 checkpoint; --from wants stage 1, as tgecnet-restore trains it.")
-    checkpoint.load_weights(MODELS[args.recipe.model_name].build(args.recipe.model), folder, only="restoration.")
+        raise UserError(f"{start} is a stage-2 checkpoint; --from wants stage 1, as tgecnet-restore trains it.")
+    checkpoint.load_weights(MODELS[recipe.model_name].build(recipe.model), folder, only="restoration.")
     return loaded.fingerprint
 
 
-def plan_workers(args: Args) -> tuple[int, float, bool]:
-    """How many workers, the CPUs of each, and whether each has a GPU. UserError when the cluster cannot hold them."""
+@dataclass(frozen=True)
+class WorkerPlan:
+    """How many workers train, the CPUs of each, and whether each has a GPU."""
 
+    workers: int
+    cpus: float
+    gpu: bool
+
+
+def plan_workers(args: Args) -> WorkerPlan:
+    """Plan the workers of a run on this cluster. Raises UserError when the cluster cannot hold them."""
     cpus, gpus = resources()
-    batch = args.recipe.batch_size
-    normalises = isinstance(args.recipe, JointRecipe) or args.recipe.model_name == "aenet"
-    workers = args.workers or (batch_norm_workers if normalises else default_num_workers)(batch)
-    if batch % workers:
+    batch_size = args.recipe.batch_size
+    has_batch_norm = isinstance(args.recipe, JointRecipe) or args.recipe.model_name == "aenet"
+    workers = args.workers or (batch_norm_workers if has_batch_norm else default_num_workers)(batch_size)
+    if batch_size % workers:
         raise UserError(
-            f"a batch of {batch} cannot be shared by {workers} workers. Change --workers or the batch size."
+            f"a batch of {batch_size} cannot be shared by {workers} workers. Change --workers or the batch size."
         )
     if gpus and workers > gpus:
         raise UserError(f"{workers} workers were asked for, the cluster has {gpus} GPUs. Lower --workers.")
-    each = cpus_of(args, workers)
+    each = worker_cpus(args, workers)
     if workers * each + READING_CPUS > cpus:
         raise UserError(
             f"{workers} workers of {each:g} CPUs leave none of the cluster's {cpus:g} for reading data. Lower one."
         )
-    return workers, each, bool(gpus)
+    return WorkerPlan(workers, each, bool(gpus))
 
 
-def cpus_of(args: Args, workers: int) -> float:
-    """The CPUs of each of so many workers."""
+def worker_cpus(args: Args, workers: int) -> float:
+    """Return the CPUs of each of so many workers."""
     return args.cpus_per_worker or min(1.0, 0.5 * resources()[0] / workers)
 
 
-def fit(args: Args, manifest, workers: int, use_gpu: bool, quiet: bool, **options: Any):
-    """The Ray Train run on the shards of the corpus."""
+def train_job(
+    args: Args, manifest: Manifest, workers: int, verbose: bool, threads: int, callbacks: tuple[UserCallback, ...]
+) -> TrainJob[TrainSettings]:
+    """Return the training for Ray Train, which reads the shards of the corpus by Ray Data."""
     import ray.data
     from ray.data import ExecutionOptions, FileShuffleConfig
     from ray.train import DataConfig
 
-    fs = storage.resolve(args.corpus)[0]
+    filesystem = storage.resolve(args.corpus)[0]
     paths = [storage.resolve(path)[1] for path in manifest.paths("train")]
-    data = ray.data.read_parquet(
+    dataset = ray.data.read_parquet(
         paths,
-        filesystem=fs,
+        filesystem=filesystem,
         shuffle=FileShuffleConfig(seed=derive_seed(args.recipe.seed, "shards") % 2**32),
         num_cpus=READING_CPUS,  # it waits for storage more than it computes, and must not starve on a small machine
     )
-    log_progress(
-        f"{args.recipe.name}: {args.recipe.epochs} epochs of {steps_of(args, manifest, workers)} steps of "
-        f"{args.recipe.batch_size} crops, "
-        f"{workers} {'GPU' if use_gpu else 'CPU'} worker{'s' if workers > 1 else ''}"
-    )
-    config = {
-        "recipe": to_dict(args.recipe),
-        "corpus": storage.absolute(manifest.root),
-        "start": None if args.start is None else storage.absolute(args.start),
-        "rows": manifest.rows("train"),
-        "detector": None if args.detector is None else storage.absolute(args.detector),
-        "quiet": quiet,
-    }
-    return trainer.fit(
-        args.out,
-        train_loop,
-        config,
-        workers,
-        lambda number: cpus_of(args, number),
-        batch=args.recipe.batch_size,
-        patience=args.node_timeout,
-        spare=READING_CPUS,
+    return TrainJob(
+        out=args.out,
+        loop=train_loop,
+        settings=TrainSettings(
+            recipe=args.recipe,
+            corpus=storage.absolute(manifest.root),
+            rows=manifest.rows("train"),
+            start=None if args.start is None else storage.absolute(args.start),
+            detector=None if args.detector is None else storage.absolute(args.detector),
+            verbose=verbose,
+        ),
+        workers=workers,
+        batch_size=args.recipe.batch_size,
+        worker_cpus=lambda number: worker_cpus(args, number),
+        spare_cpus=READING_CPUS,
+        node_timeout=args.node_timeout,
         max_failures=args.max_failures,
-        datasets={"train": data},
+        threads=threads,
+        callbacks=callbacks,
+        datasets={"train": dataset},
         dataset_config=DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
-        **options,
     )

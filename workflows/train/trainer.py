@@ -1,31 +1,80 @@
-"""What every training with Ray Train shares: how many workers, and the run itself, which Ray restores by its place."""
+"""What every training with Ray Train shares: how many workers, and the run itself, which Ray restores by its folder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import torch
 
 from fusion import checkpoint, storage
+from fusion.config import from_dict, to_dict
 from fusion.errors import UserError
-from workflows.cluster.connect import resources
-from workflows.train.elastic import WorkerResources, run_elastic
-from workflows.train.failures import FailFastCallback, restore_checkpoint_index, to_user_error, worker_entry
+from workflows.cluster.connect import resources, silence_ray_logs
+from workflows.train.elastic import TrainResult, WorkerConfig, WorkerResources, largest_divisor_up_to, run_elastic
+from workflows.train.failures import FailFastCallback, restore_checkpoint_index, to_user_error
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+    from ray.data import Dataset
+    from ray.train import Checkpoint, DataConfig, UserCallback
     from torch import nn
 
-MOST_WORKERS = 8  # without GPUs
-PATIENCE = 300.0  # seconds that a lost node is waited for
+MAX_CPU_WORKERS = 8  # without GPUs
+NODE_TIMEOUT = 300.0  # seconds that a lost node is waited for
+
+S = TypeVar("S", bound="DataclassInstance")
+
+
+class BatchSettings(Protocol):
+    """The settings of a recipe that tell how many batches there are."""
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def crops(self) -> Any: ...
+
+
+@dataclass(frozen=True)
+class TrainJob(Generic[S]):
+    """A training for Ray Train: `loop(settings, worker)` on every worker, with checkpoints in `out`.
+
+    out             a folder or URI; a run of the same folder is restored by Ray itself
+    loop            a function of an importable module. It returns None when the training is finished, else why the
+                    workers should be started again (`elastic.early_stop_reason`)
+    settings        a dataclass, for the workers: it goes to them as JSON, with absolute paths, as they run elsewhere
+    batch_size      of all workers together; lost workers are done without only where the others divide it
+    worker_cpus     the CPUs of each of n workers; each has a GPU where the cluster has some
+    spare_cpus      CPUs that are left to others
+    node_timeout    seconds that a lost node is waited for
+    max_failures    how often a lost worker is replaced
+    threads         of each worker; 0: all of the cluster, shared evenly (one with a GPU)
+    datasets        of Ray Data, by the names that the loop asks for
+    """
+
+    out: str
+    loop: Callable[[S, WorkerConfig], str | None]
+    settings: S
+    workers: int
+    batch_size: int
+    worker_cpus: Callable[[int], float]
+    spare_cpus: float = 0.0
+    node_timeout: float = NODE_TIMEOUT
+    max_failures: int = 3
+    threads: int = 0
+    callbacks: tuple[UserCallback, ...] = ()
+    datasets: Mapping[str, Dataset] = field(default_factory=dict)
+    dataset_config: DataConfig | None = None
 
 
 def batch_norm_workers(batch_size: int, wanted: int = 0) -> int:
-    """How many workers train a network with batch norm: `wanted`, or as many as change nothing of its statistics.
+    """Return how many workers train a network with batch norm: `wanted`, or as many as keep its statistics the same.
 
     Those are of the whole batch on GPUs (`prepare_model`), but of each worker's share on CPUs, so that one worker with
-    all threads is the default there.
+    all threads is the default there. Raises UserError where `wanted` does not divide the batch.
     """
     if wanted and batch_size % wanted:
         raise UserError(f"a batch of {batch_size} cannot be shared by {wanted} workers. Change --workers.")
@@ -33,7 +82,7 @@ def batch_norm_workers(batch_size: int, wanted: int = 0) -> int:
 
 
 def prepare_model(network: nn.Module) -> nn.Module:
-    """The network for Ray Train; its batch norm is over the batch of all workers where they have GPUs."""
+    """Wrap the network for Ray Train; its batch norm is over the batch of all workers where they have GPUs."""
     import ray.train
 
     if ray.train.get_context().get_world_size() > 1 and ray.train.torch.get_device().type == "cuda":
@@ -41,112 +90,114 @@ def prepare_model(network: nn.Module) -> nn.Module:
     return ray.train.torch.prepare_model(network)
 
 
-def default_num_workers(batch_size: int, most: int | None = None) -> int:
-    """The most workers that share a batch evenly: at most `most`, and one per GPU (without GPUs: per CPU, and 8)."""
+def default_num_workers(batch_size: int) -> int:
+    """Return the most workers that divide a batch, at most one per GPU (without GPUs: one per CPU, and 8)."""
     cpus, gpus = resources()
-    limit = gpus or min(int(cpus), MOST_WORKERS)
-    limit = limit if most is None else min(limit, most)
-    return max(n for n in range(1, max(limit, 1) + 1) if batch_size % n == 0)
+    return largest_divisor_up_to(batch_size, max(gpus or min(int(cpus), MAX_CPU_WORKERS), 1))
 
 
 def cpus_per_worker(workers: int) -> float:
-    """The CPUs of each worker: one with a GPU, else its share of the cluster, on one node."""
+    """Return the CPUs of each worker: one with a GPU, else its share of the cluster, on one node."""
     cpus, gpus = resources()
     return min(1.0, cpus / workers) if gpus else max(0.5, min(cpus / workers, largest_node() - 0.5))
 
 
 def largest_node() -> float:
-    """The CPUs of the node that has most: what one worker can have at most."""
+    """Return the CPUs of the node that has most: what one worker can have at most."""
     import ray
 
     return max((float(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=1.0)
 
 
-def steps_per_epoch(rows: int, recipe: Any, workers: int) -> int:
-    """Steps of an epoch; every worker gets as many rows."""
+def steps_per_epoch(rows: int, recipe: BatchSettings, workers: int) -> int:
+    """Return the steps of an epoch; every worker gets as many rows."""
     return rows // workers * recipe.crops.per_image // (recipe.batch_size // workers)
 
 
-def fit(
-    out: str,
-    loop: Callable[[dict[str, Any]], str | None],
-    config: dict[str, Any],
-    workers: int,
-    cpus: Callable[[int], float],
-    *,
-    batch: int,
-    patience: float = PATIENCE,
-    spare: float = 0.0,
-    max_failures: int = 3,
-    threads: int = 0,
-    callbacks: Sequence[Any] = (),
-    **data: Any,
-):
-    """Run `loop` on every worker, with checkpoints in OUT; a run of the same place is restored by Ray itself.
+def fit(job: TrainJob[S]) -> Checkpoint:
+    """Run a training to its end, on fewer workers where nodes are lost; return its last checkpoint.
 
-    A worker of n takes `cpus(n)` CPUs, and a GPU where the cluster has some; `spare` CPUs are left to others. When
-    nodes are lost, the same is done with fewer workers that share the `batch` evenly (`elastic`), `patience` seconds
-    later. A lost worker is replaced `max_failures` times; what no second try mends ends the run (`train_faults`).
-
-    `config` reaches `loop` with "threads" added: those given, or all of the cluster, shared evenly (one with a GPU);
-    and with what `elastic.leave` reads, whose answer `loop` returns. `callbacks` are Ray Train's UserCallbacks, `data`
-    datasets and dataset_config of the trainer. Returns Ray's result; its `checkpoint` is the last one.
+    Raises UserError for what no second try mends (`failures`).
     """
-
-    restore_checkpoint_index(out)
+    restore_checkpoint_index(job.out)
     gpu = bool(resources()[1])
-    config = config | {"wanted": workers, "batch": batch}
 
-    def attempt(number: int, share: WorkerResources):
-        few = max(1, int(min(resources()[0] / number, largest_node())))
-        ready = config | {"threads": threads or (1 if gpu else few), "share": asdict(share)}
-        ready |= {"workers": number}
-        return _fit(out, loop, ready, number, share, max_failures, callbacks, data)
+    def attempt(workers: int, worker_resources: WorkerResources) -> TrainResult:
+        shared = max(1, int(min(resources()[0] / workers, largest_node())))
+        threads = job.threads or (1 if gpu else shared)
+        return _fit_once(job, WorkerConfig(workers, job.workers, job.batch_size, threads, worker_resources))
 
-    return run_elastic(attempt, workers, batch, lambda number: WorkerResources(cpus(number), gpu, spare), patience)
+    def resources_of(workers: int) -> WorkerResources:
+        return WorkerResources(float(job.worker_cpus(workers)), gpu, job.spare_cpus)
+
+    checkpoint: Checkpoint = run_elastic(
+        attempt, job.workers, job.batch_size, resources_of, job.node_timeout
+    ).checkpoint
+    return checkpoint
 
 
-def _fit(out, loop, config, workers, share, max_failures, callbacks, data):
-    """One run of Ray Train."""
-    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+def _fit_once(job: TrainJob[S], worker: WorkerConfig) -> TrainResult:
+    """Run Ray Train once. KeyboardInterrupt: it was interrupted."""
     from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    place, inner = storage.resolve(out)
-    parent, _, name = inner.rstrip("/").rpartition("/")
+    filesystem, path = storage.resolve(job.out)
+    parent, _, name = path.rstrip("/").rpartition("/")
+    config = {
+        "loop": job.loop,
+        "settings_class": type(job.settings),
+        "settings": to_dict(job.settings),
+        "worker": asdict(worker),
+    }
+    run_config: Any = RunConfig(  # Ray's hints are those of its older version
+        name=name,
+        storage_path=parent or "/",
+        storage_filesystem=filesystem if storage.is_uri(job.out) else None,
+        failure_config=FailureConfig(max_failures=job.max_failures, controller_failure_limit=0),
+        checkpoint_config=CheckpointConfig(num_to_keep=2),
+        logging_config=LoggingConfig(log_level="WARNING"),
+        callbacks=[*job.callbacks, FailFastCallback(job.out)],
+    )
     trainer = TorchTrainer(
-        worker_entry,
-        train_loop_config=config | {"loop": loop},
+        worker_entry,  # type: ignore[arg-type]  # Ray's hint knows no loop that returns something; it is in the result
+        train_loop_config=config,
         scaling_config=ScalingConfig(
-            num_workers=workers,
-            use_gpu=share.gpu,
-            resources_per_worker={"CPU": share.cpus} | ({"GPU": 1} if share.gpu else {}),
+            num_workers=worker.workers,
+            use_gpu=worker.resources.gpu,
+            resources_per_worker={"CPU": worker.resources.cpus} | ({"GPU": 1} if worker.resources.gpu else {}),
         ),
-        run_config=RunConfig(
-            name=name,
-            storage_path=parent or "/",
-            storage_filesystem=place if storage.is_uri(out) else None,
-            failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=0),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-            logging_config=LoggingConfig(log_level="WARNING"),
-            callbacks=[*callbacks, FailFastCallback(out)],
-        ),
-        **data,
+        run_config=run_config,
+        datasets=dict(job.datasets) or None,
+        dataset_config=job.dataset_config,
     )
     try:
-        return trainer.fit()
+        result: Any = trainer.fit()
+        return result
     except SystemExit:  # how Ray ends a run that was interrupted
         raise KeyboardInterrupt from None
     except TrainingFailedError as error:
-        known = to_user_error(error, out)
+        known = to_user_error(error, job.out)
         if known is error:
             raise
         raise known from error
 
 
-def copy_checkpoint(folder: str, out: str) -> None:
-    """Copy a checkpoint, without its optimiser, to OUT; state.json, which makes it one, last."""
+def worker_entry(config: dict[str, Any]) -> str | None:
+    """Run the loop of a `TrainJob` in a worker; Ray prints no traceback of a UserError."""
+    silence_ray_logs()
+    try:
+        worker = from_dict(WorkerConfig, config["worker"], "worker")
+        torch.set_num_threads(worker.threads)
+        loop: Callable[[Any, WorkerConfig], str | None] = config["loop"]
+        return loop(from_dict(config["settings_class"], config["settings"], "settings"), worker)
+    except UserError:
+        logging.getLogger("ray.train").setLevel(logging.CRITICAL)
+        raise
 
+
+def copy_checkpoint(folder: str, out: str) -> None:
+    """Copy a checkpoint, without its optimiser, to `out`; state.json, which makes it a checkpoint, last."""
     for name in checkpoint.ALL_FILES:
         if storage.exists(storage.join(folder, name)):
             storage.write_bytes(storage.join(out, name), storage.read_bytes(storage.join(folder, name)))

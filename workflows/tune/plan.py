@@ -11,7 +11,6 @@ from fusion.training.engine import check_validation
 from fusion.training.stages import STAGES
 from workflows.train import detection_metric
 from workflows.train import job as train_job
-from workflows.train import options as train_options
 from workflows.train.detection_metric import METRICS as DETECTED
 from workflows.tune.options import SEARCHES, Args
 from workflows.tune.trial import name_of
@@ -128,8 +127,7 @@ def check(args: Args, plan: Plan) -> None:
         raise UserError(f"{args.recipe.name} starts from stage 1: give --from, the run of its restore recipe.")
     for values in plan.settings[:1]:
         if args.start is not None:
-            recipe = search_space.apply(args.recipe, values)
-            train_job.check_start(train_options.Args(recipe, args.corpus, args.out, start=args.start))
+            train_job.check_start(search_space.apply(args.recipe, values), args.start)
     if args.workers < 1 or args.recipe.batch_size % args.workers:
         raise UserError(f"a batch of {args.recipe.batch_size} cannot be shared by {args.workers} workers.")
     if plan.search == "optuna":

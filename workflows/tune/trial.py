@@ -128,7 +128,8 @@ def train(me: Mapping[str, Any], task: Mapping[str, Any]) -> None:
     train_job.run(
         args,
         [*command, "--recipe.seed", str(me["seed"])],
-        quiet=True,
+        verbose=False,
+        take_lease=False,
         threads=task["room"]["threads"],
         callbacks=[TuneReportCallback()],
     )

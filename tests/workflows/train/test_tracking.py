@@ -18,7 +18,7 @@ from fusion.training.recipes import RECIPES
 from workflows.train.tracking import base as tracking_base
 from workflows.train.tracking import callbacks as tracking
 from workflows.train.tracking import servers, tensorboard
-from workflows.train.worker import line
+from workflows.train.worker import format_epoch
 
 SETTINGS = {"recipe": {"name": "tiny", "epochs": 3}, "corpus": "s3://KEY:SECRET@bucket/corpus"}
 
@@ -266,7 +266,7 @@ def test_the_line_of_an_epoch():
     row = {"train/loss": 0.51234567, "train/l1": 0.5, "train/balance": 0.0123456, "train/images": 64, "train/steps": 8}
     row |= {"train/data_time_s": 1.0, "train/step_time_s": 3.0, "val/psnr": 21.56789, "val/ssim": 0.7}
     row |= {"epoch": 2, "seconds": 12.3, "data_time_fraction": 0.25, "images_per_second": 32.0}
-    assert line(recipe, row) == (
+    assert format_epoch(recipe, row) == (
         f"tgecnet-restore-tiny  epoch 2/{recipe.epochs} done in 12 s  loss 0.5123 (l1 0.5, balance 0.01235)  "
         "val psnr 21.57, ssim 0.7  32.0 images/s  data wait 25%"
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from ray.train import UserCallback
 
+from fusion.legacy import upgrade_history
 from fusion.secrets import mask_secrets
 from workflows.console import log_progress
 
@@ -51,9 +52,9 @@ def scalar_metrics(row: Numbers) -> Numbers:
 
 
 def load_history(checkpoint: Any) -> list[Numbers]:
-    """The numbers of all epochs that a checkpoint knows of; none without a checkpoint or a history."""
+    """Read the numbers of all epochs that a checkpoint knows of; [] without a checkpoint or a history."""
     for name in ("state.json", "history.json") if checkpoint is not None else ():
         with suppress(FileNotFoundError), checkpoint.filesystem.open_input_file(f"{checkpoint.path}/{name}") as file:
-            found = json.loads(file.read())
-            return found["history"] if isinstance(found, dict) else found
+            saved = json.loads(file.read())
+            return upgrade_history(saved["history"] if isinstance(saved, dict) else saved)
     return []
