@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from fusion.data.legacy import SPLIT_KEYS, rename_keys, upgrade_corpus_config
-from fusion.legacy import upgrade_recipe
+from fusion.legacy import upgrade_history, upgrade_recipe
 
 JSON = dict[str, Any]
 
@@ -48,6 +48,13 @@ def _upgrade_source(source: JSON) -> JSON:
     if isinstance(source.get("config"), dict):
         source["config"] = upgrade_corpus_config(source["config"])
     return source
+
+
+def upgrade_trial(record: JSON) -> JSON:
+    """Return what the file of a trial holds."""
+    record = rename_keys(record, {"begun": "attempt"})
+    record["history"] = upgrade_history(record["history"])
+    return record
 
 
 def upgrade_evolve(result: JSON) -> JSON:

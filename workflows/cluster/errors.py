@@ -1,10 +1,12 @@
+"""UserErrors out of what Ray raises."""
+
 from __future__ import annotations
 
 from fusion.errors import UserError
 
 
 def user_error_in(error: BaseException) -> UserError | None:
-    """The UserError that a remote task raised, however deep Ray wrapped it."""
+    """Return the UserError that a remote task raised, however deep Ray wrapped it; None where there is none."""
     seen: set[int] = set()
     queue: list[BaseException | None] = [error]
     while queue:

@@ -1,4 +1,4 @@
-"""Joining a Ray cluster: an answer soon, errors in one line, and waiting for GPUs that a cluster starts when asked."""
+"""Joining a Ray cluster: quick errors in one line, and waiting for GPUs that a cluster starts when asked."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ GPUS = "DUSKFUSE_GPUS"
 
 
 def check_head(address: str) -> None:
-    """ConnectionError, ValueError or AuthenticationError at once where ray.init would try for long and say less."""
+    """Raise ConnectionError, ValueError or AuthenticationError where ray.init would try for minutes and say less."""
     from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
     from ray._private.services import canonicalize_bootstrap_address
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled, without type hints
 
     if "://" in address:  # ray:// has a server of its own; ray.init refuses others
         return
@@ -42,7 +42,7 @@ def check_head(address: str) -> None:
 
 
 def to_user_error(address: str, error: Exception) -> UserError | None:
-    """What joining raised, in one line: what was tried, and what to change. None: it is a mistake of a program."""
+    """Return in one line what was tried and what to change. None: the error is a bug."""
     import ray
 
     if isinstance(error, ray.exceptions.AuthenticationError):
@@ -79,11 +79,11 @@ def wait_for_gpus(log_progress: Callable[[str], None]) -> None:
     if not text.isdigit():
         raise UserError(f"{GPUS} is {text!r}; it is a number of GPUs.")
     wanted, last = int(text), -1
-    while (there := int(ray.cluster_resources().get("GPU", 0))) < wanted:
-        if there != last:
-            log_progress(f"waiting for GPUs: {there} of {wanted} are there")
+    while (gpus := int(ray.cluster_resources().get("GPU", 0))) < wanted:
+        if gpus != last:
+            log_progress(f"waiting for GPUs: {gpus} of {wanted} are there")
             request_resources(bundles=[{"CPU": 1, "GPU": 1}] * wanted)
-        last = there
+        last = gpus
         time.sleep(2)
     if last >= 0:
         request_resources(bundles=[])  # from here on what is idle may go

@@ -1,8 +1,8 @@
-"""What becomes of a training's failures: which end it at once, and how they reach the user as one line.
+"""Failure handling for training: which errors abort at once, and how they are reported in one line.
 
 Ray Train tries again whatever a worker raises, as often as it is told. That is right for lost workers, nodes and
-connections, and wrong for what stays wrong: a UserError, a full disk. Ray also writes its list of checkpoints in
-place, so that a disk that fills up or a kill may leave half of it; a copy that is whole is kept beside it.
+connections, and wrong for what stays wrong: a UserError, a full disk. Ray also writes its index of checkpoints in
+place, so that a full disk or a kill may leave half of it; a whole copy is kept beside it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import logging
 from typing import Any
 
-from ray.train import UserCallback
+from ray.train import UserCallback  # noqa: TID253  a base class; only trainings import this module
 
 from fusion import storage
 from fusion.errors import UserError
@@ -26,9 +26,9 @@ CHECKPOINT_INDEX, CHECKPOINT_INDEX_BACKUP = "checkpoint_manager_snapshot.json", 
 
 
 class FailFastCallback(UserCallback):
-    """In Ray Train's controller: ends the run by raising what it should not go on after.
+    """End the run, in Ray Train's controller, at errors that no retry mends.
 
-    A UserError of a worker (but a store that fails may come back), and a disk that is full.
+    These are a UserError of a worker (but a store that fails may come back), and a full disk.
     """
 
     def __init__(self, out: str) -> None:
@@ -63,11 +63,11 @@ class FailFastCallback(UserCallback):
 
 
 def restore_checkpoint_index(out: str) -> None:
-    """Put the list of checkpoints back where Ray's own was left half written. UserError when there is no whole one."""
+    """Restore Ray's index of checkpoints from its copy where it was left half written."""
     if storage.is_uri(out) or _whole(storage.join(out, CHECKPOINT_INDEX)) is not False:
         return
     if not _whole(storage.join(out, CHECKPOINT_INDEX_BACKUP)):
-        storage.remove(storage.join(out, CHECKPOINT_INDEX))  # of the first checkpoint: the run begins anew
+        storage.remove(storage.join(out, CHECKPOINT_INDEX))  # of the first checkpoint: the run starts again
         return
     storage.write_bytes(
         storage.join(out, CHECKPOINT_INDEX), storage.read_bytes(storage.join(out, CHECKPOINT_INDEX_BACKUP))
@@ -75,7 +75,7 @@ def restore_checkpoint_index(out: str) -> None:
 
 
 def _whole(path: str) -> bool | None:
-    """Whether the file is JSON; None where there is none."""
+    """Return whether the file is whole JSON; None where there is none."""
     try:
         json.loads(storage.read_bytes(path))
     except FileNotFoundError:
@@ -86,7 +86,7 @@ def _whole(path: str) -> bool | None:
 
 
 def to_user_error(error: Exception, out: str) -> Exception:
-    """What ended a run of Ray Train, as UserError or NoRoom where it is one of these; else the error itself."""
+    """Return what ended a run as UserError or InsufficientResources where it is one; else the error itself."""
     from ray.train import ControllerError, WorkerGroupError
 
     if isinstance(error, ControllerError):

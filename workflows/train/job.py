@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from detection.moefusion.recipes import JointRecipe
 from fusion import checkpoint, storage
@@ -129,7 +129,8 @@ def check_start(recipe: Recipe, start: str) -> str:
     """Return the fingerprint of a stage-1 checkpoint. Raises UserError when it is none or does not fit the recipe."""
     folder = checkpoint.fetch(start)
     loaded = checkpoint.load(folder, expect=recipe.model_name)
-    if loaded.model.config.stage != "restore":
+    config: Any = loaded.model.config
+    if config.stage != "restore":
         raise UserError(f"{start} is a stage-2 checkpoint; --from wants stage 1, as tgecnet-restore trains it.")
     checkpoint.load_weights(MODELS[recipe.model_name].build(recipe.model), folder, only="restoration.")
     return loaded.fingerprint

@@ -104,7 +104,8 @@ def validation_samples(manifest: Manifest, rows: int, rank: int, size: int) -> I
         inside = [i - first for i in chosen if first <= i < first + shard.rows]
         first += shard.rows
         if inside:
-            yield from (from_row(row) for row in read_shard(manifest.path(shard)).take(inside).to_pylist())
+            rows_inside: Any = read_shard(manifest.path(shard)).take(inside)
+            yield from (from_row(row) for row in rows_inside.to_pylist())
 
 
 def format_losses(latest: Terms) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 from fusion import storage
 from fusion.config import to_dict
@@ -22,46 +23,53 @@ from fusion.errors import UserError
 from workflows.cluster.connect import connect
 from workflows.console import log_progress
 from workflows.outputs import Lease, claim_output
-from workflows.tune import results as tune_results
-from workflows.tune import search as tune_search
-from workflows.tune import trial as tune_trial
 from workflows.tune.options import Args
-from workflows.tune.plan import check, objectives_of, plan_of, start_of, with_objective_metrics
+from workflows.tune.plan import check_search, parse_objectives, plan_search, start_fingerprint, with_objective_metrics
+from workflows.tune.records import ended_trials
 from workflows.tune.resources import CPU_OVERSUBSCRIPTION, plan_resources
+from workflows.tune.results import write_results
+from workflows.tune.search import run_search
 
 
 def run(args: Args, command: list[str]) -> None:
-
-    objectives = objectives_of(args)
+    """Search, or resume a search, and write its tables, figures and recipes."""
+    objectives = parse_objectives(args)
     args = replace(args, recipe=with_objective_metrics(args.recipe, objectives))
-    plan = plan_of(args)
-    check(args, plan)
+    plan = plan_search(args)
+    check_search(args, plan)
     manifest = open_corpus(args.corpus)
     if list(objectives) != ["loss"] and not (manifest.rows("val") and args.recipe.validation.rows):
         raise UserError(
             f"{args.corpus} has no rows to validate on, which --objective {args.objective} needs. Build a corpus with "
             "--val-fraction, and leave recipe.validation.rows above 0."
         )
-    settings = {"recipe": to_dict(args.recipe), "corpus": manifest.content, "space": plan.about, "search": plan.search}
-    settings |= {"objective": list(objectives), "seed": args.seed, "init_checkpoint": args.start and start_of(args)}
+    settings: dict[str, Any] = {
+        "recipe": to_dict(args.recipe),
+        "corpus": manifest.content,
+        "space": plan.about,
+        "search": plan.search,
+    }
+    settings |= {"objective": list(objectives), "seed": args.seed}
+    settings["init_checkpoint"] = start_fingerprint(args.recipe, args.start) if args.start else args.start
     settings |= {"detector": storage.absolute(args.detector)} if args.detector else {}
     claim_output(args.out, "search.json", settings, "search")
     with Lease(args.out):
-        ended = tune_trial.ended(args.out)
+        ended = ended_trials(args.out)
         # Optuna may try a setting again: fewer trials than samples are there when it is done
-        todo = 0 if plan.samples and finished_samples(args.out) >= plan.samples else plan.todo(ended)
-        if todo:
+        num_left = 0 if plan.samples and finished_samples(args.out) >= plan.samples else plan.num_left(ended)
+        if num_left:
             storage.remove(storage.join(args.out, "tune.json"))  # from here to the end the search is not complete
-            crowd = connect(CPU_OVERSUBSCRIPTION)
-            log_progress(f"{args.recipe.name}: {todo} trials, {len(ended)} are there; {plan.search} over {plan.words}")
-            tune_search.search(args, plan, objectives, ended, plan_resources(args, crowd))
+            oversubscription = connect(CPU_OVERSUBSCRIPTION)
+            log_progress(
+                f"{args.recipe.name}: {num_left} trials, {len(ended)} are there; {plan.search} over {plan.words}"
+            )
+            run_search(args, plan, objectives, ended, plan_resources(args, oversubscription))
         else:
             log_progress(f"{args.out}: all {len(ended)} trials are there")
-        tune_results.write(args, command, objectives, plan)
+        write_results(args, command, objectives, plan)
 
 
 def finished_samples(out: str) -> int:
-    """How many samples of Optuna the finished search in OUT is of."""
-
+    """Return how many samples of Optuna the finished search in `out` is of."""
     path = storage.join(out, "tune.json")
     return json.loads(storage.read_bytes(path)).get("samples", 0) if storage.exists(path) else 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,42 +9,41 @@ from fusion.errors import UserError
 from fusion.metrics import METRICS
 from fusion.training import search_space
 from fusion.training.engine import check_validation
+from fusion.training.recipes import Recipe
+from fusion.training.search_space import Dimension
 from fusion.training.stages import STAGES
 from workflows.train import detection_metric
 from workflows.train import job as train_job
 from workflows.train.detection_metric import METRICS as DETECTED
 from workflows.tune.options import SEARCHES, Args
-from workflows.tune.trial import name_of
+from workflows.tune.records import TrialRecord, trial_name
 
 
-def objectives_of(args: Args) -> dict[str, bool]:
-    """{metric: higher is better}, by name. UserError: unknown, or one that needs a detector."""
-
-    found: dict[str, bool] = {}
+def parse_objectives(args: Args) -> dict[str, bool]:
+    """Return {metric: higher is better}. Raises UserError for an unknown one, or one that needs a detector."""
+    objectives: dict[str, bool] = {}
     for name in (word.strip() for word in args.objective.split(",")):
         if name in DETECTED:
             if args.detector is None:
                 raise UserError(f"--objective {name} needs --detector, a detector that `duskfuse detect` trained.")
-            found[name] = True
+            objectives[name] = True
         elif name == "loss":
-            found[name] = False
+            objectives[name] = False
         elif name in METRICS:
-            found[name] = METRICS[name].higher_is_better
+            objectives[name] = METRICS[name].higher_is_better
         else:
             known = ", ".join((*METRICS, *DETECTED, "loss"))
             raise UserError(f"--objective: unknown metric {name!r}. Known: {known}.")
-    return found
+    return objectives
 
 
-def start_of(args: Args) -> str:
-    """The fingerprint of the stage 1 that all trials start from."""
+def start_fingerprint(recipe: Recipe, start: str) -> str:
+    """Return the fingerprint of the stage 1 that all trials start from."""
+    return checkpoint.load(checkpoint.fetch(start), expect=recipe.model_name).fingerprint
 
-    return checkpoint.load(checkpoint.fetch(args.start), expect=args.recipe.model_name).fingerprint
 
-
-def with_objective_metrics(recipe: Any, objectives: dict[str, bool]) -> Any:
-    """The recipe with a validation that has every objective."""
-
+def with_objective_metrics(recipe: Recipe, objectives: dict[str, bool]) -> Recipe:
+    """Return the recipe with every objective among the metrics of its validation."""
     own = STAGES[recipe.model.stage].metrics
     more = tuple(name for name in objectives if name in METRICS and name not in own)
     names = tuple(dict.fromkeys((*recipe.validation.metrics, *more)))
@@ -58,27 +58,26 @@ class Plan:
     about: Any  # for the claim of the folder
     words: str
     names: tuple[str, ...]  # the searched fields
-    settings: tuple[dict, ...]
+    settings: tuple[dict[str, Any], ...]
     seeds: tuple[int, ...]
-    dimensions: tuple = ()
+    dimensions: tuple[Dimension, ...] = ()
     samples: int = 0
     stops: bool = False
 
     @property
-    def trials(self) -> list[tuple[dict, int]]:
-        """(values, seed): all seeds of a setting after each other would leave the last settings for the morning."""
+    def trials(self) -> list[tuple[dict[str, Any], int]]:
+        """The (values, seed) of all trials. Seeds are the outer loop, so every setting gets a first result early."""
         return [(values, seed) for seed in self.seeds for values in self.settings]
 
-    def todo(self, ended: dict[str, dict]) -> int:
-
+    def num_left(self, ended: Mapping[str, TrialRecord]) -> int:
+        """Return how many trials are to be run yet."""
         if self.search == "optuna":
             return max(0, self.samples - len(ended))
-        return sum(name_of(values, seed) not in ended for values, seed in self.trials)
+        return sum(trial_name(values, seed) not in ended for values, seed in self.trials)
 
 
-def plan_of(args: Args) -> Plan:
-    """UserError where the options do not make a search."""
-
+def plan_search(args: Args) -> Plan:
+    """Plan what is tried. Raises UserError where the options do not make a search."""
     if bool(args.preset) == bool(args.space):
         raise UserError("give --preset (experts, alpha or nka) or --space NAME=VALUES, one of them.")
     if args.search and args.search not in SEARCHES:
@@ -93,7 +92,7 @@ def plan_of(args: Args) -> Plan:
         settings = tuple(preset.settings(args.recipe))
         words = f"the preset {args.preset}"
         return Plan("grid", args.preset, words, tuple(settings[0]), settings, seeds, stops=bool(args.early_stopping))
-    texts = preset.dimensions(args.recipe) if preset is not None else args.space
+    texts = args.space if preset is None or preset.dimensions is None else preset.dimensions(args.recipe)
     dimensions = search_space.order(search_space.parse(text, args.recipe) for text in texts)
     listed = all(isinstance(one, search_space.Choice) for one in dimensions)
     kind = args.search or ("grid" if listed else "random")
@@ -112,12 +111,12 @@ def plan_of(args: Args) -> Plan:
     return Plan(kind, list(texts), words, names, (), seeds, tuple(dimensions), args.num_samples, stops)
 
 
-def check(args: Args, plan: Plan) -> None:
-    """UserError, before anything runs, where a setting, the start or the detector cannot be used."""
+def check_search(args: Args, plan: Plan) -> None:
+    """Raise UserError, before anything runs, where a setting, the start or the detector cannot be used."""
     check_validation(args.recipe)
-    weighed = [name for name in plan.names if name.startswith("loss.")]
-    if weighed and "loss" in args.objective.split(","):
-        raise UserError(f"--objective loss: {weighed[0]} changes what the loss is. Choose a metric of the images.")
+    loss_weights = [name for name in plan.names if name.startswith("loss.")]
+    if loss_weights and "loss" in args.objective.split(","):
+        raise UserError(f"--objective loss: {loss_weights[0]} changes what the loss is. Choose a metric of the images.")
     ends = [] if plan.settings else search_space.corners(plan.dimensions)
     for values in (*plan.settings, *ends):
         search_space.apply(args.recipe, values)

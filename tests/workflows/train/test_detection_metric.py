@@ -11,7 +11,6 @@ from fusion.data.pairs import find_pairs, read_pair
 from fusion.errors import UserError
 from fusion.training.engine import Engine
 from fusion.training.recipes import RECIPES
-from workflows.detect import job as detect_job
 from workflows.train import detection_metric
 
 RECIPE = replace(RECIPES["moefusion-tiny"](), batch_size=2)
@@ -32,7 +31,7 @@ def samples():
 
 
 def detected(monkeypatch, samples, find):
-    monkeypatch.setattr(detect_job, "load", lambda weights, classes, same, size, device: find)
+    monkeypatch.setattr(detection_metric, "load", lambda weights, classes, same, size, device: find)
     return detection_metric.Detected("detector", samples, Engine(RECIPE, 1), 1)
 
 

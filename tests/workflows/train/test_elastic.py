@@ -68,7 +68,7 @@ def test_a_lost_node_is_waited_for_and_then_done_without(monkeypatch, capfd):
     attempt, tried = attempts(
         clock, (5000, InsufficientResources("the workers did not start")), gone, gone, gone, (9000, None)
     )
-    run_elastic(attempt, 6, 12, lambda number: WorkerResources(1.0, True), patience=200)
+    run_elastic(attempt, 6, 12, lambda number: WorkerResources(1.0, True), node_timeout=200)
     assert tried == [6, 6, 6, 6, 4]
     said = capfd.readouterr().err.splitlines()
     assert "room for 5 of 6 workers. Waiting 200 s more" in said[0] and "Waiting 60 s" in said[2]
@@ -79,7 +79,7 @@ def test_a_node_that_comes_back_in_time_is_used(monkeypatch):
     clock = Clock(monkeypatch)
     cluster(monkeypatch, {"CPU": 8.0, "GPU": 1.0})
     attempt, tried = attempts(clock, (900, InsufficientResources("gone")), (900, None))
-    run_elastic(attempt, 2, 4, lambda number: WorkerResources(1.0, True), patience=300)
+    run_elastic(attempt, 2, 4, lambda number: WorkerResources(1.0, True), node_timeout=300)
     assert tried == [2, 2]
 
 
@@ -89,7 +89,7 @@ def test_after_an_early_end_all_workers_are_asked_for_again(monkeypatch, capfd):
     attempt, tried = attempts(
         clock, (900, InsufficientResources("gone")), (900, "there is room for 2 workers again"), (900, None)
     )
-    run_elastic(attempt, 2, 4, lambda number: WorkerResources(1.0, True), patience=0)
+    run_elastic(attempt, 2, 4, lambda number: WorkerResources(1.0, True), node_timeout=0)
     assert tried == [2, 1, 2]
     assert "room for 2 workers again" in capfd.readouterr().err
 
@@ -99,7 +99,7 @@ def test_crowded_workers_take_fewer_cpus_where_they_may(monkeypatch):
     clock = Clock(monkeypatch)
     cluster(monkeypatch, {"CPU": 4.0})
     attempt, tried = attempts(clock, (20, NOT_ENOUGH_CPUS), (900, None))
-    run_elastic(attempt, 6, 12, lambda number: WorkerResources(min(1.0, 0.5 * 4 / number), False, 0.25), patience=0)
+    run_elastic(attempt, 6, 12, lambda number: WorkerResources(min(1.0, 0.5 * 4 / number), False, 0.25), node_timeout=0)
     assert tried == [6, 6]
 
 
@@ -112,7 +112,7 @@ def test_no_room_at_all_is_one_line(monkeypatch):
         (70, InsufficientResources("the workers did not start")),
     )
     with pytest.raises(UserError, match=r"no room left for a worker of 1 CPUs and a GPU.*the same command goes on"):
-        run_elastic(attempt, 2, 4, lambda number: WorkerResources(1.0, True), patience=60)
+        run_elastic(attempt, 2, 4, lambda number: WorkerResources(1.0, True), node_timeout=60)
 
 
 @pytest.mark.ray

@@ -1,5 +1,6 @@
 """What a search will do, without Ray."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -9,33 +10,34 @@ from fusion.errors import UserError
 from fusion.training.recipes import RECIPES
 from workflows.tune import job as tune_job
 from workflows.tune import plan as tune_plan
+from workflows.tune import records
 from workflows.tune import resources as tune_resources
-from workflows.tune import trial as tune_trial
 from workflows.tune.options import Args
-from workflows.tune.plan import objectives_of, plan_of, with_objective_metrics
+from workflows.tune.plan import parse_objectives, plan_search, with_objective_metrics
+from workflows.tune.trial import values_of
 
 ARGS = Args(recipe=RECIPES["moefusion-tiny"](), corpus="corpus", out="out")
 
 
 def test_presets_are_whole_grids_with_every_seed():
-    plan = plan_of(replace(ARGS, preset="experts", num_seeds=2))
+    plan = plan_search(replace(ARGS, preset="experts", num_seeds=2))
     assert plan.search == "grid" and not plan.stops
     assert len(plan.trials) == 14 and [seed for _, seed in plan.trials] == [0] * 7 + [1] * 7
-    assert len({tune_trial.name_of(values, seed) for values, seed in plan.trials}) == 14
+    assert len({records.trial_name(values, seed) for values, seed in plan.trials}) == 14
 
 
 def test_ranges_are_drawn_and_stopped_early():
-    plan = plan_of(replace(ARGS, preset="nka", num_samples=5))
+    plan = plan_search(replace(ARGS, preset="nka", num_samples=5))
     assert plan.search == "random" and plan.stops and len(plan.settings) == 5
-    assert not plan_of(replace(ARGS, preset="nka", num_samples=5, early_stopping=False)).stops
-    more = plan_of(replace(ARGS, preset="nka", num_samples=9))
+    assert not plan_search(replace(ARGS, preset="nka", num_samples=5, early_stopping=False)).stops
+    more = plan_search(replace(ARGS, preset="nka", num_samples=9))
     assert more.settings[:5] == plan.settings
 
 
 def test_lists_are_a_grid_unless_told_otherwise():
     space = ("loss.gradient=1,5", "model.experts=2,4,6")
-    assert len(plan_of(replace(ARGS, space=space)).settings) == 6
-    assert plan_of(replace(ARGS, space=space, search="random", num_samples=4)).search == "random"
+    assert len(plan_search(replace(ARGS, space=space)).settings) == 6
+    assert plan_search(replace(ARGS, space=space, search="random", num_samples=4)).search == "random"
 
 
 @pytest.mark.parametrize(
@@ -53,13 +55,13 @@ def test_lists_are_a_grid_unless_told_otherwise():
 )
 def test_options_that_make_no_search(change, part):
     with pytest.raises(UserError, match=part):
-        plan_of(replace(ARGS, **change))
+        plan_search(replace(ARGS, **change))
 
 
 def test_a_loss_whose_weights_are_searched_is_no_objective():
     args = replace(ARGS, preset="alpha", objective="loss")
     with pytest.raises(UserError, match=r"loss\.gradient changes what the loss is"):
-        tune_plan.check(args, plan_of(args))
+        tune_plan.check_search(args, plan_search(args))
 
 
 def test_without_rows_to_validate_on_nothing_begins(tmp_path, monkeypatch):
@@ -74,46 +76,46 @@ def test_without_rows_to_validate_on_nothing_begins(tmp_path, monkeypatch):
 
 
 def test_objectives():
-    assert objectives_of(replace(ARGS, objective="qabf, niqe,loss")) == {"qabf": True, "niqe": False, "loss": False}
-    assert objectives_of(replace(ARGS, objective="map50", detector="d")) == {"map50": True}
+    assert parse_objectives(replace(ARGS, objective="qabf, niqe,loss")) == {"qabf": True, "niqe": False, "loss": False}
+    assert parse_objectives(replace(ARGS, objective="map50", detector="d")) == {"map50": True}
     with pytest.raises(UserError, match="needs --detector"):
-        objectives_of(replace(ARGS, objective="map50"))
+        parse_objectives(replace(ARGS, objective="map50"))
     with pytest.raises(UserError, match="unknown metric 'quality'"):
-        objectives_of(replace(ARGS, objective="quality"))
+        parse_objectives(replace(ARGS, objective="quality"))
     assert with_objective_metrics(ARGS.recipe, {"qabf": True, "ssim": True}).validation.metrics == ("ssim",)
 
 
 def write(out, name, **about):
     about = {"name": name, "values": {}, "seed": 0, "raw": {}, "error": "", "history": []} | about
-    storage.write_text(tune_trial.record_of(str(out), name), tune_trial.json.dumps(about))
+    storage.write_text(records.record_path(str(out), name), json.dumps(about))
 
 
 def test_what_has_ended_is_not_run_again(tmp_path):
     args = replace(ARGS, preset="alpha", out=str(tmp_path))
-    plan = plan_of(args)
-    names = [tune_trial.name_of(values, seed) for values, seed in plan.trials]
+    plan = plan_search(args)
+    names = [records.trial_name(values, seed) for values, seed in plan.trials]
     for name, state in zip(names, ("finished", "stopped early", "failed", "running"), strict=False):
         write(tmp_path, name, state=state)
-    ended = tune_trial.ended(str(tmp_path))
+    ended = records.ended_trials(str(tmp_path))
     assert sorted(ended) == sorted(names[:2])
-    assert plan.todo(ended) == 3
-    assert plan_of(replace(args, num_seeds=2)).todo(ended) == 8
+    assert plan.num_left(ended) == 3
+    assert plan_search(replace(args, num_seeds=2)).num_left(ended) == 8
 
 
 def history(values):
-    return [{"epoch": epoch, "val/qabf": value} for epoch, value in enumerate(values, 1)]
+    return tuple({"epoch": epoch, "val/qabf": value} for epoch, value in enumerate(values, 1))
 
 
 def test_asha_knows_the_trials_that_have_ended():
     """A trial that is worse than those before is stopped at its first rung, although they are not run again."""
     from types import SimpleNamespace
 
-    from workflows.tune.search import scheduler_of
+    from workflows.tune.search import build_scheduler
 
     args = replace(ARGS, recipe=replace(ARGS.recipe, epochs=9), grace=1, reduction=3)
-    good = {f"t{i}": {"history": history([0.5 + i / 100] * 9)} for i in range(6)}
+    good = {f"t{i}": records.TrialRecord(f"t{i}", history=history([0.5 + i / 100] * 9)) for i in range(6)}
     for ended, decision in ((good, "STOP"), ({}, "CONTINUE")):
-        scheduler = scheduler_of(args, "val/qabf", "max", ended)
+        scheduler = build_scheduler(args, "val/qabf", "max", ended)
         new = SimpleNamespace(trial_id="new")
         scheduler.on_trial_add(None, new)
         assert scheduler.on_trial_result(None, new, {"epoch": 1, "val/qabf": 0.1}) == decision
@@ -121,20 +123,20 @@ def test_asha_knows_the_trials_that_have_ended():
 
 def test_optuna_draws_what_a_recipe_allows(tmp_path):
     from fusion.training.search_space import apply
-    from workflows.tune.search import optuna_of
+    from workflows.tune.search import build_searcher
 
-    plan = plan_of(replace(ARGS, preset="nka", search="optuna", num_samples=8))
+    plan = plan_search(replace(ARGS, preset="nka", search="optuna", num_samples=8))
     write(tmp_path, "begun", state="running", raw={**dict.fromkeys(plan.names, 0.5), "model.experts": 6})
     done = {"model.experts": 4, "model.top_k": 0.3, "loss.gradient": 10.0, "loss.load_global": 0.02}
-    ended = {"done": {"raw": done, "history": history([0.4])}}
+    ended = {"done": records.TrialRecord("done", drawn=done, history=history([0.4]))}
     begun = {"model.experts": 6, "model.top_k": 0.5, "loss.gradient": 2.0, "loss.load_global": 0.1}
     write(tmp_path, "begun", state="running", raw=begun)
-    searcher = optuna_of(plan, 0, "val/qabf", "max", str(tmp_path), ended)
+    searcher = build_searcher(plan, 0, "val/qabf", "max", str(tmp_path), ended)
     first = searcher.suggest("a")
     assert first == begun  # what had begun goes on first
-    assert tune_trial.values_of(plan.dimensions, first)["model.top_k"] == 4  # half of the way through 1..6
+    assert values_of(plan.dimensions, first)["model.top_k"] == 4  # half of the way through 1..6
     for name in "bcdefgh":
-        apply(ARGS.recipe, tune_trial.values_of(plan.dimensions, searcher.suggest(name)))
+        apply(ARGS.recipe, values_of(plan.dimensions, searcher.suggest(name)))
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import pytest
 from fusion.errors import UserError
 from fusion.training.recipes import RECIPES
 from workflows.train.recipes import find_recipe
-from workflows.tune import results as tune_results
-from workflows.tune import trial as tune_trial
 from workflows.tune.options import Args
-from workflows.tune.plan import objectives_of, plan_of
+from workflows.tune.plan import parse_objectives, plan_search
+from workflows.tune.records import trial_name
+from workflows.tune.results import write_results
 
 VALUES = {(2, 0): 0.40, (2, 1): 0.44, (4, 0): 0.50, (4, 1): 0.48, (6, 0): 0.45}  # (experts, seed) -> qabf
 
@@ -24,7 +24,7 @@ def record(out, experts, seed, state="finished", error="", epochs=3):
         {"epoch": epoch, "train/loss": 1 / epoch, "val/qabf": end - (epochs - epoch) / 100, "val/vif": 1 - end}
         for epoch in range(1, epochs + 1)
     ]
-    about = {"name": tune_trial.name_of(values, seed), "values": values, "seed": seed, "raw": {}, "state": state}
+    about = {"name": trial_name(values, seed), "values": values, "seed": seed, "raw": {}, "state": state}
     about |= {"error": error, "history": history}
     path = out / "trials" / f"{about['name']}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def test_tables_the_best_and_the_front(search, tmp_path, capsys):
     for experts, seed in VALUES:
         record(tmp_path, experts, seed)
     record(tmp_path, 6, 1, "failed", "out of memory", epochs=0)
-    tune_results.write(search, [], objectives_of(search), plan_of(search))
+    write_results(search, [], parse_objectives(search), plan_search(search))
 
     summary = pd.read_csv(tmp_path / "summary.csv").set_index("model.experts")
     assert list(summary.index) == [4, 2, 6]  # best first, those last of which a seed failed
@@ -70,7 +70,7 @@ def test_tables_the_best_and_the_front(search, tmp_path, capsys):
 def test_stopped_early_counts_for_less_than_finished(search, tmp_path):
     record(tmp_path, 2, 0)
     record(tmp_path, 4, 0, "stopped early", epochs=1)
-    tune_results.write(search, [], objectives_of(search), plan_of(search))
+    write_results(search, [], parse_objectives(search), plan_search(search))
     assert find_recipe(str(tmp_path / "best.json")).model.experts == 2
     assert list(pd.read_csv(tmp_path / "summary.csv")["state"]) == ["finished", "stopped early"]
 
@@ -79,14 +79,14 @@ def test_all_failed(search, tmp_path):
     for experts in (2, 4):
         record(tmp_path, experts, 0, "failed", "no such file", epochs=0)
     with pytest.raises(UserError, match="all 2 trials failed, the first with: no such file"):
-        tune_results.write(search, [], objectives_of(search), plan_of(search))
+        write_results(search, [], parse_objectives(search), plan_search(search))
     assert not (tmp_path / "tune.json").exists()
 
 
 def test_the_report_shows_a_search(search, tmp_path, command):
     for experts, seed in VALUES:
         record(tmp_path, experts, seed)
-    tune_results.write(search, [], objectives_of(search), plan_of(search))
+    write_results(search, [], parse_objectives(search), plan_search(search))
     page = tmp_path / "report.html"
     code, _, err = command("report", "--search", tmp_path, "--out", page)
     assert code == 0, err
@@ -107,5 +107,5 @@ def test_more_than_one_field_gets_parallel_coordinates(search, tmp_path):
         about["values"]["loss.gradient"] = 10.0
         path.write_text(json.dumps(about))
     args = replace(search, space=("model.experts=2,4,6", "loss.gradient=10.0,20.0"))
-    tune_results.write(args, [], objectives_of(args), plan_of(args))
+    write_results(args, [], parse_objectives(args), plan_search(args))
     assert (tmp_path / "figures" / "parallel.svg").exists()

@@ -8,8 +8,7 @@ checkpoint. A watcher that fails says so once, and the training goes on.
 from __future__ import annotations
 
 import importlib.util
-
-from ray.train import UserCallback
+from typing import TYPE_CHECKING
 
 from fusion import storage
 from fusion.errors import UserError
@@ -17,6 +16,9 @@ from fusion.secrets import mask_secrets_in
 from workflows.train.tracking.base import Numbers
 from workflows.train.tracking.servers import MLflow, WandB
 from workflows.train.tracking.tensorboard import TensorBoard
+
+if TYPE_CHECKING:
+    from ray.train import UserCallback
 
 
 def logger_callbacks(
