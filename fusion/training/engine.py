@@ -116,7 +116,9 @@ class Engine:
         """Stage 2 takes the restoration network of a stage-1 checkpoint."""
         checkpoint.load_weights(self.model, folder, only="restoration.")
 
-    def train_epoch(self, batches: Iterable[Batch], on_step: Callable[[int, Numbers], None] | None = None) -> Numbers:
+    def train_epoch(
+        self, batches: Iterable[Batch], on_step: Callable[[int, losses.Terms], None] | None = None
+    ) -> Numbers:
         """Train one pass. Return the mean of each loss term, "data_time_s", "step_time_s" and images, over all workers.
 
         `on_step(step, latest terms)` is called after every step. Raises UserError at a loss that is not finite.

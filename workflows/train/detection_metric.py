@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from detection.average_precision import ap, match
 from detection.boxes import truth
@@ -19,27 +21,26 @@ from workflows.train.collectives import all_gather
 if TYPE_CHECKING:
     from fusion.data.corpus import Sample
     from fusion.training.engine import Engine
+    from fusion.training.recipes import Recipe
 
 METRICS = ("map50", "map50_95")
 FUSING = ("fuse", "moefusion", "moefusion-joint", "aenet")
 
 
-def check(weights: str, recipe: Any) -> None:
-    """UserError, before anything runs, where the recipe makes no fused images or there is no such detector."""
-
+def check(weights: str, recipe: Recipe) -> None:
+    """Raise UserError, before anything runs, where the recipe makes no fused images or there is no such detector."""
     if recipe.model.stage not in FUSING:
         raise UserError(f"--detector looks at fused images; {recipe.name} restores. Use it with stage 2.")
     load_detector(find_detector(weights), (), {}, None, "cpu")
 
 
-class Detected:
+class DetectionMetric:
     """Mean average precision of the engine's network, on this worker's samples together with those of the others.
 
     Whole images are fused, by as many as `size` workers at once. Classes are those of the samples' boxes.
     """
 
     def __init__(self, weights: str, samples: Sequence[Sample], engine: Engine, size: int) -> None:
-
         self.engine, self.size = engine, size
         names = {standard_name(name) for sample in samples for name in sample.classes}
         self.classes = tuple(sorted(set().union(*all_gather(names, size))))
@@ -47,26 +48,24 @@ class Detected:
             raise UserError("--detector: the validation rows of the corpus have no boxes to be found")
         roles = STAGES[engine.stage].images
         self.pairs = [tuple(getattr(sample, role) for role in roles) for sample in samples]
-        self.truths = [truth(one.boxes, one.classes, self.classes, *one.infrared.shape) for one in samples]
+        self.truths = [truth(sample.boxes, sample.classes, self.classes, *sample.infrared.shape) for sample in samples]
         self.detect = load_detector(find_detector(weights), self.classes, {}, None, str(engine.device)).detect
 
     def __call__(self) -> dict[str, float]:
-        """{"map50", "map50_95"}, in percent: means over the classes."""
-
+        """Return {"map50", "map50_95"}, in percent: means over the classes."""
         found = self.detect([self._fused(visible, infrared) for visible, infrared in self.pairs])
         parts = all_gather((self.truths, found), self.size)
-        truths, detections = ([one for part in parts for one in part[place]] for place in (0, 1))
+        truths = [true_boxes for part, _ in parts for true_boxes in part]
+        detections = [boxes for _, part in parts for boxes in part]
         values_TC = ap(match(truths, detections, self.classes))
         return {
             "map50": 100 * float(mean_of_present(values_TC[0])),
             "map50_95": 100 * float(mean_of_present(values_TC.mean(0))),
         }
 
-    def _fused(self, visible, infrared):
-
+    def _fused(self, visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
         model = self.engine.model.eval()
         detectors = getattr(self.engine, "detectors", None)
         if detectors is None:
             return fuse(model, visible, infrared)
-
         return fuse(model, visible, infrared, attention_maps(detectors.eval(), visible, infrared))

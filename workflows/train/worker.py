@@ -17,7 +17,7 @@ from fusion.training.engine import Engine, Numbers
 from fusion.training.losses import Terms
 from fusion.training.recipes import Recipe
 from workflows.train.collectives import all_reduce_sum
-from workflows.train.detection_metric import Detected
+from workflows.train.detection_metric import DetectionMetric
 from workflows.train.elastic import WorkerConfig, check_cpus_left
 from workflows.train.epochs import EpochReport, resume, run_epochs
 from workflows.train.trainer import prepare_model, steps_per_epoch
@@ -74,7 +74,7 @@ def train_loop(settings: TrainSettings, worker: WorkerConfig) -> str | None:
 
     samples = list(validation_samples(open_corpus(settings.corpus), recipe.validation.rows, rank, size))
     held_out = list(validation_batches(samples, engine.stage, recipe.validation.size))
-    detected = None if settings.detector is None else Detected(settings.detector, samples, engine, size)
+    detected = None if settings.detector is None else DetectionMetric(settings.detector, samples, engine, size)
     del samples
     shard = ray.train.get_dataset_shard("train")
 
@@ -90,7 +90,8 @@ def train_loop(settings: TrainSettings, worker: WorkerConfig) -> str | None:
 
 def rows_of(shard: DataIterator) -> Iterator[Sample]:
     """Read samples out of Ray Data, a few rows at a time."""
-    for batch in shard.iter_batches(batch_size=4, batch_format="pyarrow", prefetch_batches=2):
+    batches: Iterable[Any] = shard.iter_batches(batch_size=4, batch_format="pyarrow", prefetch_batches=2)
+    for batch in batches:
         for row in batch.to_pylist():
             yield from_row(row)
 

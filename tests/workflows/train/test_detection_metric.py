@@ -1,6 +1,7 @@
 """Validation by a detector, without Ray and without a detector: what it finds is given."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,8 +32,8 @@ def samples():
 
 
 def detected(monkeypatch, samples, find):
-    monkeypatch.setattr(detection_metric, "load", lambda weights, classes, same, size, device: find)
-    return detection_metric.Detected("detector", samples, Engine(RECIPE, 1), 1)
+    monkeypatch.setattr(detection_metric, "load_detector", lambda *_: SimpleNamespace(detect=find))
+    return detection_metric.DetectionMetric("detector", samples, Engine(RECIPE, 1), 1)
 
 
 def test_a_detector_that_finds_all_of_it(monkeypatch, samples):
