@@ -12,7 +12,7 @@ import json
 import logging
 from typing import Any
 
-from ray.train import UserCallback  # noqa: TID253  a base class; only trainings import this module
+from ray.train import UserCallback
 
 from fusion import storage
 from fusion.errors import UserError

@@ -4,7 +4,7 @@ import json
 from contextlib import suppress
 from typing import Any
 
-from ray.train import UserCallback  # noqa: TID253  a base class; only trainings import this module
+from ray.train import UserCallback
 
 from fusion.legacy import upgrade_history
 from fusion.secrets import mask_secrets
