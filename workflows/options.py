@@ -82,7 +82,7 @@ def parse(kind: type[T], job: str, arguments: Sequence[str], **options: Any) -> 
     `options` go to `tyro.cli`. UserError: a wrong option, or one that has another name now. SystemExit: help was asked
     for.
     """
-    _refuse_renamed(kind, job.split()[0], arguments)
+    _refuse_renamed(job.split()[0], arguments)
     options = {"prog": f"duskfuse {job}", "args": list(arguments)} | options
     printed = io.StringIO()
     try:
@@ -97,20 +97,15 @@ def parse(kind: type[T], job: str, arguments: Sequence[str], **options: Any) -> 
         raise UserError(f"{words or 'cannot read the options'}. See duskfuse {job} --help.") from None
 
 
-def _refuse_renamed(kind: type, job: str, arguments: Sequence[str]) -> None:
+def _refuse_renamed(job: str, arguments: Sequence[str]) -> None:
     """Raise UserError for an option's old name, naming the new one."""
     for word in arguments:
         if not word.startswith("--"):
             continue
         option = word.partition("=")[0].removeprefix("--").replace("_", "-")
         new = RENAMED.get(job, {}).get(option) or RENAMED_RECIPE_OPTIONS.get(option)
-        if new and (option in RENAMED_RECIPE_OPTIONS or _has(kind, new)):
+        if new:
             raise UserError(f"--{option} is now --{new}.")
-
-
-def _has(kind: type, option: str) -> bool:  # until all jobs have the new names
-    fields = kind.__dataclass_fields__  # type: ignore[attr-defined]
-    return option.replace("-", "_") in fields or any(f'name="{option}"' in str(one.type) for one in fields.values())
 
 
 def parse_with_recipe(kind: type[T], job: str, arguments: Sequence[str], recipe: Any) -> T:

@@ -42,7 +42,7 @@ def run(args: Args, command: list[str]) -> None:
         raise UserError("give --pairs, the labelled pairs (or --corpus and --weights, to score without training).")
     if args.split not in ("train", "val", "test", "all"):
         raise UserError(f"--split is {args.split!r}; it must be one of train, val, test, all")
-    same = parse_aliases(args.same)
+    same = parse_aliases(args.class_aliases)
     require_own_output(args.out, "splits.csv" if args.pairs else "table.csv", "detections")
     connect()
     refs, problems, pairs = look_at(args, same)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
 
 from detection.faster_rcnn.recipes import RECIPES as FASTER_RCNN_RECIPES
 from detection.faster_rcnn.recipes import DetectorRecipe
@@ -35,15 +38,15 @@ class Args(SplitOptions):
     YOLO looks at images at the size it was trained with, unless --recipe.size is another."""
     train_on: str = "visible+infrared"
     """Images to train on: visible, infrared, names of --fused, several joined by +."""
-    start: str | None = None
+    start: Annotated[str | None, tyro.conf.arg(name="from")] = None
     """A trained detector that the training starts from, given as for --weights; Faster R-CNN's of the same classes."""
     classes: str = ""
     """Classes to detect, separated by commas; by default those that occur in the training split."""
-    same: str = ""
+    class_aliases: str = ""
     """Class names to be taken for one, such as people=person,van=car."""
     resamples: int = 1000
     """Bootstrap draws."""
-    pictures: int = 6
+    num_images: int = 6
     """Images shown with their boxes."""
     threshold: float = 0.5
     """Score from which a box is shown in pictures."""

@@ -32,7 +32,7 @@ def write_pictures(args: Args, found: list[dict], names: list[str], classes: tup
     """OUT/pictures: one sheet an image, every method's version side by side, with what was found."""
 
     rows = {(name_of_image(row), row["method"]): row for row in found}
-    wanted = set(choose(found, args.pictures))
+    wanted = set(choose(found, args.num_images))
     folder = storage.join(args.out, "pictures")
     for old in storage.list_files(folder):  # of an earlier run, perhaps of other images
         if old.endswith(".png"):

@@ -59,7 +59,7 @@ def faster(place):
         16,
         "--recipe.model.box-head-dim",
         32,
-        "--pictures",
+        "--num-images",
         2,
     ]
     words += ["--val-fraction", 0.2, "--classes", "person,car", "--workers", 2]
@@ -136,7 +136,7 @@ def test_degraded_images_by_level(faster, place, command, tmp_path):
     scored = tmp_path / "degraded"
     code, _, err = command(
         "detect", "--corpus", corpus, "--weights", out / "training" / "detector", "--classes", "person,car",
-        "--fused", f"maximum={fused}", "--out", scored, "--resamples", 20, "--pictures", 1,
+        "--fused", f"maximum={fused}", "--out", scored, "--resamples", 20, "--num-images", 1,
     )  # fmt: skip
     assert code == 0, err
     table = pd.read_csv(scored / "table.csv", dtype={"level": str})
@@ -154,7 +154,7 @@ def test_degraded_images_by_level(faster, place, command, tmp_path):
 def test_yolo(place, command, tmp_path):
     out = tmp_path / "yolo"
     words = ["detect", "--pairs", place / "pairs", "--out", out, "--detector", "yolo-small", "--recipe.epochs", 1]
-    words += ["--recipe.size", 96, "--resamples", 20, "--pictures", 0, "--train-on", "infrared", "--val-fraction", 0.2]
+    words += ["--recipe.size", 96, "--resamples", 20, "--num-images", 0, "--train-on", "infrared", "--val-fraction", 0.2]
     code, _, err = command(*words)
     assert code == 0, err
     table = pd.read_csv(out / "table.csv")
@@ -200,7 +200,7 @@ def test_wrong_words(command, place, tmp_path):
         ([], ["--pairs"]),
         (["--pairs", place / "pairs", "--fused", f"visible={place / 'average'}"], ["visible"]),
         (["--pairs", place / "pairs", "--split", "half"], ["half"]),
-        (["--pairs", place / "pairs", "--same", "people"], ["people", "NAME=NAME"]),
+        (["--pairs", place / "pairs", "--class-aliases", "people"], ["people", "NAME=NAME"]),
         (["--pairs", place / "pairs", "--train-on", "visible+magic", "--val-fraction", 0.2], ["magic"]),
         (["--pairs", tmp_path / "bare"], ["no labelled box"]),
     )
