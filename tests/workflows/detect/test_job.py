@@ -154,7 +154,18 @@ def test_degraded_images_by_level(faster, place, command, tmp_path):
 def test_yolo(place, command, tmp_path):
     out = tmp_path / "yolo"
     words = ["detect", "--pairs", place / "pairs", "--out", out, "--detector", "yolo-small", "--recipe.epochs", 1]
-    words += ["--recipe.size", 96, "--resamples", 20, "--num-images", 0, "--train-on", "infrared", "--val-fraction", 0.2]
+    words += [
+        "--recipe.size",
+        96,
+        "--resamples",
+        20,
+        "--num-images",
+        0,
+        "--train-on",
+        "infrared",
+        "--val-fraction",
+        0.2,
+    ]
     code, _, err = command(*words)
     assert code == 0, err
     table = pd.read_csv(out / "table.csv")
