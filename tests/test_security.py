@@ -206,16 +206,16 @@ def test_the_trap_works(tmp_path):
 
 
 def test_weights_of_a_detector_run_nothing(tmp_path, mark):
-    from detection.faster_rcnn.model import _read
+    from detection.faster_rcnn.model import _read_weights
     from detection.yolo.offline import load_network
 
     path = tmp_path / "evil.pt"
     torch.save({"model": Evil(mark), "ema": None, "train_args": {}}, path)
-    for read in (_read, load_network):
+    for read in (_read_weights, load_network):
         with pytest.raises(UserError, match=r"evil\.pt"):
             read(path)
     path.write_bytes(pickle.dumps(Evil(mark)))
-    for read in (_read, load_network):
+    for read in (_read_weights, load_network):
         with pytest.raises(UserError, match=r"evil\.pt"):
             read(path)
 
@@ -325,7 +325,7 @@ def test_methods_and_tasks_are_called_by_names(tmp_path, name):
     from workflows.evolve import options as evolve_options
 
     args = evolve_options.Args(
-        pairs="scenes:4", out=str(tmp_path / "out"), library="average", fused=(f"{name}={tmp_path}",)
+        pairs="scenes:4", out=str(tmp_path / "out"), methods="average", fused=(f"{name}={tmp_path}",)
     )
     with pytest.raises(UserError, match="method name"):
         method_library.library(args)

@@ -129,6 +129,7 @@ def test_six_workers_then_two_learn_as_two_would(tmp_path):
     import workflows  # noqa: F401  Ray's environment
     from benchmarks.elastic import SHOWN, join_of, measure
 
+    ray.shutdown()  # the one that other modules share, if it runs; they start it again
     ray.init(address="local", num_cpus=8, include_dashboard=True, logging_level="error", log_to_driver=False)
     try:
         joined, undisturbed = measure(tmp_path, 12, 6, 6, 2)

@@ -1,13 +1,16 @@
 """Searches on a real local Ray."""
 
 import json
+import shutil
 import subprocess
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from tests.helpers.command_line import succeed
+from tests.helpers.folders import put_back, times
 from tests.helpers.jobs import duskfuse, end
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
@@ -23,16 +26,28 @@ def corpus(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def words(corpus, tmp_path_factory):
-    out = tmp_path_factory.mktemp("search") / "out"
-    options = ["--space", "loss.gradient=1,10", "--objective", "qabf,ssim", "--recipe.epochs", 2, *SMALL]
-    return out, ["tune", "moefusion-tiny", "--corpus", corpus, "--out", out, *options]
+def place(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("search")
 
 
 @pytest.fixture(scope="module")
-def searched(words):
-    succeed(*words[1])
-    return words[0]
+def words(corpus, place) -> list[object]:
+    options = ["--space", "loss.gradient=1,10", "--objective", "qabf,ssim", "--recipe.epochs", 2, *SMALL]
+    return ["tune", "moefusion-tiny", "--corpus", corpus, "--out", place / "out", *options]
+
+
+@pytest.fixture(scope="module")
+def saved(words, place) -> Path:
+    """What the search left."""
+    succeed(*words)
+    return Path(shutil.copytree(place / "out", place / "saved"))
+
+
+@pytest.fixture
+def searched(saved, place) -> Path:
+    """The folder of the finished search, in its place."""
+    put_back(saved, place / "out")
+    return place / "out"
 
 
 def test_a_grid_leaves_tables_pictures_and_recipes(searched):
@@ -55,13 +70,19 @@ def test_a_grid_leaves_tables_pictures_and_recipes(searched):
         assert (searched / "trials" / name / "checkpoint" / "state.json").exists()
 
 
-def test_again_runs_nothing_and_a_seed_more_runs_what_is_new(searched, words, command):
-    before = {path: path.stat().st_mtime_ns for path in searched.glob("trials/*/run.json")}
-    code, out, err = command(*words[1])
+def test_again_runs_nothing(searched, words, command):
+    before = times(searched / "trials")
+    code, out, err = command(*words)
     assert code == 0 and "all 2 trials are there" in err and "the best is" in out
-    code, _, err = command(*words[1], "--num-seeds", 2)
+    assert times(searched / "trials") == before
+
+
+@pytest.mark.slow
+def test_a_seed_more_runs_what_is_new(searched, words, command):
+    before = {path: path.stat().st_mtime_ns for path in searched.glob("trials/*/run.json")}
+    code, _, err = command(*words, "--num-seeds", 2)
     assert code == 0, err
-    assert len(list(searched.glob("trials/*/run.json"))) == 4
+    assert len(before) == 2 and len(list(searched.glob("trials/*/run.json"))) == 4
     assert before == {path: path.stat().st_mtime_ns for path in before}
     summary = pd.read_csv(searched / "summary.csv")
     assert list(summary["seeds"]) == [2, 2] and summary["val/qabf_sd"].notna().all()
@@ -70,13 +91,15 @@ def test_again_runs_nothing_and_a_seed_more_runs_what_is_new(searched, words, co
 
 
 def test_another_search_in_its_place_is_refused(searched, words, command):
-    code, _, err = command(*words[1], "--space", "optim.lr=0.1,0.2")
+    code, _, err = command(*words, "--space", "optim.lr=0.1,0.2")
     assert code == 2 and "holds another search" in err.splitlines()[-1]
 
 
 @pytest.mark.slow
-def test_trials_that_are_stopped_make_room_for_the_next(tuning_ray, corpus, tmp_path, command):
+def test_trials_that_are_stopped_make_room_for_the_next(corpus, tmp_path, command):
     """Six trials, two at once, of which ASHA stops some: all are begun, and nothing is held in the end."""
+    import ray
+
     out = tmp_path / "out"
     options = ["--space", "optim.lr=1e-7..1e-2:log", "--num-samples", 6, "--reduction", 2, "--grace", 1]
     code, _, err = command(
@@ -88,13 +111,13 @@ def test_trials_that_are_stopped_make_room_for_the_next(tuning_ray, corpus, tmp_
     stopped = trials[trials["state"] == "stopped early"]
     assert (stopped["epochs"] < 6).all() and (stopped["epochs"] >= 1).all()
     deadline = time.time() + 90
-    while tuning_ray.available_resources().get("CPU", 0) < 4 and time.time() < deadline:
+    while ray.available_resources().get("CPU", 0) < 4 and time.time() < deadline:
         time.sleep(1)
-    assert tuning_ray.available_resources()["CPU"] == 4
+    assert ray.available_resources()["CPU"] == 4
 
 
 @pytest.mark.slow
-def test_optuna(tuning_ray, corpus, tmp_path, command):
+def test_optuna(corpus, tmp_path, command):
     pytest.importorskip("optuna")
     out = tmp_path / "out"
     space = ["--space", "model.experts=2..6:2", "--space", "model.top-k=1..model.experts"]
