@@ -429,5 +429,5 @@ def test_what_a_training_shows_and_keeps_has_no_password(tmp_path):
 
     tracker = MLflow(str(tmp_path), {}, 1, f"https://user:{SECRET}@host")
     assert SECRET not in repr(tracker) and not list(tmp_path.iterdir())
-    tracker.remember("abc")
+    tracker.write_run_id("abc")
     assert SECRET not in (tmp_path / "mlflow.json").read_text()

@@ -1,3 +1,5 @@
+"""Callbacks of Ray Train that log the numbers of each epoch."""
+
 from __future__ import annotations
 
 import json
@@ -14,7 +16,11 @@ Numbers = dict[str, Any]
 
 
 class EpochLogger(UserCallback):
-    """Brings the epochs in order to `write`: one, or from the first one on where epochs are unknown or done again."""
+    """Give epochs to `write` in order: the new one, or all from the first one after a restart.
+
+    A restart is the first epoch that this logger gets, or one that does not follow the last. A logger that fails says
+    so once; the training goes on.
+    """
 
     name = ""
 
@@ -24,22 +30,25 @@ class EpochLogger(UserCallback):
         self.warned = False
 
     def after_report(self, run_context: Any, metrics: list[Numbers], checkpoint: Any) -> None:
+        """Log the numbers of the first worker, which are those of all."""
         try:
-            now, epoch = scalar_metrics(metrics[0]), int(metrics[0]["epoch"])
-            if not now:
+            current, epoch = scalar_metrics(metrics[0]), int(metrics[0]["epoch"])
+            if not current:
                 return  # the end of a training, without numbers
-            anew = self.last is None or epoch != self.last + 1
-            rows = {int(row["epoch"]): scalar_metrics(row) for row in load_history(checkpoint)} if anew else {}
-            rows[epoch] = now
-            self.write({number: rows[number] for number in sorted(rows) if number <= epoch}, anew)
+            restart = self.last is None or epoch != self.last + 1
+            rows = {int(row["epoch"]): scalar_metrics(row) for row in load_history(checkpoint)} if restart else {}
+            rows[epoch] = current
+            self.write({number: rows[number] for number in sorted(rows) if number <= epoch}, restart)
             self.last = epoch
-        except Exception as error:  # watching must never end a training
+        except Exception as error:  # logging must never end a training
             self.warn(error)
 
-    def write(self, rows: dict[int, Numbers], anew: bool) -> None:
+    def write(self, rows: dict[int, Numbers], restart: bool) -> None:
+        """Write the numbers of these epochs; after a restart they replace what was written of them."""
         raise NotImplementedError
 
     def warn(self, error: BaseException) -> None:
+        """Print the error, but only once."""
         if not self.warned:
             self.warned = True
             reason = " ".join(mask_secrets(error).split())[:300] or type(error).__name__
@@ -47,7 +56,7 @@ class EpochLogger(UserCallback):
 
 
 def scalar_metrics(row: Numbers) -> Numbers:
-    """The numbers among the values, but for that of the epoch."""
+    """Return the numbers among the values, but for that of the epoch."""
     return {n: float(value) for n, value in row.items() if isinstance(value, int | float) and n != "epoch"}
 
 

@@ -1,8 +1,8 @@
-"""Watching a training: its numbers, every epoch, go to TensorBoard and, where asked, to MLflow or Weights & Biases.
+"""Loggers of a training: the numbers of every epoch go to TensorBoard and, where asked, to MLflow or Weights & Biases.
 
 All three are callbacks of Ray Train, which run beside the training in Ray's controller; the numbers are those of all
-workers. A resumed training shows every epoch once: what a watcher has not seen, it takes from the history in the
-checkpoint. A watcher that fails says so once, and the training goes on.
+workers. A resumed training shows every epoch once: what a logger has not seen, it takes from the history in the
+checkpoint. A logger that fails says so once, and the training goes on.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 def logger_callbacks(
     out: str, settings: Numbers, epochs: int, *, mlflow: str | None = None, wandb: str | None = None
 ) -> list[UserCallback]:
-    """The callbacks of a training in OUT, for `training.fit`: TensorBoard, and those asked for.
+    """Return the callbacks of a training in OUT, for a `TrainJob`: TensorBoard, and those asked for.
 
     `mlflow`: URI of a tracking server; `wandb`: name of a project. `settings` are shown beside the numbers, without
-    secrets. UserError where a package is missing.
+    secrets. Raises UserError where a package is missing.
     """
     for option, package in (("mlflow", mlflow), ("wandb", wandb)):
         if package is not None and importlib.util.find_spec(option) is None:
@@ -35,9 +35,9 @@ def logger_callbacks(
     out = storage.absolute(out)
     settings = mask_secrets_in(settings)
 
-    found: list[UserCallback] = [TensorBoard(out, settings)]
+    callbacks: list[UserCallback] = [TensorBoard(out, settings)]
     if mlflow is not None:
-        found.append(MLflow(out, settings, epochs, mlflow))
+        callbacks.append(MLflow(out, settings, epochs, mlflow))
     if wandb is not None:
-        found.append(WandB(out, settings, epochs, wandb))
-    return found
+        callbacks.append(WandB(out, settings, epochs, wandb))
+    return callbacks

@@ -1,4 +1,4 @@
-"""MLflow and Weights & Biases as watchers of a training, set up by Ray's own integrations with them.
+"""MLflow and Weights & Biases as loggers of a training, set up by Ray's own integrations with them.
 
 Ray's ready callbacks for both (MLflowLoggerCallback, WandbLoggerCallback) are of Ray Tune and know trials only; what
 Ray has for one training is `setup_mlflow` and `setup_wandb`, which are called here, once, in the controller.
@@ -17,16 +17,16 @@ from typing import Any
 from fusion import storage
 from workflows.train.tracking.base import EpochLogger, Numbers
 
-PATIENCE, LAST_PATIENCE = 5.0, 60.0  # seconds that a training waits for a server, after an epoch and after the last
-BRIEFLY = 0.5  # the same for a server that failed
+PATIENCE, PATIENCE_AT_END = 5.0, 60.0  # seconds that a training waits for a server, after an epoch and after the last
+PATIENCE_AFTER_FAILURE = 0.5  # the same for a server that failed
 EXPERIMENT = "duskfuse"
 
 
 class RemoteLogger(EpochLogger):
-    """Sends epochs from a thread of its own, so that a server that is slow or gone holds up no training.
+    """Send epochs from a thread of its own, so that a slow or lost server does not hold up the training.
 
-    What could not be sent is kept and tried again with the next epoch. `key`: what OUT remembers of the server's run,
-    so that a resumed training goes on in it.
+    What could not be sent is kept and tried again with the next epoch. The server's id of the run is kept in a file in
+    OUT, so that a resumed training continues the same run.
     """
 
     def __init__(self, out: str, settings: Numbers, epochs: int) -> None:
@@ -36,11 +36,11 @@ class RemoteLogger(EpochLogger):
         self.sent: set[int] = set()
         self.thread: threading.Thread | None = None
 
-    def write(self, rows: dict[int, Numbers], anew: bool) -> None:
+    def write(self, rows: dict[int, Numbers], restart: bool) -> None:
         newest = max(rows)
         self.sent.discard(newest)  # done again, from an older checkpoint
         self.waiting |= rows
-        patience = BRIEFLY if self.warned else LAST_PATIENCE if newest >= self.epochs else PATIENCE
+        patience = PATIENCE_AFTER_FAILURE if self.warned else PATIENCE_AT_END if newest >= self.epochs else PATIENCE
         until = time.monotonic() + patience
         while self.waiting and time.monotonic() < until:
             if self.thread is None or not self.thread.is_alive():
@@ -65,26 +65,30 @@ class RemoteLogger(EpochLogger):
             self.warn(error)
 
     def connect(self) -> None:
-        """Once there is a run on the server, nothing. Called before anything is sent."""
+        """Open the run on the server, unless it is open. Called before anything is sent."""
         raise NotImplementedError
 
     def send(self, epoch: int, row: Numbers) -> None:
+        """Send the numbers of an epoch."""
         raise NotImplementedError
 
-    def remembered(self) -> str | None:
-        """The server's name of the run of an earlier start."""
-        path = storage.join(self.out, self.memory)
+    def read_run_id(self) -> str | None:
+        """Return the server's id of the run that an earlier start has opened; None for the first start."""
+        path = storage.join(self.out, self.run_id_file)
         return json.loads(storage.read_bytes(path))["run"] if storage.exists(path) else None
 
-    def remember(self, run: str) -> None:
-        storage.write_text(storage.join(self.out, self.memory), json.dumps({"run": run}) + "\n")
+    def write_run_id(self, run_id: str) -> None:
+        """Keep the server's id of the run for later starts."""
+        storage.write_text(storage.join(self.out, self.run_id_file), json.dumps({"run": run_id}) + "\n")
 
     @property
-    def memory(self) -> str:
+    def run_id_file(self) -> str:
+        """The name of the file in OUT."""
         return f"{self.name.lower()}.json"
 
     @property
     def title(self) -> str:
+        """The name of the run on the server: that of the folder."""
         return self.out.partition("?")[0].rstrip("/").rpartition("/")[2]
 
 
@@ -109,14 +113,14 @@ class MLflow(RemoteLogger):
         from ray.air.integrations.mlflow import setup_mlflow
 
         client = mlflow.MlflowClient(tracking_uri=self.uri)
-        known = self.remembered()
-        if known is not None:
+        run_id = self.read_run_id()
+        if run_id is not None:
             try:
-                self.sent |= {int(one.step) for one in client.get_metric_history(known, "epoch")}
-                client.set_terminated(known, status="RUNNING")
+                self.sent |= {int(metric.step) for metric in client.get_metric_history(run_id, "epoch")}
+                client.set_terminated(run_id, status="RUNNING")
             except mlflow.exceptions.RestException:  # another server, or it was deleted there
-                known = None
-        if known is None:
+                run_id = None
+        if run_id is None:
             setup_mlflow(
                 self.settings,
                 tracking_uri=self.uri,
@@ -124,9 +128,9 @@ class MLflow(RemoteLogger):
                 run_name=self.title,
                 create_experiment_if_not_exists=True,
             )
-            known = mlflow.active_run().info.run_id
-            self.remember(known)
-        self.client, self.run = client, known
+            run_id = mlflow.active_run().info.run_id
+            self.write_run_id(run_id)
+        self.client, self.run = client, run_id
 
     def send(self, epoch: int, row: Numbers) -> None:
         from mlflow.entities import Metric
@@ -154,14 +158,14 @@ class WandB(RemoteLogger):
         import wandb
         from ray.air.integrations.wandb import setup_wandb
 
-        known = self.remembered()
-        if known is None:
-            known = uuid.uuid4().hex[:12]
-            self.remember(known)
+        run_id = self.read_run_id()
+        if run_id is None:
+            run_id = uuid.uuid4().hex[:12]
+            self.write_run_id(run_id)
         self.run = setup_wandb(
             self.settings,
             project=self.project,
-            trial_id=known,
+            trial_id=run_id,
             trial_name=self.title,
             dir=tempfile.mkdtemp() if storage.is_uri(self.out) else self.out,
             settings=wandb.Settings(init_timeout=20, silent=True, console="off", disable_git=True, disable_code=True),

@@ -1,3 +1,5 @@
+"""TensorBoard as a logger of a training."""
+
 from __future__ import annotations
 
 import json
@@ -22,9 +24,9 @@ class TensorBoard(EpochLogger):
         self.events: Any = None
         self.path = ""
 
-    def write(self, rows: dict[int, Numbers], anew: bool) -> None:
-        if anew:
-            self._begin(min(rows))
+    def write(self, rows: dict[int, Numbers], restart: bool) -> None:
+        if restart:
+            self._start_file(min(rows))
         # when the epochs before this one ended, as far as their lengths tell
         ends, clock = {}, time.time()
         for epoch in sorted(rows, reverse=True):
@@ -37,8 +39,8 @@ class TensorBoard(EpochLogger):
             with open(self.path, "rb") as file:
                 storage.write_bytes(storage.join(self.out, FOLDER, os.path.basename(self.path)), file.read())
 
-    def _begin(self, first: int) -> None:
-        """A new file, which takes the place of what older files say of this epoch and later ones."""
+    def _start_file(self, first: int) -> None:
+        """Start a file that replaces what older files say of this epoch and later ones."""
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
         from tensorboardX.summary import text
