@@ -7,6 +7,7 @@ its own.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -86,54 +87,71 @@ def epochs_done(job: Job) -> int:
     return int(lines[-1].partition("  epoch ")[2].partition("/")[0]) if lines else 0
 
 
-def told(name: str, seconds: float, lost: int | None = None) -> None:
-    """A figure for docs/fault_tolerance.md, shown by `pytest -s`."""
+def show_figure(name: str, seconds: float, lost: int | None = None) -> None:
+    """Print a figure for docs/fault_tolerance.md; `pytest -s` shows it, and no test depends on it."""
     print(f"FAULT {name}: on after {seconds:.0f} s" + ("" if lost is None else f", epochs done again: {lost}"))
+
+
+def goes_on(job: Job, times: int, name: str, before: int) -> int:
+    """Wait until it has gone on so often; how many of the `before` epochs that were done it does again."""
+    seconds = job.says("resumed after epoch", times)
+    lost = before - resumed(job)[times - 1]
+    show_figure(name, seconds, lost)
+    return lost
 
 
 def test_a_lost_worker_a_lost_node_its_return_and_a_notice(nodes, train, tmp_path):
     """One run through all of them, every epoch once in its history, by the workers that there were."""
     second = nodes.add(cpus=3)
-    epochs = 400
-    job = train(tmp_path / "run", epochs, *TWO, "--node-timeout", 0)
+    job = train(tmp_path / "run", 400, *TWO, "--node-timeout", 0)
     job.until(lambda: epochs_done(job) >= 3, "three epochs")
+    check_a_lost_worker(job, nodes, second)
+    check_a_lost_node(job, nodes, second)
+    second = nodes.add(cpus=3)
+    check_a_node_that_comes_back(job)
+    check_a_node_that_goes_after_a_notice(job, nodes, second)
 
-    nodes.workers(second)[0].kill()
+    epochs, workers = saved_history(tmp_path / "run")
+    assert epochs == list(range(1, len(epochs) + 1))
+    assert [number for number, _ in itertools.groupby(workers)] == [2, 1, 2, 1]
+
+
+def check_a_lost_worker(job: Job, nodes: Nodes, node: subprocess.Popen) -> None:
+    nodes.workers(node)[0].kill()
     before = epochs_done(job)
-    seconds = job.says("resumed after epoch", 1)
-    told("worker killed", seconds, before - resumed(job)[0])
-    assert before - resumed(job)[0] <= 1
-
+    assert goes_on(job, 1, "worker killed", before) <= 1
     job.until(lambda: epochs_done(job) > before + 1, "an epoch more")
-    nodes.kill(second)
-    before = epochs_done(job)
-    seconds = job.says("resumed after epoch", 2)
-    told("node killed, gone for good", seconds, before - resumed(job)[1])
-    assert before - resumed(job)[1] <= 1
+
+
+def check_a_lost_node(job: Job, nodes: Nodes, node: subprocess.Popen) -> None:
+    nodes.kill(node)
+    assert goes_on(job, 2, "node killed, gone for good", epochs_done(job)) <= 1
     assert "going on with 1 instead of 2 workers, by the same batch of 4" in job.text
 
-    second = nodes.add(cpus=3)
-    seconds = job.says("there is room for 2 workers again")
-    before = epochs_done(job)
-    seconds = job.says("resumed after epoch", 3)
-    told("a node comes back", seconds, before - resumed(job)[2])
-    assert resumed(job)[2] == before  # it was left at the end of an epoch
 
+def check_a_node_that_comes_back(job: Job) -> None:
+    """The run ends at the end of an epoch, and loses none."""
+    job.says("there is room for 2 workers again")
+    before = epochs_done(job)
+    assert goes_on(job, 3, "a node comes back", before) == 0
     job.until(lambda: epochs_done(job) > before + 1, "an epoch more")
+
+
+def check_a_node_that_goes_after_a_notice(job: Job, nodes: Nodes, node: subprocess.Popen) -> None:
+    """It has saved itself before, and loses no epoch."""
     nodes.give_notice(nodes.alive()[1], 300)
     job.says("a node is about to be taken away")
     before = epochs_done(job)
-    nodes.kill(second)
-    seconds = job.says("resumed after epoch", 4)
-    told("spot notice to a node", seconds, before - resumed(job)[3])
-    assert resumed(job)[3] == before
-
+    nodes.kill(node)
+    assert goes_on(job, 4, "spot notice to a node", before) == 0
     job.until(lambda: epochs_done(job) > before, "an epoch more")
-    saved = max((tmp_path / "run").glob("checkpoint_*/state.json"), key=os.path.getmtime)
-    numbers = json.loads(saved.read_text())["history"]
-    assert [one["epoch"] for one in numbers] == list(range(1, len(numbers) + 1))
-    workers = [one["workers"] for one in numbers]
-    assert [n for place, n in enumerate(workers) if not place or n != workers[place - 1]] == [2, 1, 2, 1]
+
+
+def saved_history(run: Path) -> tuple[list[int], list[int]]:
+    """The epochs of the latest checkpoint of a run, and the workers of each."""
+    latest = max(run.glob("checkpoint_*/state.json"), key=os.path.getmtime)
+    epochs = json.loads(latest.read_text())["history"]
+    return [one["epoch"] for one in epochs], [one["workers"] for one in epochs]
 
 
 def test_a_driver_that_is_terminated_and_killed(nodes, train, tmp_path):
@@ -148,7 +166,7 @@ def test_a_driver_that_is_terminated_and_killed(nodes, train, tmp_path):
     begin = time.monotonic()
     job = train(tmp_path / "run", 12, *ONE)
     job.says("resumed after epoch")
-    told("SIGTERM to the driver, and the same command", time.monotonic() - begin, before - resumed(job)[0])
+    show_figure("SIGTERM to the driver, and the same command", time.monotonic() - begin, before - resumed(job)[0])
     assert before - resumed(job)[0] <= 1
     job.until(lambda: epochs_done(job) > before + 1, "an epoch more")
     job.signal(signal.SIGKILL)
@@ -158,7 +176,7 @@ def test_a_driver_that_is_terminated_and_killed(nodes, train, tmp_path):
     begin = time.monotonic()
     job = train(tmp_path / "run", 12, *ONE)
     job.says("resumed after epoch")
-    told("driver killed, and the same command", time.monotonic() - begin, before - resumed(job)[0])
+    show_figure("driver killed, and the same command", time.monotonic() - begin, before - resumed(job)[0])
     assert before - resumed(job)[0] <= 2  # the controller looks every two seconds
     job.ends()
     assert [one["epoch"] for one in history(tmp_path / "run")] == list(range(1, 13))
@@ -170,7 +188,7 @@ def test_a_loss_that_is_not_finite_is_not_tried_again(nodes, train, tmp_path):
     words = ["--workers", 2, "--cpus-per-worker", 1, "--recipe.optim.lr", 1e30, "--recipe.optim.warmup_fraction", 0]
     job = train(tmp_path / "run", 4, *words, "--recipe.optim.max_grad_norm", 0)
     job.ends(2)
-    told("a loss that is not finite: one line", time.monotonic() - begin)
+    show_figure("a loss that is not finite: one line", time.monotonic() - begin)
     assert job.verdict.startswith("duskfuse train: the loss is not finite (l1 nan")
     assert "resumed" not in job.text and "errors.UserError" not in job.text and job.text.count("4 epochs of ") == 1
     assert not (tmp_path / "run" / "run.json").exists()
@@ -196,7 +214,7 @@ def test_a_store_that_is_away_for_30_seconds(s3, outside, nodes, train, how, mon
         outside.rule(lambda number, method, path: None)
     during = epochs_done(job)
     seconds = job.until(lambda: epochs_done(job) > during + 1, "two epochs more")
-    told(f"store {how} for 30 s", seconds, max(during - one for one in [*resumed(job), during]))
+    show_figure(f"store {how} for 30 s", seconds, max(during - one for one in [*resumed(job), during]))
     assert during <= before + 2  # it did wait for the store
     job.ends()
     assert [one["epoch"] for one in history(out)] == list(range(1, 31))
@@ -227,7 +245,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(nodes, train, small_disk):
     before = epochs_done(job)
     begin = time.monotonic()
     job.ends(2)
-    told("disk full: one line", time.monotonic() - begin)
+    show_figure("disk full: one line", time.monotonic() - begin)
     assert job.verdict.startswith(f"duskfuse train: cannot write {run}: ") and "goes on" in job.verdict
     (small_disk / "other").unlink()
 
@@ -238,26 +256,27 @@ def test_a_full_disk_is_one_line_and_loses_nothing(nodes, train, small_disk):
     assert [one["epoch"] for one in history(run)] == list(range(1, 31))
 
 
-def test_a_worker_killed_while_a_detector_learns_and_an_evolution_runs(nodes, tmp_path):
+DETECTOR = ["--detector", "faster-rcnn-small", "--recipe.model.size", 96, "--recipe.model.channels", 16]
+DETECTOR += ["--recipe.model.head", 32, "--recipe.epochs", 12, "--recipe.batch-size", 4]
+DETECTOR += ["--val-fraction", 0.2, "--resamples", 20]
+NETWORK = ["--recipe.epochs", 60, "--recipe.batch-size", 4, "--recipe.crops.size", 48, "--recipe.validation.size", 48]
+WORDS = {
+    "detect": ["detect", "--pairs", "scenes:16:96x80:3", *DETECTOR],
+    "evolve": ["evolve", "--pairs", "scenes:10:208x192:3", "--methods", "lp,gff", *NETWORK],
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_a_worker_killed_while_a_detector_learns_and_an_evolution_runs(nodes, tmp_path, name):
     """`duskfuse detect` and `duskfuse evolve`: their trainings go on like any other, and lose no work before them."""
-    detector = ["--detector", "faster-rcnn-small", "--recipe.model.size", 96, "--recipe.model.channels", 16]
-    detector += ["--recipe.model.box-head-dim", 32, "--recipe.epochs", 12, "--recipe.batch-size", 4]
-    detector += ["--val-fraction", 0.2, "--resamples", 20]
-    network = ["--recipe.epochs", 60, "--recipe.batch-size", 4, "--recipe.crops.size", 48]
-    network += ["--recipe.validation.size", 48]
-    for name, words in {
-        "detect": ["detect", "--pairs", "scenes:16:96x80:3", *detector],
-        "evolve": ["evolve", "--pairs", "scenes:10:208x192:3", "--methods", "lp,gff", *network],
-    }.items():
-        out = tmp_path / name
-        job = Job(nodes, tmp_path, *words, "--out", out)
-        job.until(lambda out=out: len(list(out.glob("**/checkpoint_*"))) >= 2, "two checkpoints")
-        time.sleep(3)
-        for process in psutil.Process(nodes.head.pid).children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                if "RayTrainWorker" in " ".join(process.cmdline()):
-                    process.kill()
-        begin = time.monotonic()
-        job.ends()
-        told(f"worker killed in {name}: finished", time.monotonic() - begin)
-        assert "A worker died or was killed" in job.text
+    out = tmp_path / name
+    job = Job(nodes, tmp_path, *WORDS[name], "--out", out)
+    job.until(lambda: len(list(out.glob("**/checkpoint_*"))) >= 2, "two checkpoints")
+    time.sleep(3)
+    for worker in nodes.workers(nodes.head):
+        with contextlib.suppress(psutil.Error):
+            worker.kill()
+    begin = time.monotonic()
+    job.ends()
+    show_figure(f"worker killed in {name}: finished", time.monotonic() - begin)
+    assert "A worker died or was killed" in job.text
