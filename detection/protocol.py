@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
     from fusion.report.tables import PaperTable
 
-MEASURES = ("mAP50", "mAP50-95")
+MEASURES = {"map50": "mAP50", "map50_95": "mAP50-95"}  # columns of `table`, and what they are called in print
 QUANTILES = (0.025, 0.975)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its 95 % interval. NaN: no class has boxes, or nothing was drawn."""
+    """A number and its 95 % interval, from `low` to `high`. NaN: no class has boxes, or nothing was drawn."""
 
     value: float
     low: float
@@ -44,9 +44,18 @@ class Estimate:
 class Scores:
     """How well objects are detected in one method's images; AP in [0, 1].
 
-    boxes, detections and ap50 are by class, in the order of `classes`: boxes to be found, without ignored ones, and
-    detections that count, at most 100 of a class in an image. The mean APs are over the classes that have boxes; so
-    they are in every bootstrap draw, in which a rare class may be missing.
+    The mean APs are over the classes that have boxes; so they are in every bootstrap draw, in which a rare class may be
+    missing.
+
+    Attributes:
+        method: Its name.
+        classes: Their names, which give the order of boxes, detections and ap50.
+        images: Their number.
+        boxes: Boxes to be found, without ignored ones.
+        detections: Detections that count, at most 100 of a class in an image.
+        ap50: AP at an IoU of 0.5, of each class.
+        map50: Mean of ap50.
+        map50_95: Mean AP over ten IoU thresholds from 0.5 to 0.95.
     """
 
     method: str
@@ -61,11 +70,20 @@ class Scores:
 
 @dataclass(frozen=True)
 class Difference:
-    """`measure` of method `first` less that of `second`, over the `images` both have.
+    """One of `MEASURES` of method `first` less that of `second`, over the `images` both have.
 
-    above: share of the B draws in which it is above zero. p = 2 (1 + n) / (1 + B), at most 1, two-sided, with n the
-    fewer of the draws not above and those not below zero. It knows neither how many pairs are compared nor that
-    `first` was chosen as the best: with k pairs, p < 0.05 / k is a clear difference.
+    p = 2 (1 + n) / (1 + B), at most 1, two-sided, with n the fewer of the draws not above and those not below zero. It
+    accounts neither for how many pairs are compared nor for `first` being chosen as the best: with k pairs,
+    p < 0.05 / k is a clear difference.
+
+    Attributes:
+        measure: Its column.
+        first: The first method.
+        second: The second method.
+        images: Their number.
+        difference: The difference.
+        above_zero: Fraction of the B draws in which it is above zero.
+        p: See above.
     """
 
     measure: str
@@ -73,13 +91,19 @@ class Difference:
     second: str
     images: int
     difference: Estimate
-    above: float
+    above_zero: float
     p: float
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """scores: in the order given. best: the highest mAP50 among the methods with most images, None if none has any."""
+    """Methods scored and compared.
+
+    Attributes:
+        scores: Of each method, in the order given.
+        differences: Of pairs of methods.
+        best: The method with the highest mAP50 among those with most images; None if none has a mAP50.
+    """
 
     scores: tuple[Scores, ...]
     differences: tuple[Difference, ...]
@@ -93,17 +117,23 @@ def compare(
     pairs: Literal["best", "all"] = "best",
     group: Callable[[str], str] = str,
 ) -> Comparison:
-    """Scores of every method over its own images, and differences between the best one and each other, or all pairs.
+    """Score every method over its own images, and compare the best one with each other one, or all pairs.
 
     A method that lacks images is scored over those it has (`Scores.images` says how many), and compared with another
     over the images they share. Methods with the same images get the same draws. The results depend neither on the
     order of images and methods nor on which other methods are there.
 
-    `group` names what an image belongs to by its key: images of one group, such as one scene under several
-    degradations, are drawn together, for they are no independent witnesses.
+    Args:
+        matches: Of each method, by its name.
+        resamples: Number of bootstrap draws.
+        seed: Of the draws.
+        pairs: Compare the best method with each other one, or "all" pairs.
+        group: Names what an image belongs to by its key: images of one group, such as one scene under several
+            degradations, are resampled together because they are not independent.
 
-    Raises ValueError: no method, no resamples, class lists that differ. UserError: an image with other boxes in one
-    method than in another.
+    Raises:
+        ValueError: No method, no resamples, or class lists that differ.
+        UserError: An image with other boxes in one method than in another.
     """
     if not matches or resamples < 1:
         raise ValueError(f"{len(matches)} methods and {resamples} resamples: at least one of each")
@@ -121,12 +151,14 @@ def compare(
     for first, second in chosen:
         keys = tuple(sorted(set(own[first]) & set(own[second])))
         one, other = draws.of(first, keys), draws.of(second, keys)
-        differences += [_difference(place, first, second, len(keys), one, other) for place in range(len(MEASURES))]
+        for column, measure in enumerate(MEASURES, start=-len(MEASURES)):
+            difference = one[:, column] - other[:, column]
+            differences.append(_difference(measure, first, second, len(keys), difference))
     return Comparison(scores, tuple(differences), best)
 
 
 class _Draws:
-    """AP50 of the classes and both means, float64 (1 + B, C + 2): row 0 over the images, the others over the draws."""
+    """AP50 of the classes and both means, float64 (1 + B, C + 2): row 0 over the images, the others over B draws."""
 
     def __init__(
         self, matches: Mapping[str, Matches], resamples: int, seed: int, group: Callable[[str], str] = str
@@ -135,6 +167,7 @@ class _Draws:
         self.done: dict[tuple[str, tuple[str, ...]], np.ndarray] = {}
 
     def of(self, method: str, keys: tuple[str, ...]) -> np.ndarray:
+        """Return the table of a method over these images."""
         if (method, keys) not in self.done:
             names, places = np.unique([self.group(key) for key in keys], return_inverse=True)
             counts = image_draws(len(names), self.resamples, self.seed)[:, places]
@@ -145,21 +178,21 @@ class _Draws:
 
 
 def image_draws(images: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each image counts, int64 (1 + resamples, images): once in row 0, drawn with replacement after it."""
+    """Return how often each image counts, int64 (1 + resamples, images): once in row 0, else as drawn with replacement."""
     drawn = make_rng("bootstrap", seed, images).integers(0, max(images, 1), (resamples, images))
     counts = [np.bincount(row, minlength=images) for row in drawn]
     return np.stack([np.ones(images, np.int64), *counts]).astype(np.int64)
 
 
 def mean_of_present(values: np.ndarray) -> np.ndarray:
-    """Mean over the last axis of what is not NaN; NaN where all is."""
+    """Return the mean over the last axis of all values but NaN; NaN where all are NaN."""
     present = ~np.isnan(values)
     count = present.sum(axis=-1)
     return np.where(count > 0, np.where(present, values, 0).sum(axis=-1) / np.maximum(count, 1), np.nan)
 
 
 def _estimate(values: np.ndarray) -> Estimate:
-    """From the value itself, first, and its draws. Draws in which no class had a box are left out."""
+    """Return an estimate from its value, which comes first, and its draws but those in which no class had a box."""
     drawn = values[1:][~np.isnan(values[1:])]
     low, high = np.quantile(drawn, QUANTILES) if len(drawn) else (np.nan, np.nan)
     return Estimate(float(values[0]), float(low), float(high))
@@ -185,14 +218,14 @@ def _best(scores: Sequence[Scores]) -> str | None:
     return min(able, key=lambda one: (-one.map50.value, one.method)).method if able else None
 
 
-def _difference(place: int, first: str, second: str, images: int, one: np.ndarray, other: np.ndarray) -> Difference:
-    values = (one - other)[:, place - len(MEASURES)]
+def _difference(measure: str, first: str, second: str, images: int, values: np.ndarray) -> Difference:
+    """Return a difference from its values (1 + B,): row 0 over the images, the others over the draws."""
     drawn = values[1:][~np.isnan(values[1:])]
     not_above, not_below = np.count_nonzero(drawn <= 0), np.count_nonzero(drawn >= 0)
     count = len(drawn)
-    above = np.count_nonzero(drawn > 0) / count if count else np.nan
+    above_zero = np.count_nonzero(drawn > 0) / count if count else np.nan
     p = min(1.0, 2 * (1 + min(not_above, not_below)) / (1 + count)) if count else np.nan
-    return Difference(MEASURES[place], first, second, images, _estimate(values), float(above), float(p))
+    return Difference(measure, first, second, images, _estimate(values), float(above_zero), float(p))
 
 
 def _check_boxes(matches: Mapping[str, Matches]) -> None:
@@ -209,24 +242,27 @@ def _check_boxes(matches: Mapping[str, Matches]) -> None:
 
 
 def table(scores: Sequence[Scores]) -> pd.DataFrame:
-    """One row a method: method, images, AP50 of each class and both means with their intervals, boxes, detections.
+    """Return one row per method.
 
-    "boxes" and "detections" are of all classes together, "boxes NAME" of one class.
+    Columns: method, images; ap50_CLASS of each class, map50 and map50_95, each with the limits of its interval as
+    ap50_CLASS_low, ap50_CLASS_high ...; boxes and detections of all classes together, boxes_CLASS of each class.
     """
     import pandas as pd
 
     rows = []
     for one in scores:
         row: dict[str, object] = {"method": one.method, "images": one.images}
-        for name, found in zip([*_columns(one.classes), *MEASURES], [*one.ap50, one.map50, one.map50_95], strict=True):
-            row |= {name: found.value, f"{name} low": found.low, f"{name} high": found.high}
+        estimates = (*one.ap50, one.map50, one.map50_95)
+        for name, estimate in zip(column_labels(one.classes), estimates, strict=True):
+            row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
         row |= {"boxes": sum(one.boxes), "detections": sum(one.detections)}
-        rows.append(row | {f"boxes {name}": count for name, count in zip(one.classes, one.boxes, strict=True)})
+        rows.append(row | {f"boxes_{name}": count for name, count in zip(one.classes, one.boxes, strict=True)})
     return pd.DataFrame(rows)
 
 
-def _columns(classes: Sequence[str]) -> list[str]:
-    return [f"AP50 {name}" for name in classes]
+def column_labels(classes: Sequence[str]) -> dict[str, str]:
+    """Return the columns of AP in `table`, and what each is called in print."""
+    return {f"ap50_{name}": f"AP50 {name}" for name in classes} | MEASURES
 
 
 @dataclass(frozen=True)
@@ -235,27 +271,31 @@ class _Measure:
     higher_is_better: bool = True
 
 
-def marked(frame: pd.DataFrame) -> PaperTable:
-    """What `table` made as the report prints its own: AP50 of each class and both means, the best three ranked.
+def ranked_table(frame: pd.DataFrame) -> PaperTable:
+    """Return what `table` made for print, with AP50 of each class and both means, and the best three ranked.
 
     Values that print alike (4 decimals) share a rank; a method with fewer images than another has none and is `short`.
-    A cell's detail has the interval, the images and the boxes. Raises UserError for a method given twice.
+    A cell's detail has the interval, the images and the boxes.
+
+    Raises:
+        UserError: No method, or one given twice.
     """
     import pandas as pd
 
     twice = sorted(set(frame["method"][frame["method"].duplicated()])) if len(frame) else []
     if twice or not len(frame):
         raise UserError(f"methods scored twice: {', '.join(twice)}" if twice else "no method was scored.")
-    classes = [name.removeprefix("boxes ") for name in frame.columns if name.startswith("boxes ")]
+    classes = [name.removeprefix("boxes_") for name in frame.columns if name.startswith("boxes_")]
+    labels = column_labels(classes)
     rows, details = [], {}
     for one in frame.to_dict("records"):
-        boxes = [*(f"boxes {name}" for name in classes), "boxes", "boxes"]
-        for name, count in zip([*_columns(classes), *MEASURES], boxes, strict=True):
+        boxes = [*(f"boxes_{name}" for name in classes), "boxes", "boxes"]
+        for name, count in zip(labels, boxes, strict=True):
             row = {"method": one["method"], "degradation": ALL, "level": ALL, "metric": name, "mean": one[name]}
             rows.append(row | {"std": np.nan, "count": one["images"], "missing": 0})
-            interval = f"95 % interval {format_value(one[f'{name} low'])} to {format_value(one[f'{name} high'])}"
+            interval = f"95 % interval {format_value(one[f'{name}_low'])} to {format_value(one[f'{name}_high'])}"
             details[one["method"], name] = f"{interval}, {one['images']} images, {one[count]} boxes"
-    plain = paper_table(pd.DataFrame(rows), metrics={name: _Measure(name) for _, name in details})
+    plain = paper_table(pd.DataFrame(rows), metrics={name: _Measure(label) for name, label in labels.items()})
     printed = []
     for row in plain.rows:
         pairs = zip(plain.columns, row.cells, strict=True)

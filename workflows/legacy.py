@@ -14,7 +14,24 @@ JSON = dict[str, Any]
 
 PROVENANCE_KEYS = {"stamp": "provenance"}
 SETTINGS_KEYS = {"from": "init_checkpoint", "network of": "network_of_evolution", "library": "methods", **SPLIT_KEYS}
+DETECTION_COLUMNS = {  # how they begin; the class follows, and the limit of an interval
+    "AP50 ": "ap50_",
+    "mAP50-95": "map50_95",
+    "mAP50": "map50",
+    "boxes ": "boxes_",
+    "above zero": "above_zero",
+}
 EVOLUTION_KEYS = {"label score": "label_score"}
+
+
+def upgrade_detection_column(name: str) -> str:
+    """Return a column of detect's table.csv or differences.csv, or a value of the latter's "measure"."""
+    for old, new in DETECTION_COLUMNS.items():
+        if name.startswith(old):
+            name = new + name.removeprefix(old)
+            start, space, limit = name.rpartition(" ")
+            return f"{start}_{limit}" if space and limit in ("low", "high") else name
+    return name
 
 
 def upgrade_settings(settings: JSON) -> JSON:

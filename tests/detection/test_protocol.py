@@ -10,7 +10,7 @@ import pytest
 
 from detection.average_precision import Matches, ap, match
 from detection.boxes import Detections, Truth
-from detection.protocol import MEASURES, Estimate, compare, image_draws, marked, mean_of_present, table
+from detection.protocol import MEASURES, Estimate, compare, image_draws, mean_of_present, ranked_table, table
 from fusion.errors import UserError
 
 CLASSES = ("bicycle", "car", "person")
@@ -102,22 +102,22 @@ def test_differences_are_paired(three):
         assert (one.difference.low, one.difference.high) == pytest.approx(
             tuple(np.quantile(values[1:], [0.025, 0.975])), abs=1e-14
         )
-        assert one.above == np.mean(values[1:] > 0)
+        assert one.above_zero == np.mean(values[1:] > 0)
         assert one.p == pytest.approx(2 * (1 + (values[1:] <= 0).sum()) / 301)
         assert one.images == 30
         # Paired: narrower than of independent draws.
         apart = np.std(mean["good"][1:] - np.random.default_rng(0).permutation(mean[one.second][1:]))
         assert np.std(values[1:]) < apart
-    assert result.differences[0].above == 1
+    assert result.differences[0].above_zero == 1
     assert result.differences[0].p == pytest.approx(2 / 301)
 
 
 def test_all_pairs(three):
     result = compare(three, resamples=50, pairs="all")
-    pairs = [(one.first, one.second) for one in result.differences if one.measure == "mAP50"]
+    pairs = [(one.first, one.second) for one in result.differences if one.measure == "map50"]
     assert pairs == [("poor", "good"), ("poor", "middling"), ("good", "middling")]
     worse = result.differences[0]
-    assert worse.difference.value < 0 and worse.above == 0 and worse.p == pytest.approx(2 / 51)
+    assert worse.difference.value < 0 and worse.above_zero == 0 and worse.p == pytest.approx(2 / 51)
 
 
 def test_equal_methods_do_not_differ(three):
@@ -125,7 +125,7 @@ def test_equal_methods_do_not_differ(three):
     assert result.best == "one"
     for one in result.differences:
         assert one.difference == Estimate(0, 0, 0)
-        assert (one.above, one.p) == (0, 1)
+        assert (one.above_zero, one.p) == (0, 1)
 
 
 def test_order_does_not_matter(three):
@@ -156,7 +156,7 @@ def test_a_method_that_lacks_images(three):
     assert result.scores[1] == expected.scores[1]
     nothing = compare({"a": three["poor"].select(keys[:3]), "b": three["poor"].select(keys[3:])}, 20).differences[0]
     assert nothing.images == 0
-    assert all(map(math.isnan, (nothing.difference.value, nothing.difference.low, nothing.above, nothing.p)))
+    assert all(map(math.isnan, (nothing.difference.value, nothing.difference.low, nothing.above_zero, nothing.p)))
 
 
 def test_a_rare_class_is_left_out_of_the_draws_without_it():
@@ -177,7 +177,7 @@ def test_no_boxes_at_all():
     assert result.best is None and result.differences == ()
     assert math.isnan(result.scores[0].map50.value) and math.isnan(result.scores[0].map50.high)
     assert result.scores[0].detections == (0, 3, 0)
-    assert {cell.text for row in marked(table(result.scores)).rows for cell in row.cells} == {"n/a"}
+    assert {cell.text for row in ranked_table(table(result.scores)).rows for cell in row.cells} == {"n/a"}
 
 
 def test_more_images_make_narrower_intervals():
@@ -204,24 +204,24 @@ def test_what_does_not_fit_together_is_refused(three):
 def test_table(three):
     result = compare(three, resamples=50)
     frame = table(result.scores)
-    names = [*(f"AP50 {name}" for name in CLASSES), *MEASURES]
-    numbers = [f"{name}{end}" for name in names for end in ("", " low", " high")]
-    boxes = ["boxes", "detections", *(f"boxes {name}" for name in CLASSES)]
+    names = [*(f"ap50_{name}" for name in CLASSES), *MEASURES]
+    numbers = [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
+    boxes = ["boxes", "detections", *(f"boxes_{name}" for name in CLASSES)]
     assert list(frame.columns) == ["method", "images", *numbers, *boxes]
     assert frame["boxes"].tolist() == frame[boxes[2:]].sum(axis=1).tolist()
     assert frame["method"].tolist() == ["poor", "good", "middling"]
     row = frame.iloc[1]
     good = result.scores[1]
-    assert row["mAP50 high"] == good.map50.high
-    assert row["mAP50-95 low"] == good.map50_95.low
-    assert row["AP50 car"] == good.ap50[1].value
+    assert row["map50_high"] == good.map50.high
+    assert row["map50_95_low"] == good.map50_95.low
+    assert row["ap50_car"] == good.ap50[1].value
     assert (row["images"], row["boxes"], row["detections"]) == (30, sum(good.boxes), sum(good.detections))
 
 
 def test_marks(three):
     result = compare({**three, "twin": three["good"], "short": three["good"].select(three["good"].keys[:20])}, 50)
-    printed = marked(table(result.scores))
-    assert [column.label for column in printed.columns] == [*(f"AP50 {name}" for name in CLASSES), *MEASURES]
+    printed = ranked_table(table(result.scores))
+    assert [column.label for column in printed.columns] == [*(f"AP50 {name}" for name in CLASSES), *MEASURES.values()]
     assert {column.arrow for column in printed.columns} == {"↑"}
     ranks = {row.method: row.cells[3].rank for row in printed.rows}
     assert ranks == {"good": 1, "twin": 1, "middling": 3, "poor": 0, "short": 0}
@@ -236,9 +236,9 @@ def test_marks(three):
     assert good.cells[3].detail == expected
     assert good.cells[0].detail.endswith(f"30 images, {result.scores[1].boxes[0]} boxes")
     with pytest.raises(UserError, match="scored twice: good"):
-        marked(table([result.scores[1]] * 2))
+        ranked_table(table([result.scores[1]] * 2))
     with pytest.raises(UserError, match="no method"):
-        marked(table([]))
+        ranked_table(table([]))
 
 
 def test_mean_of_present():

@@ -43,7 +43,7 @@ class Args(SplitOptions):
     classes: str = ""
     """Classes to detect, separated by commas; by default those that occur in the training split."""
     class_aliases: str = ""
-    """Class names to be taken for one, such as people=person,van=car."""
+    """Class names that count as another one, such as people=person,van=car."""
     resamples: int = 1000
     """Bootstrap draws."""
     num_images: int = 6
@@ -55,7 +55,7 @@ class Args(SplitOptions):
 
 
 def recipes() -> dict[str, Recipe]:
-
+    """Return the detectors by name."""
     small = YoloConfig(size=320, epochs=30, batch=8)
     return {"yolo": YoloConfig(), "yolo-small": small} | {name: make() for name, make in FASTER_RCNN_RECIPES.items()}
 
@@ -70,7 +70,7 @@ def options(arguments: list[str]) -> Args:
 
 
 def detector_named(arguments: list[str]) -> str:
-    """The value of --detector, which the recipe's own options depend on; the last one counts."""
+    """Return the value of --detector, which the recipe's own options depend on; the last one counts."""
     name = "yolo"
     for word, following in itertools.pairwise([*arguments, name]):
         if word == "--detector":
@@ -81,13 +81,16 @@ def detector_named(arguments: list[str]) -> str:
 
 
 def size_of(args: Args) -> int:
-    """YOLO's image size where it was asked for; 0: that of its training."""
-    size = getattr(args.recipe, "size", 0)
-    return 0 if size == getattr(recipes()[args.detector], "size", 0) else size
+    """Return YOLO's image size in pixels where another one than that of its training was asked for, else 0."""
+    default = recipes()[args.detector]
+    if not isinstance(args.recipe, YoloConfig) or not isinstance(default, YoloConfig):
+        return 0
+    return 0 if args.recipe.size == default.size else args.recipe.size
 
 
 Recipe = DetectorRecipe | YoloConfig
 
 
 def name_of(recipe: Recipe) -> str:
+    """Return what a recipe is called in output."""
     return recipe.model.rpartition("/")[2] if isinstance(recipe, YoloConfig) else recipe.name

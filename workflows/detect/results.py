@@ -155,12 +155,12 @@ def differences(compared: dict[Condition, Comparison]) -> pd.DataFrame:
     rows = [
         {"degradation": condition[0], "level": condition[1], "measure": one.measure, "best": one.first}
         | {"other": one.second, "images": one.images, "difference": one.difference.value}
-        | {"low": one.difference.low, "high": one.difference.high, "above zero": one.above, "p": one.p}
+        | {"low": one.difference.low, "high": one.difference.high, "above_zero": one.above_zero, "p": one.p}
         for condition, comparison in compared.items()
         for one in comparison.differences
     ]
     columns = ["degradation", "level", "measure", "best", "other", "images", "difference", "low", "high"]
-    return pd.DataFrame(rows, columns=[*columns, "above zero", "p"])
+    return pd.DataFrame(rows, columns=[*columns, "above_zero", "p"])
 
 
 def boxes_table(found: list[dict], classes: Sequence[str]) -> pd.DataFrame:
@@ -213,7 +213,7 @@ def show(table: pd.DataFrame, classes: Sequence[str]) -> None:
     heads = " ".join(f"{name[:9]:>9}" for name in classes)
     log_progress(f"{'method':20} {'images':>6} {heads}     mAP50 (95 % interval)  mAP50-95")
     for row in table[table["degradation"] == ALL].to_dict("records"):
-        values = " ".join(f"{100 * row[f'AP50 {name}']:9.1f}" for name in classes)
-        interval = f"({100 * row['mAP50 low']:.1f} to {100 * row['mAP50 high']:.1f})"
-        means = f"{100 * row['mAP50']:9.1f} {interval:16} {100 * row['mAP50-95']:8.1f}"
+        values = " ".join(f"{100 * row[f'ap50_{name}']:9.1f}" for name in classes)
+        interval = f"({100 * row['map50_low']:.1f} to {100 * row['map50_high']:.1f})"
+        means = f"{100 * row['map50']:9.1f} {interval:16} {100 * row['map50_95']:8.1f}"
         log_progress(f"{row['method']:20} {row['images']:6} {values} {means}")

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from detection.moefusion.joint import attention_maps
-from detection.protocol import marked
+from detection.protocol import MEASURES, ranked_table
 from fusion import storage
 from fusion.images.decode import decode
 from fusion.legacy import upgrade_history
@@ -25,7 +25,7 @@ from workflows.evolve.store import read_labels
 from workflows.fuse.methods import load_network
 from workflows.fuse.worker import GATES_FILE
 from workflows.inputs import Item
-from workflows.legacy import upgrade_evolve
+from workflows.legacy import upgrade_detection_column, upgrade_evolve
 from workflows.report.results import TrainingRun, read_json
 
 if TYPE_CHECKING:
@@ -47,14 +47,14 @@ def detection_section(folder: str, number: int = 1) -> Section:
     import pandas as pd
 
     result = read_json(storage.join(folder, "detect.json"), f"{folder} holds no finished `duskfuse detect`.")
-    table = pd.read_csv(io.BytesIO(storage.read_bytes(storage.join(folder, "table.csv"))), keep_default_na=False)
-    numbers = [name for name in table.columns if name.startswith(("AP50", "mAP"))]
+    table = read_detection_table(folder, "table.csv", keep_default_na=False)
+    numbers = [name for name in table.columns if name.startswith(("ap50_", *MEASURES))]
     table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce")
     table["level"] = table["level"].astype(str)
     tables = []
     for (degradation, level), part in table.groupby(["degradation", "level"], sort=False):
         caption = "all images" if degradation == ALL else f"{degradation}, level {level}"
-        tables.append((caption if len(table) > len(part) else "", marked(part)))
+        tables.append((caption if len(table) > len(part) else "", ranked_table(part)))
     pictures = storage.join(folder, "pictures")
     sheets = []
     for name in sorted(name for name in storage.list_files(pictures) if name.endswith(".png")):
@@ -74,17 +74,28 @@ def detection_section(folder: str, number: int = 1) -> Section:
     )
 
 
+def read_detection_table(folder: str, name: str, keep_default_na: bool = True) -> pd.DataFrame:
+    """Read table.csv or differences.csv of `duskfuse detect`, also of an earlier version, with today's columns."""
+    import pandas as pd
+
+    data = io.BytesIO(storage.read_bytes(storage.join(folder, name)))
+    table = pd.read_csv(data, keep_default_na=keep_default_na).rename(columns=upgrade_detection_column)
+    if "measure" in table.columns:
+        table["measure"] = table["measure"].map(upgrade_detection_column)
+    return table
+
+
 def map50_plots(table: pd.DataFrame) -> list[Plot]:
     """Return the plot of mAP50 over the level, where there are several levels."""
     import pandas as pd
 
     part = table[table["degradation"] != ALL]
-    width = part["mAP50 high"] - part["mAP50 low"]
+    width = part["map50_high"] - part["map50_low"]
     summary = pd.DataFrame(
         {
             **{name: part[name] for name in ("method", "degradation", "level")},
             "metric": "mAP50",
-            "mean": part["mAP50"],
+            "mean": part["map50"],
             # the plot divides by the root of the count: its bars become the bootstrap's standard error
             "std": width / (2 * 1.96) * part["images"].map(math.sqrt),
             "count": part["images"],
@@ -97,10 +108,8 @@ def map50_plots(table: pd.DataFrame) -> list[Plot]:
 
 def difference_notes(folder: str) -> list[str]:
     """Return which methods differ from the best one, over all images, at 5 % for all of them together (Bonferroni)."""
-    import pandas as pd
-
-    table = pd.read_csv(io.BytesIO(storage.read_bytes(storage.join(folder, "differences.csv"))))
-    part = table[(table["degradation"] == ALL) & (table["measure"] == "mAP50")]
+    table = read_detection_table(folder, "differences.csv")
+    part = table[(table["degradation"] == ALL) & (table["measure"] == "map50")]
     lines = []
     for row in part.to_dict("records"):
         # the best one was chosen among them: as many chances to be best as there are rows

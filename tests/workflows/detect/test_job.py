@@ -74,7 +74,7 @@ def test_the_tables(faster):
     table = pd.read_csv(out / "table.csv").set_index("method")
     assert list(table.index) == ["visible", "infrared", "average"]
     assert table["images"].tolist() == [4, 4, 3]
-    assert (table["mAP50 low"] <= table["mAP50"]).all() and (table["mAP50"] <= table["mAP50 high"]).all()
+    assert (table["map50_low"] <= table["map50"]).all() and (table["map50"] <= table["map50_high"]).all()
     boxes = pd.read_parquet(out / "detections.parquet")
     truth = boxes[boxes["method"] == "truth"]
     assert len(truth) == table["boxes"]["visible"]
@@ -108,7 +108,7 @@ def test_ap_is_that_of_the_detections(faster):
         found.append(Detections(seen[corners].to_numpy(), seen["score"], seen["class"].map(place)))
     expected = ap(match(truths, found, ["person", "car"]))[0]
     table = pd.read_csv(out / "table.csv").set_index("method")
-    got = table.loc["infrared", ["AP50 person", "AP50 car"]].to_numpy(float)
+    got = table.loc["infrared", ["ap50_person", "ap50_car"]].to_numpy(float)
     np.testing.assert_allclose(got, expected, rtol=1e-9)
 
 
