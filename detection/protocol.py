@@ -178,7 +178,7 @@ class _Draws:
 
 
 def image_draws(images: int, resamples: int, seed: int) -> np.ndarray:
-    """Return how often each image counts, int64 (1 + resamples, images): once in row 0, else as drawn with replacement."""
+    """Return how often each image counts, int64 (1 + resamples, images): once in row 0, then as drawn at random."""
     drawn = make_rng("bootstrap", seed, images).integers(0, max(images, 1), (resamples, images))
     counts = [np.bincount(row, minlength=images) for row in drawn]
     return np.stack([np.ones(images, np.int64), *counts]).astype(np.int64)
