@@ -257,7 +257,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(nodes, train, small_disk):
 
 
 DETECTOR = ["--detector", "faster-rcnn-small", "--recipe.model.size", 96, "--recipe.model.channels", 16]
-DETECTOR += ["--recipe.model.head", 32, "--recipe.epochs", 12, "--recipe.batch-size", 4]
+DETECTOR += ["--recipe.model.box-head-dim", 32, "--recipe.epochs", 12, "--recipe.batch-size", 4]
 DETECTOR += ["--val-fraction", 0.2, "--resamples", 20]
 NETWORK = ["--recipe.epochs", 60, "--recipe.batch-size", 4, "--recipe.crops.size", 48, "--recipe.validation.size", 48]
 WORDS = {
