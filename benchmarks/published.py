@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from fusion.metrics import METRICS, score
+from fusion.metrics.triplet import to_batch
 
 NAMES = {
     "tang2022": {
@@ -35,7 +36,7 @@ def read(folder: Path, key: str) -> torch.Tensor:
     (path,) = (p for p in folder.iterdir() if p.stem == key)
     with Image.open(path) as picture:
         pixels = np.asarray(picture)
-    return torch.tensor(pixels if pixels.ndim == 3 else pixels[..., None]).permute(2, 0, 1)[None]
+    return to_batch(pixels)
 
 
 def ours(task: tuple[Path, str, str, str]) -> dict[str, float]:

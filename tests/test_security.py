@@ -24,7 +24,7 @@ from fusion.data import corpus
 from fusion.errors import UserError
 from fusion.secrets import mask_secrets, mask_secrets_in
 from workflows import cli
-from workflows.inputs import items
+from workflows.inputs import ShardUnit, read_items
 from workflows.provenance import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -286,14 +286,14 @@ def test_rows_of_a_corpus_name_no_files_elsewhere(tmp_path, name, text):
     path = tmp_path / "shard.parquet"
     pq.write_table(pa.Table.from_pylist([row(**{name: text})], schema=corpus.SCHEMA), path)
     with pytest.raises(UserError, match=f"the {name} .* no name"):
-        list(items({"shard": str(path), "group": 0}))
+        list(read_items(ShardUnit(str(path), 0)))
 
 
 def test_rows_with_usual_names_are_read(tmp_path):
     path = tmp_path / "shard.parquet"
     usual = row(key="LLVIP_train 000.1-ä", degradation="haze+noise", level="2+3")
     pq.write_table(pa.Table.from_pylist([usual], schema=corpus.SCHEMA), path)
-    (item,) = items({"shard": str(path), "group": 0})
+    (item,) = read_items(ShardUnit(str(path), 0))
     assert (item.folder, item.key) == ("haze+noise/2+3", "LLVIP_train 000.1-ä")
 
 
@@ -330,7 +330,7 @@ def test_methods_and_tasks_are_called_by_names(tmp_path, name):
     with pytest.raises(UserError, match="method name"):
         method_library.library(args)
     with pytest.raises(UserError, match="--tasks"):
-        commonness_job.named_tasks(f"{name}=scenes:4,multifocus:4")
+        commonness_job.parse_tasks(f"{name}=scenes:4,multifocus:4")
 
 
 def test_links_out_of_an_image_folder_are_not_followed(tmp_path):

@@ -41,6 +41,10 @@ def upgrade_settings(settings: JSON) -> JSON:
         settings["recipe"] = upgrade_recipe(settings["recipe"])
     if isinstance(settings.get("config"), dict):  # of a corpus
         settings["config"] = upgrade_corpus_config(settings["config"])
+    if "recipe" in settings:
+        settings["recipe"] = upgrade_recipe(settings["recipe"])
+    if "kind" in settings:  # of a method
+        settings.setdefault("identity", None)
     return settings
 
 
@@ -49,6 +53,8 @@ def upgrade_result(result: JSON) -> JSON:
     result = rename_keys(result, PROVENANCE_KEYS)
     if isinstance(result.get("settings"), dict):  # of a training
         result["settings"] = upgrade_settings(result["settings"])
+    if isinstance(result.get("history"), list):
+        result["history"] = upgrade_history(result["history"])
     if isinstance(result.get("source"), dict):  # of fused or scored images
         result["source"] = _upgrade_source(result["source"])
     return result

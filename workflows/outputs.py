@@ -8,8 +8,8 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from fusion import storage
@@ -17,47 +17,66 @@ from fusion.errors import UserError
 from workflows.legacy import upgrade_settings
 
 
+def write_json(path: str, content: Any) -> None:
+    """Write `content` as indented JSON."""
+    storage.write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+@contextmanager
+def completing(out: str, name: str) -> Iterator[Callable[[Any], None]]:
+    """Take OUT/`name` away, which says that the folder is complete; yield the function that writes it, last, as JSON.
+
+    Until it is called the folder is not complete.
+    """
+    path = storage.join(out, name)
+    storage.remove(path)
+    yield lambda content: write_json(path, content)
+
+
 def claim_output(out: str, name: str, content: dict[str, Any], what: str) -> None:
     """Write `content` as OUT/`name` first, so that a folder never mixes two pieces of work.
 
-    UserError if OUT is claimed with other content, or is not empty and not claimed. `what`: "corpus", "run".
+    UserError if OUT is claimed with other content, or is not empty and not claimed. `what`: "corpus", "run". A claim
+    of an earlier version is compared in today's keys.
     """
     path = storage.join(out, name)
+    claimed: Any = None
     try:
-        there = upgrade_settings(json.loads(storage.read_bytes(path)))
+        claimed = upgrade_settings(json.loads(storage.read_bytes(path)))
     except (FileNotFoundError, NotADirectoryError):
         if storage.is_dir(out) and storage.list_files(out):
             raise UserError(f"{out} is not empty and holds no {what}. Choose another --out, or empty it.") from None
-        storage.write_text(path, json.dumps(content, indent=1) + "\n")
+        write_json(path, content)
         return
     except (ValueError, AttributeError):  # no JSON, or no JSON object
-        there = None
-    now = json.loads(json.dumps(content))
-    if there != now:
-        raise UserError(
-            f"{out} holds another {what}: {_difference(there, now)} (see {path}). Choose another --out, or delete it."
-        )
+        pass
+    wanted = json.loads(json.dumps(content))
+    if claimed != wanted:
+        difference = _difference(claimed, wanted)
+        raise UserError(f"{out} holds another {what}: {difference} (see {path}). Choose another --out, or delete it.")
 
 
-def _difference(there: Any, now: Any, name: str = "") -> str:
-    """The first setting that differs, in words."""
-    if not isinstance(there, dict) or not isinstance(now, dict):
-        if isinstance(there, str) and len(there) == 64:  # a fingerprint
+def _difference(claimed: Any, wanted: Any, name: str = "") -> str:
+    """Return the first setting that differs, in words."""
+    if not isinstance(claimed, dict) or not isinstance(wanted, dict):
+        if isinstance(claimed, str) and len(claimed) == 64:  # a fingerprint
             return f"{name} differ: other files, corpus or versions of the libraries"
-        return f"{name or 'it'} is {there!r} there and {now!r} now"
-    keys = [key for key in {**now, **there} if there.get(key) != now.get(key)]
-    keys.sort(key=lambda key: isinstance(there.get(key), str) and len(there[key]) == 64)  # words before fingerprints
-    return _difference(there.get(keys[0]), now.get(keys[0]), f"{name}.{keys[0]}".lstrip("."))
+        return f"{name or 'it'} is {claimed!r} there and {wanted!r} now"
+    keys = [key for key in {**wanted, **claimed} if claimed.get(key) != wanted.get(key)]
+    keys.sort(
+        key=lambda key: isinstance(claimed.get(key), str) and len(claimed[key]) == 64
+    )  # words before fingerprints
+    return _difference(claimed.get(keys[0]), wanted.get(keys[0]), f"{name}.{keys[0]}".lstrip("."))
 
 
 def require_own_output(out: str, marker: str, what: str) -> None:
-    """UserError when OUT holds files, but none of an earlier result of this kind."""
+    """Raise UserError when OUT holds files, but none of an earlier result of this kind."""
     if storage.is_dir(out) and not storage.exists(storage.join(out, marker)) and storage.list_files(out):
         raise UserError(f"{out} is not empty and holds no {what}. Choose another --out, or empty it.")
 
 
 def require_visible(out: str, hidden: Sequence[str], what: str) -> None:
-    """UserError when files that workers have written are not here: a local folder on several nodes."""
+    """Raise UserError when files that workers have written are not here: a local folder on several nodes."""
     if hidden:
         raise UserError(
             f"{len(hidden)} {what}, {hidden[0]} first, were written but cannot be seen from here under {out}. "
@@ -66,7 +85,7 @@ def require_visible(out: str, hidden: Sequence[str], what: str) -> None:
 
 
 class Lease:
-    """Says in OUT/lease.json that this process is writing there. Advisory: shards are the same whoever writes them.
+    """Say in OUT/lease.json that this process is writing there. Advisory: shards are the same whoever writes them.
 
         with Lease(out) as lease: ... lease.check() ...
 
@@ -105,7 +124,7 @@ class Lease:
                 storage.remove(self.path)
 
     def check(self) -> None:
-        """UserError when another process took the lease over."""
+        """Raise UserError when another process took the lease over."""
         if self.lost is not None:
             raise UserError(self._held_by(self.lost) + " This one stops.")
 
@@ -120,8 +139,8 @@ class Lease:
 
     def _read(self) -> dict | None:
         try:
-            found = json.loads(storage.read_bytes(self.path))
-            return found if isinstance(found, dict) else {}
+            holder = json.loads(storage.read_bytes(self.path))
+            return holder if isinstance(holder, dict) else {}
         except (FileNotFoundError, NotADirectoryError):
             return None
         except ValueError:
@@ -150,9 +169,11 @@ class Lease:
 
 
 def _alive(process: object) -> bool:
+    if not isinstance(process, int):
+        return False
     try:
-        os.kill(int(process), 0)
-    except (ProcessLookupError, TypeError, ValueError):
+        os.kill(process, 0)
+    except (ProcessLookupError, ValueError):
         return False
     except PermissionError:
         return True

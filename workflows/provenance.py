@@ -9,6 +9,7 @@ import shlex
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TypedDict
 
 from fusion.secrets import mask_secrets
 
@@ -21,24 +22,36 @@ PACKAGES_HASHED = ("workflows", "fusion", "detection")
 SUFFIXES_HASHED = (".py", ".json", ".html", ".safetensors")
 
 
-def provenance(command: list[str]) -> dict[str, object]:
-    """No times, no host names: equal work has equal stamps. `command`: what follows `duskfuse`; secrets are masked."""
+class Provenance(TypedDict):
+    """What made a result, as JSON files say it."""
+
+    command: str
+    revision: str
+    versions: dict[str, str]
+
+
+def provenance(command: list[str]) -> Provenance:
+    """Return what makes a result. `command`: what follows `duskfuse`; secrets are masked.
+
+    There are no times and no host names in it, so that equal work has equal files.
+    """
     words = [mask_secrets(word) for word in ("duskfuse", *command)]
     return {"command": shlex.join(words), "revision": revision(), "versions": versions()}
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the packages that results depend on."""
+    installed = {"python": platform.python_version()}
     for name in DISTRIBUTIONS:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            installed[name] = "not installed"
+    return installed
 
 
 def revision() -> str:
-    """The git commit of this source, with "+changes" when files differ from it.
+    """Return the git commit of this source, with "+changes" when files differ from it.
 
     Outside a repository (an installed package, what `ray job submit` uploaded) it is the commit that DUSKFUSE_REVISION
     names, if the files are those it was named for, else "sources-" and their fingerprint.
@@ -62,7 +75,7 @@ def revision() -> str:
 
 
 def source_fingerprint() -> str:
-    """A fingerprint of the packages' own files, by name and content: the same wherever they were copied to."""
+    """Return a fingerprint of the packages' own files, by name and content: the same wherever they were copied to."""
     root = Path(__file__).resolve().parent.parent
     digest = hashlib.sha256()
     for path in sorted(
@@ -73,5 +86,5 @@ def source_fingerprint() -> str:
 
 
 def revision_env() -> str:
-    """What DUSKFUSE_REVISION is set to, so that a copy of these sources without its repository knows its commit."""
+    """Return the value of DUSKFUSE_REVISION that tells a copy of these sources, without a repository, its commit."""
     return f"{revision()}@{source_fingerprint()}"

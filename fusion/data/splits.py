@@ -24,9 +24,17 @@ COLUMNS = ["key", "split", "sequence"]
 class SplitConfig(Protocol):
     """What a draw needs of a config: the seed, and the fractions of pairs for validation and test."""
 
-    seed: int
-    val_fraction: float
-    test_fraction: float
+    @property
+    def seed(self) -> int:
+        """Of the draw."""
+
+    @property
+    def val_fraction(self) -> float:
+        """Of the training pairs."""
+
+    @property
+    def test_fraction(self) -> float:
+        """Of all pairs."""
 
 
 def assign_splits(

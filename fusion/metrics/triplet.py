@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,3 +63,8 @@ class Triplet:
     def map(self, change: Callable[[Tensor], Tensor]) -> Triplet:
         """Return the three images after `change`, with nothing remembered."""
         return Triplet(change(self.fused), change(self.visible), change(self.infrared))
+
+
+def to_batch(image: np.ndarray) -> Tensor:
+    """Return an image, (H, W) or (H, W, C), as a batch of one: (1, C, H, W), of the same dtype."""
+    return torch.tensor(image if image.ndim == 3 else image[..., None]).permute(2, 0, 1)[None]

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -195,20 +194,22 @@ def test_a_method_fuses_every_channel(tmp_path):
     from fusion.classical import CLASSICAL, fuse_colour
     from fusion.data.pairs import find_pairs, read_pair
     from fusion.images.decode import decode
+    from workflows.fuse.methods import name_of_method
     from workflows.fuse.worker import Fuser, FuserSettings
+    from workflows.inputs import PairUnit
 
     write_pair(tmp_path / "p", "a")
     (ref,) = find_pairs(str(tmp_path / "p")).refs
     pair = read_pair(ref)
     made = {}
     for colour in ("channels", "luma", "channels"):
-        (result,) = Fuser(FuserSettings(None, "average", colour, str(tmp_path / "f"), 1))({"refs": [asdict(ref)]})
-        assert result["made"]  # what the other way left is not taken for done
+        (result,) = Fuser(FuserSettings(None, "average", colour, str(tmp_path / "f"), 1))(PairUnit((ref,)))
+        assert result.fused_now  # what the other way left is not taken for done
         made[colour] = decode((tmp_path / "f" / "a.png").read_bytes()).pixels
     assert (made["channels"] == fuse_colour(CLASSICAL["average"], pair.visible, pair.infrared)).all()
     assert (made["luma"] != made["channels"]).any()
-    (again,) = Fuser(FuserSettings(None, "average", "channels", str(tmp_path / "f"), 1))({"refs": [asdict(ref)]})
-    assert not again["made"] and again["model"]["name"] == "average, every channel"
+    (again,) = Fuser(FuserSettings(None, "average", "channels", str(tmp_path / "f"), 1))(PairUnit((ref,)))
+    assert not again.fused_now and name_of_method("average", "channels") == "average, every channel"
 
 
 def test_a_truncated_fused_image_is_not_taken_for_done(tmp_path):

@@ -10,65 +10,78 @@ a network. "kept" is what the mixed network keeps of the task's own: what is com
 
 from __future__ import annotations
 
-import json
 import math
+from typing import Any
 
 from fusion import storage
 from fusion.config import to_dict
+from fusion.data.finding import PairRef
 from fusion.data.synthetic import is_synthetic, resolve_pairs_uri
 from fusion.errors import UserError
 from fusion.training.evolution import mean_score
 from workflows.cluster.connect import connect
-from workflows.cluster.parallel import in_parallel
 from workflows.commonness.options import Args
 from workflows.console import log_progress
 from workflows.evolve import job as evolve_job
 from workflows.evolve import options as evolve_options
 from workflows.evolve import train as evolve_train
-from workflows.outputs import claim_output
+from workflows.evolve.store import LabelledPair
+from workflows.outputs import claim_output, completing
 from workflows.provenance import provenance
-from workflows.variants.job import labelled, score_network
+from workflows.variants.job import read_evolved_pairs, score_pairs
 
 
 def run(args: Args, command: list[str]) -> None:
+    """Evolve every task, train one network for all, score all networks on all tasks."""
     import pandas as pd
 
-    tasks = named_tasks(args.tasks)
-    kept = {name: getattr(args, name) for name in ("methods", "test_fraction", "seed")}
-    kept |= {"tasks": {name: resolve_pairs_uri(where) for name, where in tasks.items()}, "recipe": to_dict(args.recipe)}
-    claim_output(args.out, "settings.json", kept, "study")
-    storage.remove(storage.join(args.out, "commonness.json"))  # from here to the end the study is not complete
-    connect()
-    rows, held_out, networks = [], {}, {}
-    for name, pairs in tasks.items():
-        folder = storage.join(args.out, "tasks", name)
-        given = {"recipe": args.recipe, "methods": args.methods, "test_fraction": args.test_fraction, "seed": args.seed}
-        evolve_job.run(evolve_options.Args(pairs=pairs, out=folder, **given), ["commonness", *command])
-        mine, held_out[name], _ = labelled(folder)
-        rows += mine
-        networks[name] = storage.join(folder, "checkpoint")
-    evolve_train.train(storage.join(args.out, "mixed"), args.recipe, rows, None, ["commonness", *command])
-    networks["mixed"] = storage.join(args.out, "mixed", "checkpoint")
-    table = []
-    for task, refs in held_out.items():
-        values = {network: e2_of(refs, where) for network, where in networks.items()}
-        scored = [key for key in sorted(values[task]) if all(math.isfinite(found[key]) for found in values.values())]
-        row = {"task": task, "pairs": len(scored), "unscored": len(refs) - len(scored)}
-        row |= {network: mean_score([found[key] for key in scored]) for network, found in values.items()}
-        table.append(row | {"kept": row["mixed"] / row[task]})
-    frame = pd.DataFrame(table)
-    storage.write_text(storage.join(args.out, "table.csv"), frame.to_csv(index=False))
-    about = {"provenance": provenance(["commonness", *command]), "tasks": tasks}
-    storage.write_text(storage.join(args.out, "commonness.json"), json.dumps(about, indent=1) + "\n")
+    tasks = parse_tasks(args.tasks)
+    claim: dict[str, Any] = {name: getattr(args, name) for name in ("methods", "test_fraction", "seed")}
+    claim |= {"tasks": {name: resolve_pairs_uri(pairs) for name, pairs in tasks.items()}}
+    claim |= {"recipe": to_dict(args.recipe)}
+    claim_output(args.out, "settings.json", claim, "study")
+    with completing(args.out, "commonness.json") as complete:
+        connect()
+        labelled: list[LabelledPair] = []
+        held_out: dict[str, list[PairRef]] = {}
+        networks: dict[str, str] = {}
+        for name, pairs in tasks.items():
+            folder = storage.join(args.out, "tasks", name)
+            options = evolve_options.Args(
+                pairs=pairs,
+                out=folder,
+                recipe=args.recipe,
+                methods=args.methods,
+                test_fraction=args.test_fraction,
+                seed=args.seed,
+            )
+            evolve_job.run(options, ["commonness", *command])
+            evolved = read_evolved_pairs(folder)
+            held_out[name] = evolved.held_out
+            labelled += evolved.labelled
+            networks[name] = storage.join(folder, "checkpoint")
+        evolve_train.train(storage.join(args.out, "mixed"), args.recipe, labelled, None, ["commonness", *command])
+        networks["mixed"] = storage.join(args.out, "mixed", "checkpoint")
+        table = [score_task(task, refs, networks) for task, refs in held_out.items()]
+        storage.write_text(storage.join(args.out, "table.csv"), pd.DataFrame(table).to_csv(index=False))
+        complete({"provenance": provenance(["commonness", *command]), "tasks": tasks})
     log_progress(f"{'E2 of':16}" + "".join(f"{name[:14]:>15}" for name in networks) + f"{'kept':>8}")
     for row in table:
         log_progress(f"{row['task']:16}" + "".join(f"{row[name]:15.4f}" for name in networks) + f"{row['kept']:8.3f}")
     print(f"{args.out}: {len(tasks)} tasks, each with a network of its own, and one for all")
 
 
-def named_tasks(text: str) -> dict[str, str]:
-    """name -> pairs. UserError: fewer than two, or a name used twice."""
+def score_task(task: str, refs: list[PairRef], networks: dict[str, str]) -> dict[str, Any]:
+    """Return a row of table.csv: mean E2 of every network on a task, over the pairs that all have a score on."""
+    scores = {name: score_e2(refs, checkpoint) for name, checkpoint in networks.items()}
+    keys = [key for key in sorted(scores[task]) if all(math.isfinite(by_key[key]) for by_key in scores.values())]
+    row: dict[str, Any] = {"task": task, "pairs": len(keys), "unscored": len(refs) - len(keys)}
+    row |= {name: mean_score([by_key[key] for key in keys]) for name, by_key in scores.items()}
+    return row | {"kept": row["mixed"] / row[task]}
 
+
+def parse_tasks(text: str) -> dict[str, str]:
+    """Parse --tasks into name -> pairs. UserError: fewer than two, or a name used twice."""
     tasks: dict[str, str] = {}
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         name, equals, where = part.partition("=")
@@ -82,9 +95,6 @@ def named_tasks(text: str) -> dict[str, str]:
     return tasks
 
 
-def e2_of(refs: list[dict], checkpoint: str) -> dict[str, float]:
-    """key -> E2 of a network on the held-out pairs of a task that can be read."""
-
-    where = storage.absolute(checkpoint)
-    units = [{"checkpoint": where, "refs": refs[i : i + 8]} for i in range(0, len(refs), 8)]
-    return {row["key"]: row["values"]["e2"] for row in in_parallel(units, score_network)}
+def score_e2(refs: list[PairRef], checkpoint: str) -> dict[str, float]:
+    """Return key -> E2 of a network on the held-out pairs of a task that can be read."""
+    return {result.key: result.values["e2"] for result in score_pairs(refs, checkpoint)}

@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from tqdm import tqdm
 
 from fusion import storage
-from fusion.config import fingerprint, from_dict, to_dict
+from fusion.config import fingerprint, to_dict
 from fusion.data.corpus import Manifest, checksum, open_corpus, write_manifest
 from fusion.data.corpus import verify as check
 from fusion.data.finding import Rejected
@@ -29,7 +29,7 @@ from workflows.console import log_progress
 from workflows.corpus.options import Args, VerifyArgs
 from workflows.outputs import Lease, claim_output, require_visible
 from workflows.provenance import provenance
-from workflows.splits import checked_splits, split_pairs
+from workflows.splits import check_splits_file, split_pairs
 
 
 def verify(corpus: str) -> None:
@@ -43,10 +43,17 @@ def verify(corpus: str) -> None:
     print(f"{corpus}: {len(manifest.shards())} shards, {manifest.rows()} samples, all as the manifest says")
 
 
-def build(row: dict) -> list[ShardRecord]:
-    """One shard, in a Ray task."""
+@dataclass(frozen=True)
+class ShardTask:
+    """A shard to be built below `root`."""
 
-    return [build_shard(from_dict(ShardPlan, row["plan"]), row["root"])]
+    plan: ShardPlan
+    root: str
+
+
+def build(task: ShardTask) -> list[ShardRecord]:
+    """Build one shard, in a Ray task."""
+    return [build_shard(task.plan, task.root)]
 
 
 def run(args: Args | VerifyArgs, command: list[str]) -> None:
@@ -59,13 +66,12 @@ def run(args: Args | VerifyArgs, command: list[str]) -> None:
 
 def build_corpus(args: Args, command: list[str]) -> None:
     """Claim the folder, split, plan, build what is missing, write the manifest."""
-
     if not 0 <= args.max_rejected_fraction <= 1:
-        raise UserError(f"--max-rejected-fraction is {args.max_rejected_fraction}; it is a share, 0 to 1")
+        raise UserError(f"--max-rejected-fraction is {args.max_rejected_fraction}; it is a fraction, 0 to 1")
     shared = {name: value for name, value in asdict(args).items() if name not in ("out", "max_rejected_fraction")}
     config = CorpusConfig(**shared)
     found = find_pairs(args.pairs)
-    frozen = checked_splits(args.splits, found.refs)
+    frozen = check_splits_file(args.splits, found.refs)
     log_progress(f"{args.pairs}: {len(found.refs)} pairs ({found.layout}), {len(found.rejected)} rejected")
 
     inputs = fingerprint([[asdict(ref) for ref in found.refs], frozen, library_versions()])
@@ -77,7 +83,7 @@ def build_corpus(args: Args, command: list[str]) -> None:
     check_rejected(found.rejected, len(found.refs) + len(found.rejected), args.max_rejected_fraction)
     with Lease(args.out) as lease:
         claim_output(args.out, "plan.json", plan, "corpus")  # another one may have claimed it in the same moment
-        refs = split_pairs(found.refs, config, args.out)
+        refs = split_pairs(found.refs, args.pairs, args, args.out)
         plans = plan_shards(refs, config)
         records, rejected, seconds = build_all(plans, found, args, lease)
         about = {
@@ -102,13 +108,13 @@ def build_all(plans, found, args: Args, lease) -> tuple[list[ShardRecord], list[
     connect()
     total = len(found.refs) + len(found.rejected)
     root = storage.absolute(args.out)  # tasks may run in another folder
-    rows = [{"plan": to_dict(plan), "root": root} for plan in plans]
+    tasks = [ShardTask(plan, root) for plan in plans]
     rejected = list(found.rejected)
     records: list[ShardRecord] = []
     start = time.perf_counter()
     with tqdm(total=sum(plan.samples for plan in plans), unit="sample", desc="corpus", mininterval=1) as bar:
         planned = {plan.name: plan.samples for plan in plans}
-        for record in in_parallel(rows, build):
+        for record in in_parallel(tasks, build):
             lease.check()
             records.append(record)
             rejected += record.rejected

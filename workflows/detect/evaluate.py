@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from workflows.cluster.connect import resources
 from workflows.cluster.parallel import ActorPool, in_actors
 from workflows.detect.labels import SOURCES
 from workflows.detect.options import Args, size_of
-from workflows.inputs import PAIRS_A_TASK, items, open_source, read_fused_image
+from workflows.inputs import Item, PairUnit, Unit, check_size, open_source, pair_units, read_fused_image, read_items
 
 
 def score(
@@ -27,10 +27,10 @@ def score(
         source = open_source(None, args.corpus, args.split)
         units, images = source.units, source.images
     else:
-        chosen = [asdict(ref) for ref in refs if args.split in ("all", ref.split)]
+        chosen = [ref for ref in refs if args.split in ("all", ref.split)]
         if not chosen:
             raise UserError(f"{args.pairs} has no pairs of split {args.split!r}. Choose another --split.")
-        units = [{"refs": chosen[i : i + PAIRS_A_TASK]} for i in range(0, len(chosen), PAIRS_A_TASK)]
+        units = list(pair_units(chosen))
         images = len(chosen)
     cpus, gpus = resources()
     workers = gpus or max(1, int(cpus))
@@ -74,14 +74,14 @@ class Finder:
         device = "cuda:0" if torch.cuda.is_available() else "cpu"
         self.detect = load_detector(settings.weights, self.classes, self.same, settings.size or None, device).detect
 
-    def __call__(self, unit: dict) -> list[dict]:
+    def __call__(self, unit: Unit) -> list[dict]:
 
         results = []
-        for item in items(unit):
-            if isinstance(item, tuple):
-                results.append({"found": [], "problems": [{"method": "", "image": item[0], "problem": item[1]}]})
-            else:
+        for item in read_items(unit):
+            if isinstance(item, Item):
                 results.append(self.one(item))
+            else:
+                results.append({"found": [], "problems": [{"method": "", "image": item.key, "problem": item.reason}]})
         return results
 
     def one(self, item) -> dict:
@@ -92,15 +92,12 @@ class Finder:
         for name in (*SOURCES, *self.methods):
             try:
                 image = image_of(item, name, self.methods)
-                if image.shape[:2] != (height, width):
-                    sizes = [f"{shape[1]}x{shape[0]}" for shape in (image.shape, item.infrared.shape)]
-                    raise UserError(f"size differs: fused {sizes[0]}, pair {sizes[1]}")
+                check_size(image, item.infrared)
                 images[name] = image
             except storage.StoreError:
                 raise
             except UserError as error:
-                where = f"{item.folder}/{item.key}".lstrip("/")
-                problems.append({"method": name, "image": where, "problem": str(error)})
+                problems.append({"method": name, "image": item.name, "problem": str(error)})
         what = {"image": item.key, "degradation": item.degradation or "clean", "level": item.level or "0"}
         what |= {"height": height, "width": width, "true": lists(true)}
         found = [
@@ -126,9 +123,9 @@ def find_items(args: Args, keys: set[str]) -> Iterator:
     """The items with these keys among what was scored."""
 
     for unit in open_source(None if args.corpus else args.pairs, args.corpus, args.split).units:
-        if "refs" in unit:
-            unit = unit | {"refs": [ref for ref in unit["refs"] if ref["key"] in keys]}
-        yield from (item for item in items(unit) if not isinstance(item, tuple) and item.key in keys)
+        if isinstance(unit, PairUnit):
+            unit = replace(unit, refs=tuple(ref for ref in unit.refs if ref.key in keys))
+        yield from (item for item in read_items(unit) if isinstance(item, Item) and item.key in keys)
 
 
 def image_of(item, method: str, methods: dict[str, str]):

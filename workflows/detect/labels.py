@@ -10,16 +10,15 @@ from tqdm import tqdm
 
 from detection.yolo.config import YoloConfig
 from fusion import storage
-from fusion.config import from_dict
 from fusion.data.class_names import standard_name
 from fusion.data.corpus import open_corpus, read_shard
-from fusion.data.finding import PairRef, Rejected
+from fusion.data.finding import Rejected
 from fusion.data.pairs import BadPair, find_pairs, read_pair
 from fusion.data.splits import FILE, assign_splits, read_frozen_splits
 from fusion.errors import UserError
 from workflows.cluster.parallel import in_parallel
 from workflows.console import log_progress
-from workflows.inputs import PAIRS_A_TASK
+from workflows.inputs import pair_units
 from workflows.splits import split_pairs
 
 if TYPE_CHECKING:
@@ -35,14 +34,11 @@ def look_at(args: Args, same: dict) -> tuple[list, list[dict], dict[str, dict]]:
         return [], [], {}
     found = find_pairs(args.pairs)
     check_splits(args, found.refs)
-    refs = split_pairs(found.refs, args, args.out)
+    refs = split_pairs(found.refs, args.pairs, args, args.out)
     rejected = list(found.rejected)
     problems: list[dict] = []
     good: dict[str, dict] = {}
-    rows = [
-        {"refs": [asdict(r) for r in refs[i : i + PAIRS_A_TASK]], "same": same}
-        for i in range(0, len(refs), PAIRS_A_TASK)
-    ]
+    rows = [{"refs": unit.refs, "same": same} for unit in pair_units(refs)]
     split = {ref.key: ref.split for ref in refs}
     with tqdm(total=len(refs), unit="pair", desc="labels", mininterval=1) as bar:
         for row in in_parallel(rows, census):
@@ -87,13 +83,13 @@ def census(row: dict) -> list[dict]:
     results = []
     for ref in row["refs"]:
         try:
-            pair = read_pair(from_dict(PairRef, ref))
+            pair = read_pair(ref)
         except BadPair as error:
-            where = f"{ref['labels']}: " if str(error).startswith("labels") else ""
-            results.append({"key": ref["key"], "read": False, "problems": [f"{where}{error}"], "boxes": {}})
+            where = f"{ref.labels}: " if str(error).startswith("labels") else ""
+            results.append({"key": ref.key, "read": False, "problems": [f"{where}{error}"], "boxes": {}})
             continue
         counts = Counter(standard_name(name, row["same"]) for name in pair.classes)
-        problems = [f"{ref['labels']}: {warning}" for warning in pair.label_warnings]
+        problems = [f"{ref.labels}: {warning}" for warning in pair.label_warnings]
         results.append({"key": pair.key, "read": True, "problems": problems, "boxes": dict(counts)})
     return results
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,6 +24,7 @@ from workflows.console import log_progress
 from workflows.detect.evaluate import find_items, image_of
 from workflows.detect.labels import SOURCES
 from workflows.detect.options import Args, name_of
+from workflows.outputs import write_json
 from workflows.provenance import provenance
 
 
@@ -82,7 +82,7 @@ def write(
         "resamples": args.resamples,
         "problems": len(problems),
     }
-    storage.write_text(storage.join(args.out, "detect.json"), json.dumps(about, indent=1) + "\n")
+    write_json(storage.join(args.out, "detect.json"), about)
     show(table, classes)
     for item in problems[:5]:
         log_progress(f"problem: {item['method']} {item['image']}: {item['problem']}")

@@ -34,8 +34,8 @@ from fusion.training.engine import Engine, Numbers
 from workflows.cluster.connect import connect
 from workflows.console import log_progress
 from workflows.detect.options import Recipe, name_of
-from workflows.inputs import item_of, read_fused_image
-from workflows.outputs import claim_output
+from workflows.inputs import item_of_pair, read_fused_image
+from workflows.outputs import claim_output, write_json
 from workflows.provenance import provenance
 from workflows.train import trainer
 from workflows.train.collectives import all_reduce_sum
@@ -77,7 +77,7 @@ class Examples:
         except BadPair as error:
             raise UserError(f"{row['ref']['visible']}: {error}") from error
         known = {"visible": pair.visible, "infrared": pair.infrared}
-        image = known[row["image"]] if row["image"] in known else read_fused_image(row["image"], item_of(pair))
+        image = known[row["image"]] if row["image"] in known else read_fused_image(row["image"], item_of_pair(pair))
         height, width = pair.infrared.shape
         if image.shape[:2] != (height, width):
             raise UserError(f"{row['image']}: the fused image of {pair.key} has another size than the pair")
@@ -125,7 +125,7 @@ def train(out: str, recipe: Recipe, task: dict, start: str | None, command: list
             storage.write_bytes(storage.join(model, path.name), path.read_bytes())
         history = json.loads((Path(folder) / "history.json").read_text())
     about = {"provenance": provenance(command), "settings": settings, "workers": workers, "history": history}
-    storage.write_text(storage.join(out, "run.json"), json.dumps(about, indent=1) + "\n")
+    write_json(storage.join(out, "run.json"), about)
     log_progress(f"{name_of(recipe)}: trained {len(history)} epochs in {time.time() - begin:.0f} s")
     return model
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fusion import checkpoint, storage
-from fusion.config import fingerprint, from_dict, to_dict
+from fusion.config import fingerprint, to_dict
 from fusion.data.finding import PairRef
 from fusion.data.pairs import BadPair, read_pair
 from fusion.errors import UserError
@@ -27,8 +27,9 @@ from fusion.training.recipes import Recipe
 from workflows.cluster.connect import connect
 from workflows.cluster.parallel import in_parallel
 from workflows.console import log_progress
-from workflows.evolve.store import image_path, read_labels
-from workflows.outputs import claim_output
+from workflows.evolve.store import Forgetting, LabelledPair, labelled_pairs, network_checkpoint, read_labels
+from workflows.legacy import upgrade_result
+from workflows.outputs import claim_output, write_json
 from workflows.provenance import provenance
 from workflows.train import trainer
 from workflows.train.collectives import all_reduce_sum
@@ -38,62 +39,77 @@ from workflows.train.tracking.callbacks import logger_callbacks
 from workflows.train.trainer import prepare_model, steps_per_epoch
 from workflows.train.worker import format_epoch
 
-MEMORY = 2**31  # bytes of decoded images a worker keeps
+CACHE_BYTES = 2**31  # of decoded images, in each worker
 
 
-class LabelledPairs:
-    """Pairs with their labels, read once and kept while they fit in memory."""
+class LabelledDataset:
+    """Pairs with their labels as samples, read once and kept while they fit in memory."""
 
-    def __init__(self, rows: Sequence[dict]) -> None:
-        self.rows = rows
-        self.kept: dict[int, Any] = {}
-        self.bytes = 0
+    def __init__(self, pairs: Sequence[LabelledPair]) -> None:
+        self.pairs = pairs
+        self._cache: dict[int, LabelledSample] = {}
+        self._bytes = 0
 
-    def __iter__(self) -> Iterator:
-        for place, row in enumerate(self.rows):
-            sample = self.kept.get(place)
+    def __iter__(self) -> Iterator[LabelledSample]:
+        """Yield the samples in the order of the pairs."""
+        for index, pair in enumerate(self.pairs):
+            sample = self._cache.get(index)
             if sample is None:
-                sample = read(row)
-                size = sample.visible.nbytes + sample.infrared.nbytes + sample.label.nbytes
-                if self.bytes + size <= MEMORY:
-                    self.kept[place] = sample
-                    self.bytes += size
+                sample = read_sample(pair)
+                size = sum(
+                    image.nbytes for image in (sample.visible, sample.infrared, sample.label) if image is not None
+                )
+                if self._bytes + size <= CACHE_BYTES:
+                    self._cache[index] = sample
+                    self._bytes += size
             yield sample
 
 
-def read(row: dict):
-    """A pair and its label as a sample."""
-
-    ref = row["ref"]
+def read_sample(labelled: LabelledPair) -> LabelledSample:
+    """Read a pair and its label. UserError where one cannot be read."""
+    ref = labelled.ref
     try:
-        pair = read_pair(from_dict(PairRef, ref))
-        label = decode(storage.read_bytes(row["label"])).pixels
+        pair = read_pair(ref)
+        label = decode(storage.read_bytes(labelled.label)).pixels
     except BadPair as error:
-        raise UserError(f"{ref['key']}: {error}") from error
+        raise UserError(f"{ref.key}: {error}") from error
     except (OSError, BadImage) as error:
         raise UserError(
-            f"the label {row['label']} cannot be read ({error}). On several nodes --out must be a shared folder or "
+            f"the label {labelled.label} cannot be read ({error}). On several nodes --out must be a shared folder or "
             "s3://; if the file is damaged, delete scores.json in its folder, and it is made again."
         ) from error
     images = (pair.visible, pair.infrared, pair.visible, pair.infrared)
-    text = (ref["key"], ref["split"], ref["source"], "clean", "0", "{}")
+    text = (ref.key, ref.split, ref.source, "clean", "0", "{}")
     return LabelledSample(*text, *images, pair.boxes, pair.classes, label=label)
 
 
-def train(
-    out: str, recipe: Recipe, rows: list[dict], start: str | None, command: list[str], workers: int = 0
-) -> list[dict]:
-    """Train, or go on; OUT/checkpoint is the network. Returns the history."""
+def labels_fingerprint(pairs: Sequence[LabelledPair]) -> str:
+    """Return the fingerprint of pairs and the paths of their labels."""
+    return fingerprint([to_dict(pair) for pair in pairs])
 
-    settings = {"recipe": to_dict(recipe), "labels": fingerprint(rows), "init_checkpoint": None}
+
+def train(
+    out: str,
+    recipe: Recipe,
+    pairs: Sequence[LabelledPair],
+    start: str | None,
+    command: list[str],
+    workers: int = 0,
+) -> list[dict[str, float]]:
+    """Train, or go on; OUT/checkpoint is the network. Returns the numbers of every epoch.
+
+    start: the checkpoint whose weights the training starts from.
+    """
+    settings = {"recipe": to_dict(recipe), "labels": labels_fingerprint(pairs), "init_checkpoint": None}
     if start is not None:
         settings["init_checkpoint"] = checkpoint.load(checkpoint.fetch(start), expect="aenet").fingerprint
     claim_output(out, "settings.json", settings, "training")
     done = storage.join(out, "run.json")
     if storage.exists(done):
-        return json.loads(storage.read_bytes(done))["history"]
+        history: list[dict[str, float]] = upgrade_result(json.loads(storage.read_bytes(done)))["history"]
+        return history
     connect()
-    learn = [row for row in rows if row["ref"]["split"] == "train"]
+    learn = [pair for pair in pairs if pair.ref.split == "train"]
     workers = trainer.batch_norm_workers(recipe.batch_size, workers)
     steps = trainer.steps_per_epoch(len(learn), recipe, workers)
     if not steps:
@@ -105,7 +121,7 @@ def train(
     job = trainer.TrainJob(
         out=out,
         loop=train_loop,
-        settings=EvolveSettings(recipe, tuple(rows), start and storage.absolute(start)),
+        settings=EvolveSettings(recipe, tuple(pairs), start and storage.absolute(start)),
         workers=workers,
         batch_size=recipe.batch_size,
         worker_cpus=trainer.cpus_per_worker,
@@ -116,17 +132,17 @@ def train(
         trainer.copy_checkpoint(folder, storage.join(out, "checkpoint"))
         history = checkpoint.read_state(Path(folder))["history"]
     about = {"provenance": provenance(command), "settings": settings, "workers": workers, "history": history}
-    storage.write_text(done, json.dumps(about, indent=1) + "\n")
+    write_json(done, about)
     log_progress(f"trained {len(history)} epochs in {time.time() - begin:.0f} s")
     return history
 
 
 @dataclass(frozen=True)
 class EvolveSettings:
-    """What a worker needs: labelled pairs (as `read` takes them), and a network to start from."""
+    """What a worker needs: labelled pairs, and a network to start from."""
 
     recipe: Recipe
-    rows: tuple[dict[str, Any], ...]
+    pairs: tuple[LabelledPair, ...]
     start: str | None = None
 
 
@@ -137,7 +153,7 @@ def train_loop(settings: EvolveSettings, worker: WorkerConfig) -> str | None:
     recipe = settings.recipe
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
-    learn = [row for row in settings.rows if row["ref"]["split"] == "train"]
+    learn = [pair for pair in settings.pairs if pair.ref.split == "train"]
     engine = Engine(
         recipe,
         steps_per_epoch(len(learn), recipe, size),
@@ -153,9 +169,9 @@ def train_loop(settings: EvolveSettings, worker: WorkerConfig) -> str | None:
             checkpoint.load_weights(engine.model, checkpoint.fetch(settings.start))
 
     history = resume(engine, report, start)
-    own = LabelledPairs(learn[rank : len(learn) // size * size : size])  # as many for every worker
-    held = [row for row in settings.rows if row["ref"]["split"] == "val"][: recipe.validation.rows][rank::size]
-    held_out = list(validation_batches(LabelledPairs(held), engine.stage, recipe.validation.size))
+    own = LabelledDataset(learn[rank : len(learn) // size * size : size])  # as many for every worker
+    held = [pair for pair in settings.pairs if pair.ref.split == "val"][: recipe.validation.rows][rank::size]
+    held_out = list(validation_batches(LabelledDataset(held), engine.stage, recipe.validation.size))
 
     def make_batches(epoch: int) -> Iterable[Any]:
         return training_batches(own, engine.stage, recipe.crops, recipe.batch_size // size, recipe.seed, epoch)
@@ -167,34 +183,37 @@ def train_loop(settings: EvolveSettings, worker: WorkerConfig) -> str | None:
     return run_epochs(engine, history, make_batches, validate, worker, report)
 
 
-def forgetting(out: str, number: int, refs) -> dict[str, float] | None:
-    """The loss on the labels of the evolution before, by the network before and by the one after; None for the first.
+@dataclass(frozen=True)
+class LossTask:
+    """A labelled pair on which a network is measured."""
 
-    On the validation pairs, whole images; on the training pairs where there are none.
+    pair: LabelledPair
+    checkpoint: str
+
+
+def measure_forgetting(out: str, number: int, refs: Sequence[PairRef]) -> Forgetting | None:
+    """Measure the loss on the labels of the evolution before, by the network before and the one after.
+
+    On the validation pairs, whole images; on the training pairs where there are none. None for the first evolution.
     """
-
     if number == 1:
         return None
     old = read_labels(out, number - 1)
-    chosen = [ref for ref in refs if ref.key in old and ref.split == "val"]
-    chosen = chosen or [ref for ref in refs if ref.key in old]
-    rows = [
-        {"ref": asdict(ref), "label": storage.absolute(image_path(out, old[ref.key].method, ref.key))} for ref in chosen
-    ]
-    means = {}
-    for name, n in (("before", number - 1), ("after", number)):
-        where = storage.absolute(storage.join(out, "evolutions", str(n), "training", "checkpoint"))
-        losses = [one["loss"] for one in in_parallel([row | {"checkpoint": where} for row in rows], loss_of)]
-        means[name] = sum(losses) / len(losses)
-    return means | {"pairs": len(rows)}
+    pairs = labelled_pairs(out, [ref for ref in refs if ref.split == "val"], old) or labelled_pairs(out, refs, old)
+    means = []
+    for n in (number - 1, number):
+        path = storage.absolute(network_checkpoint(out, n))
+        losses = list(in_parallel([LossTask(pair, path) for pair in pairs], measure_loss))
+        means.append(sum(losses) / len(losses))
+    return Forgetting(before=means[0], after=means[1], pairs=len(pairs))
 
 
-def loss_of(row: dict) -> list[dict]:
-    """The loss of a network on one labelled pair, in a Ray task."""
-
+def measure_loss(task: LossTask) -> list[float]:
+    """Compute the loss of a network on one labelled pair, in a Ray task."""
     torch.set_num_threads(1)
-    model = checkpoint.load(checkpoint.fetch(row["checkpoint"])).model
+    model = checkpoint.load(checkpoint.fetch(task.checkpoint)).model
     with torch.inference_mode():
-        for batch in validation_batches([read(row)], "aenet", 10**6):
-            return [{"loss": float(total(loss_terms("aenet", model, batch), AENetLoss()))}]
-    return []
+        return [
+            float(total(loss_terms("aenet", model, batch), AENetLoss()))
+            for batch in validation_batches([read_sample(task.pair)], "aenet", 10**6)
+        ]

@@ -26,8 +26,9 @@ def run(args: Args, command: list[str]) -> None:
 
     if not args.out.endswith(".onnx"):
         raise UserError(f"--out {args.out}: give a file name that ends in .onnx.")
-    model = (weights.load() if args.checkpoint is None else load_network(args.checkpoint)[0]).model
-    if model.config.stage == "restore":
+    network = load_network(str(weights.folder()) if args.checkpoint is None else args.checkpoint)
+    model = network.model
+    if network.restores:
         raise UserError(f"{args.checkpoint} restores and does not fuse. Give a checkpoint of stage 2.")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"

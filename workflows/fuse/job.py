@@ -14,80 +14,95 @@ OUT/gates.csv. OUT/fused.json is written last.
 
 from __future__ import annotations
 
-import json
+from dataclasses import asdict
 
 from tqdm import tqdm
 
 from fusion import storage, weights
+from fusion.data.finding import Rejected
 from fusion.errors import UserError
 from workflows.cluster.connect import connect, resources
 from workflows.cluster.parallel import ActorPool, in_actors
-from workflows.fuse.methods import load_network
+from workflows.fuse import files as fuse_files
+from workflows.fuse.methods import load_network, name_of_method
 from workflows.fuse.options import Args, check
-from workflows.fuse.worker import GATES_FILE, Fuser, FuserSettings, gates_table
-from workflows.inputs import open_source
-from workflows.outputs import claim_output, require_visible
+from workflows.fuse.worker import GATES_FILE, Fuser, FuseResult, FuserSettings, gates_table
+from workflows.inputs import Source, open_source
+from workflows.outputs import claim_output, completing, require_visible
 from workflows.provenance import provenance
 
-SMALL = 5_000_000  # parameters
+SMALL_NETWORK = 5_000_000  # parameters
 
 
 def run(args: Args, command: list[str]) -> None:
-
+    """Fuse two files, pairs or the rows of a corpus."""
     check(args)
     if args.files:
-        from workflows.fuse import files as fuse_files
-
-        return fuse_files.run(args)
+        fuse_files.run(args)
+        return
     source = open_source(args.pairs, args.corpus, args.split or "test")
-    where, parameters = None, 0
-    model = {"method": args.method} | ({} if args.colour == "luma" else {"colour": args.colour})
-    if args.method is None:
-        where = str(weights.folder()) if args.checkpoint is None else storage.absolute(args.checkpoint)
-        loaded, twin, identity = load_network(where)  # a bad one is told here, once, not by every worker
-        parameters = sum(p.numel() for network in (loaded.model, twin) if network for p in network.parameters())
-        model = {"checkpoint": identity}
+    checkpoint, num_parameters = None, 0
+    if args.method is not None:
+        name = fingerprint = name_of_method(args.method, args.colour)
+        claim = {"method": args.method} | ({} if args.colour == "luma" else {"colour": args.colour})
+    else:
+        checkpoint = str(weights.folder()) if args.checkpoint is None else storage.absolute(args.checkpoint)
+        network = load_network(checkpoint)  # a bad one is told here, once, not by every worker
+        name, fingerprint, num_parameters = network.checkpoint.name, network.identity, network.num_parameters
+        claim = {"checkpoint": fingerprint}
 
-    claim_output(args.out, "model.json", model, "model's images")
-    storage.remove(storage.join(args.out, "fused.json"))  # from here to the end the folder is not complete
-    connect()
-    pool, threads = place(args.workers, parameters)
-    results: list[dict] = []
-    rejected = list(source.rejected)
-    with tqdm(total=source.images, unit="image", desc="fuse", mininterval=1) as bar:
-        settings = FuserSettings(where, args.method, args.colour, storage.absolute(args.out), threads)
-        for result in in_actors(source.units, Fuser, settings, (dict,), pool):
-            bar.update(1)
-            (rejected if "reason" in result else results).append(result)
-    if len(rejected) > args.max_rejected_fraction * (source.images + len(source.rejected)) or not results:
-        first = rejected[0] if rejected else {"key": "-", "reason": "nothing to do"}
-        raise UserError(
-            f"{len(rejected)} images could not be fused, more than --max-rejected-fraction "
-            f"{args.max_rejected_fraction:g} ({first['key']}: {first['reason']}). {len(results)} are in {args.out}."
+    claim_output(args.out, "model.json", claim, "model's images")
+    with completing(args.out, "fused.json") as complete:
+        connect()
+        pool, threads = placement(args.workers, num_parameters)
+        settings = FuserSettings(checkpoint, args.method, args.colour, storage.absolute(args.out), threads)
+        results, rejected = fuse_all(source, settings, pool)
+        total = source.images + len(source.rejected)
+        if len(rejected) > args.max_rejected_fraction * total or not results:
+            first = rejected[0] if rejected else Rejected("-", "nothing to do")
+            raise UserError(
+                f"{len(rejected)} images could not be fused, more than --max-rejected-fraction "
+                f"{args.max_rejected_fraction:g} ({first.key}: {first.reason}). {len(results)} are in {args.out}."
+            )
+        visible = set(storage.list_files(args.out))
+        hidden = [file for result in results for file in result.files if file not in visible]
+        require_visible(args.out, hidden, "fused images")
+        if gates := gates_table(results):
+            storage.write_text(storage.join(args.out, GATES_FILE), gates)
+        complete(
+            {
+                "provenance": provenance(["fuse", *command]),
+                "model": {"name": name, "fingerprint": fingerprint},
+                "source": source.description,
+                "images": len(results),
+                "rejected": [asdict(item) for item in sorted(rejected, key=lambda item: item.key)],
+            }
         )
-    seen = set(storage.list_files(args.out))
-    hidden = [name for result in results for name in result["files"] if name not in seen]
-    require_visible(args.out, hidden, "fused images")
-    made = [result for result in results if result["made"]]
-    about = {
-        "provenance": provenance(["fuse", *command]),
-        "model": results[0]["model"],
-        "source": source.about,
-        "images": len(results),
-        "rejected": sorted(rejected, key=lambda item: item["key"]),
-    }
-    if gates := gates_table(results):
-        storage.write_text(storage.join(args.out, GATES_FILE), gates)
-    storage.write_text(storage.join(args.out, "fused.json"), json.dumps(about, indent=1) + "\n")
-    seconds = sorted(result["seconds"] for result in made)
+    seconds = sorted(result.seconds for result in results if result.fused_now)
     pace = f", {seconds[len(seconds) // 2] * 1e3:.0f} ms an image (median)" if seconds else ""
     print(
-        f"{args.out}: {len(made)} images fused, {len(results) - len(made)} were there, {len(rejected)} rejected{pace}"
+        f"{args.out}: {len(seconds)} images fused, {len(results) - len(seconds)} were there, "
+        f"{len(rejected)} rejected{pace}"
     )
 
 
-def place(wanted: int, parameters: int) -> tuple[ActorPool, int]:
-    """(model copies and what each takes of the cluster, threads of each).
+def fuse_all(source: Source, settings: FuserSettings, pool: ActorPool) -> tuple[list[FuseResult], list[Rejected]]:
+    """Fuse on Ray. Returns what was fused, and the pairs that cannot be used."""
+    results: list[FuseResult] = []
+    rejected = list(source.rejected)
+    kinds: tuple[type[FuseResult | Rejected], ...] = (FuseResult, Rejected)
+    with tqdm(total=source.images, unit="image", desc="fuse", mininterval=1) as bar:
+        for result in in_actors(source.units, Fuser, settings, kinds, pool):
+            bar.update(1)
+            if isinstance(result, FuseResult):
+                results.append(result)
+            else:
+                rejected.append(result)
+    return results, rejected
+
+
+def placement(wanted: int, num_parameters: int) -> tuple[ActorPool, int]:
+    """Return how many copies of the model there are, with what each takes of the cluster, and the threads of each.
 
     Without GPUs, small networks run best as many copies of one thread, large ones would not fit in memory like that.
     """
@@ -95,5 +110,5 @@ def place(wanted: int, parameters: int) -> tuple[ActorPool, int]:
     if gpus:
         workers = wanted or gpus
         return ActorPool(workers, cpus=min(1, cpus / workers), gpus=min(1, gpus / workers)), 1
-    workers = wanted or max(1, int(cpus if parameters < SMALL else cpus // 4))
+    workers = wanted or max(1, int(cpus if num_parameters < SMALL_NETWORK else cpus // 4))
     return ActorPool(workers, cpus=min(1, cpus / workers)), max(1, int(cpus // workers))

@@ -1,16 +1,85 @@
+"""What fuses: trained networks, with the detectors that go along, and classical methods."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
-from detection.moefusion.attention import DUAL_DETECTORS
+from detection.moefusion.attention import DUAL_DETECTORS, DualDetector
+from detection.moefusion.joint import attention_maps
 from fusion import checkpoint, inference
 from fusion.classical import CLASSICAL, fuse_colour
 
+FuseFn = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(visible uint8 (H, W, 3) or (H, W), infrared uint8 (H, W)) -> fused uint8, of the size of the pair."""
 
-def classical_fuse_fn(method: str, colour: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """(visible, infrared) -> fused, all uint8, by a method of the library; a grey pair has luma only."""
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A network on the CPU, with the detectors it was trained with, if any.
+
+    Args:
+        checkpoint: The network as it was saved.
+        twin: The two detectors that tell a MoE-Fusion what to look at; None for other networks.
+        identity: What its images depend on: the fingerprints of both.
+    """
+
+    checkpoint: checkpoint.Checkpoint
+    twin: DualDetector | None
+    identity: str
+
+    @property
+    def model(self) -> nn.Module:
+        """The network itself."""
+        return self.checkpoint.model
+
+    @property
+    def restores(self) -> bool:
+        """Whether it restores both images of a pair instead of fusing them."""
+        config: Any = self.model.config  # of every model of MODELS
+        return bool(config.stage == "restore")
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the network and its detectors together."""
+        return sum(p.numel() for network in (self.model, self.twin) if network for p in network.parameters())
+
+    def to(self, device: str) -> LoadedNetwork:
+        """Return the network after moving it, and its detectors, to a device."""
+        self.model.to(device)
+        if self.twin is not None:
+            self.twin.to(device)
+        return self
+
+    def attention(self, visible: np.ndarray, infrared: np.ndarray) -> torch.Tensor | None:
+        """Return the attention maps (1, 2, H, W) of its detectors on a pair; None without detectors."""
+        return None if self.twin is None else attention_maps(self.twin, visible, infrared)
+
+
+def load_network(path: str) -> LoadedNetwork:
+    """Load the network of a run or checkpoint folder, or URI. UserError where there is none."""
+    folder = checkpoint.fetch(path)
+    loaded = checkpoint.load(folder)
+    detectors = checkpoint.part(folder, "detectors")
+    if detectors is None:
+        return LoadedNetwork(loaded, None, loaded.fingerprint)
+    twin = checkpoint.load(detectors, models=DUAL_DETECTORS)
+    assert isinstance(twin.model, DualDetector)
+    return LoadedNetwork(loaded, twin.model, f"{loaded.fingerprint}+{twin.fingerprint}")
+
+
+def name_of_method(method: str, colour: str) -> str:
+    """Return the name of a classical method with its treatment of colour: what its images depend on."""
+    return method if colour == "luma" else f"{method}, every channel"
+
+
+def classical_fuse_fn(method: str, colour: str) -> FuseFn:
+    """Return the function that fuses by a classical method; a grey pair has luma only."""
 
     def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
         if colour == "channels" and visible.ndim == 3:
@@ -18,16 +87,3 @@ def classical_fuse_fn(method: str, colour: str) -> Callable[[np.ndarray, np.ndar
         return inference.fuse(CLASSICAL[method].fuse, visible, infrared)
 
     return fuse
-
-
-def load_network(where: str):
-    """(checkpoint, its detectors or None, what its images depend on) of a run or checkpoint folder."""
-
-    folder = checkpoint.fetch(where)
-    loaded = checkpoint.load(folder)
-    detectors = checkpoint.part(folder, "detectors")
-    if detectors is None:
-        return loaded, None, loaded.fingerprint
-
-    twin = checkpoint.load(detectors, models=DUAL_DETECTORS)
-    return loaded, twin.model, f"{loaded.fingerprint}+{twin.fingerprint}"

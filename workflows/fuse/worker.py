@@ -1,18 +1,21 @@
+"""The actor that fuses, and how it knows what it has fused."""
+
 from __future__ import annotations
 
 import hashlib
 import json
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from detection.moefusion.joint import attention_maps
 from fusion import inference, storage
+from fusion.data.finding import Rejected
 from fusion.images.png import encode_png, png_text
-from workflows.fuse.methods import classical_fuse_fn, load_network
-from workflows.inputs import items
+from workflows.fuse.methods import LoadedNetwork, classical_fuse_fn, load_network, name_of_method
+from workflows.inputs import Item, Unit, read_items
 
 STAMP = "duskfuse"  # PNG text chunks
 GATES = "duskfuse-gates"
@@ -22,7 +25,15 @@ PNG_END = b"IEND\xaeB`\x82"  # the last chunk of a whole file
 
 @dataclass(frozen=True)
 class FuserSettings:
-    """The model, a checkpoint or a classical method with its treatment of colour, and where fused images go."""
+    """What an actor fuses with, and where fused images go.
+
+    Args:
+        checkpoint: A run or checkpoint folder; None with a method.
+        method: A classical method.
+        colour: What a method fuses, "luma" or every one of the "channels".
+        out: The folder of the fused images.
+        threads: Threads of the actor.
+    """
 
     checkpoint: str | None
     method: str | None
@@ -31,75 +42,74 @@ class FuserSettings:
     threads: int
 
 
+@dataclass(frozen=True)
+class FuseResult:
+    """A fused image, or both restored images of a pair.
+
+    Args:
+        key: Of the pair.
+        files: What was written, below the output folder.
+        fused_now: False where the files were there, with the right stamp.
+        seconds: How long fusing and writing took; 0 where the files were there.
+        gates: Gate -> the weight of every expert, of networks that gate whole images.
+    """
+
+    key: str
+    files: tuple[str, ...]
+    fused_now: bool
+    seconds: float
+    gates: dict[str, list[float]]
+
+
 class Fuser:
     """A Ray actor that holds one copy of the model and fuses one unit of work at a time."""
 
     def __init__(self, settings: FuserSettings) -> None:
         torch.set_num_threads(settings.threads)
         self.out = settings.out
-        self.restores = False
-        self.model = self.twin = None
-        if settings.checkpoint is None:
-            method, colour = settings.method, settings.colour
-            self.classical = classical_fuse_fn(method, colour)
-            self.identity = self.name = method if colour == "luma" else f"{method}, every channel"
-            return
-        loaded, twin, self.identity = load_network(settings.checkpoint)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model, self.name = loaded.model.to(device), loaded.name
-        self.twin = twin and twin.to(device)
-        self.restores = loaded.model.config.stage == "restore"
+        self.network: LoadedNetwork | None = None
+        if settings.method is not None:
+            self.identity = name_of_method(settings.method, settings.colour)
+            self.fuse_classical = classical_fuse_fn(settings.method, settings.colour)
+        elif settings.checkpoint is not None:
+            self.network = load_network(settings.checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
+            self.identity = self.network.identity
 
-    def __call__(self, unit: dict) -> list[dict]:
+    def __call__(self, unit: Unit) -> list[FuseResult | Rejected]:
+        """Fuse the images of a unit of work."""
+        return [item if isinstance(item, Rejected) else self.fuse_item(item) for item in read_items(unit)]
 
-        results = []
-        for item in items(unit):
-            if isinstance(item, tuple):
-                results.append({"key": item[0], "reason": item[1]})
-            else:
-                results.append(self.one(item))
-        return results
-
-    def one(self, item) -> dict:
+    def fuse_item(self, item: Item) -> FuseResult:
         """Fuse and write one image, unless it is there with the stamp of this model and these pixels."""
-
-        stamp = content_stamp(self.identity, item.degraded_visible, item.degraded_infrared)
-        names = ["visible", "infrared"] if self.restores else [""]
-        files = ["/".join([*filter(None, (item.folder, name)), f"{item.key}.png"]) for name in names]
+        visible, infrared = item.degraded_visible, item.degraded_infrared
+        stamp = content_stamp(self.identity, visible, infrared)
+        network = self.network
+        restores = network is not None and network.restores
+        names = ["visible", "infrared"] if restores else [""]
+        files = tuple("/".join([*filter(None, (item.folder, name)), f"{item.key}.png"]) for name in names)
         paths = [storage.join(self.out, file) for file in files]
-        result = {
-            "key": item.key,
-            "files": files,
-            "model": {"name": self.name, "fingerprint": self.identity},
-            "made": False,
-        }
-        known = [read_png_text(path) for path in paths]
-        if all(text.get(STAMP) == stamp for text in known):
-            return result | {"gates": json.loads(known[0].get(GATES, "{}"))}
+        existing = [read_png_text(path) for path in paths]
+        if all(text.get(STAMP) == stamp for text in existing):
+            return FuseResult(item.key, files, False, 0.0, json.loads(existing[0].get(GATES, "{}")))
         start = time.perf_counter()
-        pair = (item.degraded_visible, item.degraded_infrared)
         gates: dict[str, list[float]] = {}
-        if self.model is None:
-            images = [self.classical(*pair)]
-        elif self.restores:
-            images = inference.restore(self.model, *pair)
+        images: Sequence[np.ndarray]
+        if network is None:
+            images = [self.fuse_classical(visible, infrared)]
+        elif restores:
+            images = inference.restore(network.model, visible, infrared)
         else:
-            image, gates = inference.fuse_with_gates(self.model, *pair, self.attention(pair))
-            images = [image]
+            attention = network.attention(visible, infrared)
+            fused, gates = inference.fuse_with_gates(network.model, visible, infrared, attention)
+            images = [fused]
         text = {STAMP: stamp} | ({GATES: json.dumps(gates)} if gates else {})
         for path, image in zip(paths, images, strict=True):
             storage.write_bytes(path, encode_png(image, text))
-        return result | {"made": True, "seconds": time.perf_counter() - start, "gates": gates}
-
-    def attention(self, pair: tuple[np.ndarray, np.ndarray]):
-        """What its detectors tell a MoE-Fusion that was trained with them."""
-        if self.twin is None:
-            return None
-
-        return attention_maps(self.twin, *pair)
+        return FuseResult(item.key, files, True, time.perf_counter() - start, gates)
 
 
 def content_stamp(identity: str, visible: np.ndarray, infrared: np.ndarray) -> str:
+    """Return the checksum of what a fused image depends on: what fuses, and the pixels of both images."""
     digest = hashlib.sha256(identity.encode())
     for image in (visible, infrared):
         digest.update(str(image.shape).encode() + np.ascontiguousarray(image).tobytes())
@@ -107,8 +117,7 @@ def content_stamp(identity: str, visible: np.ndarray, infrared: np.ndarray) -> s
 
 
 def read_png_text(path: str) -> dict[str, str]:
-    """The text chunks of the PNG at `path`; {} where there is none that is whole."""
-
+    """Read the text chunks of the PNG at `path`; {} where there is none that is whole."""
     try:
         data = storage.read_bytes(path)
     except OSError:
@@ -116,11 +125,11 @@ def read_png_text(path: str) -> dict[str, str]:
     return png_text(data) if data.endswith(PNG_END) else {}
 
 
-def gates_table(results: list[dict]) -> str:
-    """CSV: how much every expert counted in every image, for networks that gate whole images; "" for others."""
+def gates_table(results: Iterable[FuseResult]) -> str:
+    """Return a CSV of every expert's weight in every image, for networks that gate whole images; "" for others."""
     rows = ["image,gate,expert,weight"]
-    for result in sorted(results, key=lambda result: result["files"]):
-        name = result["files"][0].removesuffix(".png")
-        for gate, weights in result["gates"].items():
+    for result in sorted(results, key=lambda result: result.files):
+        name = result.files[0].removesuffix(".png")
+        for gate, weights in result.gates.items():
             rows += [f"{name},{gate},{expert},{weight:.6g}" for expert, weight in enumerate(weights, 1)]
     return "\n".join(rows) + "\n" if len(rows) > 1 else ""

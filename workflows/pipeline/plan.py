@@ -27,6 +27,7 @@ from workflows.pipeline.contents import read_json
 from workflows.pipeline.jobs import OptionValue, check_options, parse_options, result_settings, to_argv
 from workflows.pipeline.records import Dependencies, StageRecord, find_earlier, read_record, record_name, write_record
 from workflows.pipeline.spec import PAIRS, Pipeline, Stage, map_text, substitute
+from workflows.provenance import Provenance
 
 LATEST = "latest.json"
 MAX_REASONS = 3
@@ -137,7 +138,7 @@ class State:
         previous = read_record(self.out, latest) if isinstance(latest, str) else None
         return differences(previous.made_of, step.made_of) if previous else "never ran"
 
-    def mark_done(self, step: Step, provenance: dict[str, Any], seconds: float) -> None:
+    def mark_done(self, step: Step, provenance: Provenance, seconds: float) -> None:
         """Write the record of a finished stage."""
         write_record(self.out, step.name, StageRecord(step.fingerprint, step.made_of), provenance, seconds)
 

@@ -15,6 +15,7 @@ from fusion.config import fingerprint, to_dict
 from fusion.legacy import upgrade_recipe
 from workflows.options import RENAMED
 from workflows.pipeline.contents import read_json
+from workflows.provenance import Provenance
 
 FOLDER = "stages"
 DIGITS = 8  # of the fingerprint in a folder's name
@@ -50,7 +51,7 @@ def record_name(stage: str, mark: str) -> str:
     return f"{stage}-{mark[:DIGITS]}"
 
 
-def write_record(out: str, name: str, record: StageRecord, provenance: dict[str, Any], seconds: float) -> None:
+def write_record(out: str, name: str, record: StageRecord, provenance: Provenance, seconds: float) -> None:
     """Write OUT/stages/NAME-HASH.json, also with what made the result and how long it took."""
     content = {
         "fingerprint": record.fingerprint,

@@ -8,7 +8,7 @@ from fusion.errors import UserError
 from fusion.metrics import METRICS
 from fusion.report.gallery import GalleryRow
 from fusion.report.tables import degradation_order, level_order
-from workflows.inputs import Item, items, open_source, read_fused_image
+from workflows.inputs import Item, PairUnit, open_source, read_fused_image, read_items
 from workflows.report.results import Scores
 
 if TYPE_CHECKING:
@@ -50,18 +50,17 @@ def find_items(scores: Scores, chosen: list[ImageKey]) -> list[Item]:
     source = scores.source
     opened = open_source(source.get("pairs"), source.get("corpus"), source.get("split", "test"))
     content = source.get("content_sha256")
-    if content and opened.about["content_sha256"] != content:
+    if content and opened.description["content_sha256"] != content:
         raise UserError(f"{source['corpus']} is not the corpus that was scored. Score again, or put the old one back.")
     names = {key.image for key in chosen}
     found: dict[ImageKey, Item] = {}
     for unit in opened.units:
         if len(found) == len(chosen):
             break
-        refs = unit.get("refs")
-        if refs is not None and not any(ref["key"] in names for ref in refs):
+        if isinstance(unit, PairUnit) and not any(ref.key in names for ref in unit.refs):
             continue
-        for item in items(unit):
-            if not isinstance(item, tuple) and (key := key_of(item)) in chosen:
+        for item in read_items(unit):
+            if isinstance(item, Item) and (key := key_of(item)) in chosen:
                 found[key] = item
     return [found[key] for key in chosen if key in found]
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from detection.moefusion.joint import attention_maps
 from detection.protocol import MEASURES, ranked_table
 from fusion import storage
 from fusion.images.decode import decode
@@ -218,13 +217,13 @@ def experts_section(methods: Mapping[str, str], runs: Sequence[TrainingRun], ite
 
 def expert_sheets(run: str, items: Sequence[Item]) -> list[FullWidthImage]:
     """Return what the local experts of a trained MoE-Fusion make of the first images; empty where it has none."""
-    loaded, twin, _ = load_network(storage.absolute(run))
-    if loaded.model.config.ablation in NO_LOCAL_EXPERTS:
+    network = load_network(storage.absolute(run))
+    if network.model.config.ablation in NO_LOCAL_EXPERTS:
         return []
     sheets = []
     for item in items[:MAX_EXPERT_SHEETS]:
-        attention = None if twin is None else attention_maps(twin, item.visible, item.infrared)
-        sheet_HW3 = expert_sheet(loaded.model, item.visible, item.infrared, attention)
+        attention = network.attention(item.visible, item.infrared)
+        sheet_HW3 = expert_sheet(network.model, item.visible, item.infrared, attention)
         sheets.append(FullWidthImage(f"{run}: {item.key}", data_uri(encode_jpeg(sheet_HW3), "jpeg")))
     return sheets
 

@@ -10,7 +10,6 @@ finished model, OUT/run.json says how it was made.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -30,7 +29,7 @@ from fusion.training.recipes import Recipe
 from fusion.training.stages import STAGES
 from workflows.cluster.connect import connect, resources
 from workflows.console import log_progress
-from workflows.outputs import Lease, claim_output
+from workflows.outputs import Lease, claim_output, write_json
 from workflows.provenance import provenance
 from workflows.train import detection_metric
 from workflows.train.options import Args
@@ -108,7 +107,7 @@ def run(
             "workers": plan.workers,
             "history": history,
         }
-        storage.write_text(run_file, json.dumps(about, indent=1) + "\n")
+        write_json(run_file, about)
     log_progress(f"trained {len(history)} epochs in {time.time() - start:.0f} s")
     print(f"{args.out}: the model is in {storage.join(args.out, 'checkpoint')}")
 

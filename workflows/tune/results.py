@@ -14,6 +14,7 @@ from fusion.report.search import learning_curves, pareto_figure, settings_figure
 from fusion.report.trials import pareto_front, summary
 from fusion.training.search_space import apply, label
 from workflows.console import log_progress
+from workflows.outputs import write_json
 from workflows.provenance import provenance
 from workflows.tune.records import FAILED, FINISHED, TrialRecord, metric_key, read_records, trial_name
 
@@ -50,7 +51,7 @@ def write_results(args: Args, command: list[str], objectives: Mapping[str, bool]
     states = trials["state"].value_counts().to_dict()
     about = {"provenance": provenance(["tune", *command]), "objective": list(objectives), "trials": states}
     about |= {"samples": plan.samples, "best": json.loads(best.to_json()), "front": front, "failed": errors}
-    storage.write_text(storage.join(args.out, "tune.json"), json.dumps(about, indent=1) + "\n")
+    write_json(storage.join(args.out, "tune.json"), about)
     print_table(table, list(plan.names), keys, states)
     for error in dict.fromkeys(errors):
         log_progress(f"failed: {error}")
@@ -91,7 +92,7 @@ def write_recipe(args: Args, path: str, values: Mapping[str, Any], records: Mapp
     """Write the recipe with the values of the trials that have them: tables turn whole numbers into others."""
     trials = (record.values for record in records.values())
     exact = next(trial for trial in trials if all(trial[name] == values[name] for name in values))
-    storage.write_text(path, json.dumps(to_dict(apply(args.recipe, exact)), indent=1) + "\n")
+    write_json(path, to_dict(apply(args.recipe, exact)))
 
 
 def write_front(

@@ -12,37 +12,87 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from fusion import checkpoint, inference, storage
+from fusion.data.finding import PairRef, Rejected
 from fusion.data.pairs import find_pairs
 from fusion.data.splits import FILE, read_frozen_splits
 from fusion.errors import UserError
 from fusion.images.colour import to_grey
 from fusion.metrics import score
+from fusion.metrics.triplet import to_batch
 from fusion.models.aenet import BLOCKS
 from fusion.models.configs import AENetConfig
 from fusion.report.variants import bubbles
-from fusion.training.recipes import aenet
+from fusion.training.recipes import Recipe, aenet
 from workflows.cluster.connect import connect
 from workflows.cluster.parallel import in_parallel
 from workflows.console import log_progress
 from workflows.evolve import train as evolve_train
-from workflows.evolve.store import image_path, latest, read_labels
-from workflows.inputs import items
-from workflows.outputs import claim_output
+from workflows.evolve.store import LabelledPair, count_evolutions, labelled_pairs, read_labels
+from workflows.inputs import PairUnit, pair_units, read_items
+from workflows.outputs import claim_output, completing
 from workflows.provenance import provenance
 from workflows.variants.options import Args
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 METRICS = ("e2", "niqe", "ssim", "en", "psnr", "brenner", "viff")
-TIMED = (400, 400)
-TURNS = 12
+TIMED_SIZE = (400, 400)
+NUM_TURNS = 12
 ADAM_BYTES = 12  # of a parameter in a checkpoint with both moments: what the paper calls size
 
 
+@dataclass(frozen=True)
+class EvolvedPairs:
+    """What a finished evolution gives to studies.
+
+    Args:
+        number: Of the evolution.
+        labelled: The pairs with labels, for training and validation.
+        held_out: The pairs to score.
+    """
+
+    number: int
+    labelled: list[LabelledPair]
+    held_out: list[PairRef]
+
+
+@dataclass(frozen=True)
+class NetworkTask:
+    """A few pairs that a network fuses."""
+
+    checkpoint: str
+    unit: PairUnit
+
+
+@dataclass(frozen=True)
+class PairMetrics:
+    """The metrics of a network's result on a pair."""
+
+    key: str
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class BlockCost:
+    """What a block costs: time at 400 x 400, parameters, size of a checkpoint with optimiser, and of its weights."""
+
+    block: str
+    ms: float
+    parameters: int
+    size_mb: float
+    weights_kb: float
+
+
 def run(args: Args, command: list[str]) -> None:
+    """Train and score every block, and write the tables."""
     import pandas as pd
 
     named = (name.strip() for name in args.blocks.split(","))
@@ -52,61 +102,55 @@ def run(args: Args, command: list[str]) -> None:
         raise UserError(f"unknown block {unknown[0]!r}. Known: {', '.join(BLOCKS)}.")
     if args.num_seeds < 1 or args.steps < 0:
         raise UserError("--num-seeds must be at least 1, and --steps at least 0 (0: the full recipe).")
-    rows, test, number = labelled(args.evolution)
-    content = {"evolution": storage.absolute(args.evolution), "number": number}
-    claim_output(
-        args.out, "settings.json", content | {k: getattr(args, k) for k in ("steps", "batch_size", "patch")}, "study"
-    )
-    storage.remove(storage.join(args.out, "variants.json"))  # from here to the end the folder is not complete
-    connect()
-    runs = []
-    for block in blocks:
-        for seed in range(args.num_seeds):
-            runs.append(one(args, block, seed, rows, test, ["variants", *command]))
-            log_progress("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in runs[-1].items()))
-    frame = pd.DataFrame(runs)
-    log_progress("timing the networks, in turns")
-    table = summarise(
-        frame, list(in_parallel([{"checkpoints": {b: network(args.out, b, 0) for b in blocks}}], measure))
-    )
-    storage.write_text(storage.join(args.out, "runs.csv"), frame.to_csv(index=False))
-    storage.write_text(storage.join(args.out, "table.csv"), table.to_csv(index=False))
-    storage.write_bytes(storage.join(args.out, "bubbles.svg"), bubbles(table))
-    about = {
-        "provenance": provenance(["variants", *command]),
-        "pairs": len(test),
-        "blocks": list(blocks),
-        "seeds": args.num_seeds,
-    }
-    storage.write_text(storage.join(args.out, "variants.json"), json.dumps(about, indent=1) + "\n")
-    show(table, len(test))
+    pairs = read_evolved_pairs(args.evolution)
+    claim = {"evolution": storage.absolute(args.evolution), "number": pairs.number}
+    claim |= {name: getattr(args, name) for name in ("steps", "batch_size", "patch")}
+    claim_output(args.out, "settings.json", claim, "study")
+    with completing(args.out, "variants.json") as complete:
+        connect()
+        runs = []
+        for block in blocks:
+            for seed in range(args.num_seeds):
+                runs.append(train_and_score(args, block, seed, pairs, ["variants", *command]))
+                log_progress(
+                    "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in runs[-1].items())
+                )
+        frame = pd.DataFrame(runs)
+        log_progress("timing the networks, in turns")
+        networks = {block: network(args.out, block, 0) for block in blocks}
+        table = summarise(frame, list(in_parallel([networks], measure_costs)))
+        storage.write_text(storage.join(args.out, "runs.csv"), frame.to_csv(index=False))
+        storage.write_text(storage.join(args.out, "table.csv"), table.to_csv(index=False))
+        storage.write_bytes(storage.join(args.out, "bubbles.svg"), bubbles(table))
+        complete(
+            {
+                "provenance": provenance(["variants", *command]),
+                "pairs": len(pairs.held_out),
+                "blocks": list(blocks),
+                "seeds": args.num_seeds,
+            }
+        )
+    print_table(table, len(pairs.held_out))
     print(f"{args.out}: {len(blocks)} blocks, {args.num_seeds} seeds each")
 
 
-def labelled(where: str) -> tuple[list[dict], list[dict], int]:
-    """(labelled pairs for training, held-out pairs, number of the evolution) of a finished evolution."""
-
-    number, _ = latest(where)
+def read_evolved_pairs(out: str) -> EvolvedPairs:
+    """Read the pairs and labels of the latest evolution. UserError: none is finished, or no pair is held out."""
+    number = count_evolutions(out)
     if not number:
-        raise UserError(f"{where} holds no finished evolution. Give the --out folder of `duskfuse evolve`.")
-    settings = json.loads(storage.read_bytes(storage.join(where, "settings.json")))
-    refs, _ = read_frozen_splits(find_pairs(settings["pairs"]).refs, storage.join(where, FILE))
-    labels = read_labels(where, number)
-    rows = [
-        {"ref": asdict(ref), "label": storage.absolute(image_path(where, labels[ref.key].method, ref.key))}
-        for ref in refs
-        if ref.key in labels
-    ]
-    test = [asdict(ref) for ref in refs if ref.split == "test"]
-    if not test:
-        raise UserError(f"{where} has no held-out pair to score. Evolve with a --test-fraction.")
-    return rows, test, number
+        raise UserError(f"{out} holds no finished evolution. Give the --out folder of `duskfuse evolve`.")
+    settings = json.loads(storage.read_bytes(storage.join(out, "settings.json")))
+    refs, _ = read_frozen_splits(find_pairs(settings["pairs"]).refs, storage.join(out, FILE))
+    held_out = [ref for ref in refs if ref.split == "test"]
+    if not held_out:
+        raise UserError(f"{out} has no held-out pair to score. Evolve with a --test-fraction.")
+    return EvolvedPairs(number, labelled_pairs(out, refs, read_labels(out, number)), held_out)
 
 
-def recipe_of(args: Args, block: str, seed: int, pairs: int):
-
+def recipe_for(args: Args, block: str, seed: int, num_pairs: int) -> Recipe:
+    """Return the recipe of a run: that of AE-Netv2 with another block, as many epochs as the steps need."""
     full = aenet()
-    made = replace(
+    recipe = replace(
         full,
         name=f"aenet-{block}",
         model=AENetConfig(block=block),
@@ -115,110 +159,108 @@ def recipe_of(args: Args, block: str, seed: int, pairs: int):
         seed=seed,
     )
     if not args.steps:
-        return made
-    epochs = max(1, math.ceil(args.steps / max(1, pairs // args.batch_size)))
-    return replace(made, epochs=epochs, optim=replace(full.optim, milestones=(max(1, epochs // 2),)))
+        return recipe
+    epochs = max(1, math.ceil(args.steps / max(1, num_pairs // args.batch_size)))
+    return replace(recipe, epochs=epochs, optim=replace(full.optim, milestones=(max(1, epochs // 2),)))
 
 
 def network(out: str, block: str, seed: int) -> str:
-    """Where the trained network of a run is."""
-
+    """Return where the trained network of a run is."""
     return storage.absolute(storage.join(out, "runs", f"{block}-{seed}", "training", "checkpoint"))
 
 
-def one(args: Args, block: str, seed: int, rows: list[dict], test: list[dict], command: list[str]) -> dict:
-    """Train and score a variant, unless it is there."""
-
+def train_and_score(args: Args, block: str, seed: int, pairs: EvolvedPairs, command: list[str]) -> dict[str, Any]:
+    """Train and score a variant, unless it is done. Returns its row of runs.csv."""
     folder = storage.join(args.out, "runs", f"{block}-{seed}")
     path = storage.join(folder, "scores.json")
     if storage.exists(path):
-        there = json.loads(storage.read_bytes(path))
-        return {name: there[name] for name in ("block", "seed", *METRICS)}
-    pairs = sum(row["ref"]["split"] == "train" for row in rows)
+        row = json.loads(storage.read_bytes(path))
+        return {name: row[name] for name in ("block", "seed", *METRICS)}
+    num_pairs = sum(pair.ref.split == "train" for pair in pairs.labelled)
     training = storage.join(folder, "training")
-    evolve_train.train(training, recipe_of(args, block, seed, pairs), rows, None, command)
-    where = network(args.out, block, seed)
+    evolve_train.train(training, recipe_for(args, block, seed, num_pairs), pairs.labelled, None, command)
     scored = 0
-    sums: dict[str, list[float]] = {name: [] for name in METRICS}
-    units = [{"checkpoint": where, "refs": test[i : i + 8]} for i in range(0, len(test), 8)]
-    for row in in_parallel(units, score_network):
+    finite: dict[str, list[float]] = {name: [] for name in METRICS}
+    for result in score_pairs(pairs.held_out, network(args.out, block, seed)):
         scored += 1
-        for name, value in row["values"].items():
-            sums[name] += [value] if math.isfinite(value) else []
-    for name, values in sums.items():
-        if len(values) < len(test):
-            unread = f", {len(test) - scored} cannot be read" if scored < len(test) else ""
-            log_progress(
-                f"{block}, seed {seed}: {name} is the mean of {len(values)} of {len(test)} held-out pairs{unread}"
-            )
-    means = {name: sum(values) / len(values) if values else math.nan for name, values in sums.items()}
-    result = {"block": block, "seed": seed, **means}
-    storage.write_text(path, json.dumps(result) + "\n")
-    return result
+        for name, value in result.values.items():
+            finite[name] += [value] if math.isfinite(value) else []
+    total = len(pairs.held_out)
+    for name, values in finite.items():
+        if len(values) < total:
+            unread = f", {total - scored} cannot be read" if scored < total else ""
+            log_progress(f"{block}, seed {seed}: {name} is the mean of {len(values)} of {total} held-out pairs{unread}")
+    means = {name: sum(values) / len(values) if values else math.nan for name, values in finite.items()}
+    result_row = {"block": block, "seed": seed, **means}
+    storage.write_text(path, json.dumps(result_row) + "\n")
+    return result_row
 
 
-def score_network(row: dict) -> list[dict]:
-    """The metrics of a network on a few pairs, in a Ray task."""
+def score_pairs(refs: Sequence[PairRef], checkpoint_path: str) -> Iterator[PairMetrics]:
+    """Score a network on pairs, on Ray; those that cannot be read are left out."""
+    path = storage.absolute(checkpoint_path)
+    return in_parallel([NetworkTask(path, unit) for unit in pair_units(refs)], score_network)
 
+
+def score_network(task: NetworkTask) -> list[PairMetrics]:
+    """Compute the metrics of a network on a few pairs, in a Ray task."""
     torch.set_num_threads(1)
-    model = checkpoint.load(checkpoint.fetch(row["checkpoint"])).model
+    model = checkpoint.load(checkpoint.fetch(task.checkpoint)).model
     results = []
-    for item in items({"refs": row["refs"]}):
-        if isinstance(item, tuple):
+    for item in read_items(task.unit):
+        if isinstance(item, Rejected):
             continue
         fused = inference.fuse(model, to_grey(item.visible), item.infrared)
-        images = (fused[..., None], item.visible, item.infrared[..., None])
-        tensors = (torch.tensor(image).permute(2, 0, 1)[None] for image in images)
-        found = score(*tensors, names=METRICS)
-        values = {name: float(value[0]) for name, value in found.items()}
+        metrics = score(to_batch(fused), to_batch(item.visible), to_batch(item.infrared), METRICS)
+        values = {name: float(value[0]) for name, value in metrics.items()}
         values["brenner"] /= item.infrared.size  # per pixel, as pairs have different sizes
-        results.append({"key": item.key, "values": values})
+        results.append(PairMetrics(item.key, values))
     return results
 
 
-def measure(row: dict) -> list[dict]:
-    """Parameters, size and plain PyTorch time at 400 x 400 on one thread of every network: block -> checkpoint.
+def measure_costs(checkpoints: dict[str, str]) -> list[BlockCost]:
+    """Measure every network, block -> checkpoint, in a Ray task: plain PyTorch on one thread.
 
     Processor time, in turns, and of each the least: a busy machine only ever adds.
     """
-
     torch.set_num_threads(1)
-    models = {block: checkpoint.load(checkpoint.fetch(where)).model for block, where in row["checkpoints"].items()}
-    first, second = torch.rand(2, 1, 1, *TIMED)
+    models = {block: checkpoint.load(checkpoint.fetch(path)).model for block, path in checkpoints.items()}
+    first, second = torch.rand(2, 1, 1, *TIMED_SIZE)
     least = dict.fromkeys(models, math.inf)
     with torch.inference_mode():
-        for _ in range(TURNS):
+        for _ in range(NUM_TURNS):
             for block, model in models.items():
                 start = time.thread_time()
                 model(first, second)
                 least[block] = min(least[block], time.thread_time() - start)
     counts = {block: sum(p.numel() for p in model.parameters()) for block, model in models.items()}
     return [
-        {"block": block, "ms": least[block] * 1e3, "parameters": count}
-        | {"size_mb": count * ADAM_BYTES / 1e6, "weights_kb": count * 4 / 1e3}
+        BlockCost(block, least[block] * 1e3, count, count * ADAM_BYTES / 1e6, count * 4 / 1e3)
         for block, count in counts.items()
     ]
 
 
-def summarise(frame, costs: list[dict]):
-    """A row a block: means over the seeds, the deviation of the index, what it costs."""
+def summarise(runs: pd.DataFrame, costs: Sequence[BlockCost]) -> pd.DataFrame:
+    """Return a row a block: means over the seeds, the deviation of the index, what it costs."""
     import pandas as pd
 
-    cost = {row["block"]: row for row in costs}
+    cost = {row.block: asdict(row) for row in costs}
     rows = []
-    for block, part in frame.groupby("block", sort=False):
+    for block, part in runs.groupby("block", sort=False):
         row = {"block": block, "seeds": len(part)} | {name: part[name].mean() for name in METRICS}
         row["e2_sd"] = part["e2"].std(ddof=1) if len(part) > 1 else math.nan
         rows.append(row | cost[block])
     return pd.DataFrame(rows)
 
 
-def show(table, pairs: int) -> None:
+def print_table(table: pd.DataFrame, num_pairs: int) -> None:
+    """Print a line a block."""
     heads = ("E2", "sd", "NIQE", "SSIM", "EN", "PSNR", "Brenner", "VIFF", "ms", "MB")
     names = ("e2", "e2_sd", "niqe", "ssim", "en", "psnr", "brenner", "viff", "ms", "size_mb")
     log_progress(f"{'block':14}" + "".join(f"{head:>9}" for head in heads))
     for row in table.to_dict("records"):
         log_progress(f"{row['block']:14}" + "".join(f"{row[name]:9.4g}" for name in names))
     log_progress(
-        f"means over {pairs} held-out pairs; Brenner dominates E2, which rewards sharpness, and noise, above all else"
+        f"means over {num_pairs} held-out pairs; Brenner dominates E2, which rewards sharpness, and noise, "
+        "above all else"
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
-from operator import itemgetter
+from dataclasses import replace
+from operator import attrgetter
 
 import numpy as np
 import pytest
@@ -16,7 +16,8 @@ from fusion.errors import UserError
 from fusion.images.png import encode_png
 from fusion.metrics import METRICS, choose, score
 from fusion.metrics.niqe import save_pristine, shipped
-from workflows.score.job import score_unit
+from workflows.inputs import PairUnit
+from workflows.score.job import ScoreTask, Scoring, score_unit
 
 NAMES = ["en", "mi", "qabf", "sf", "psnr"]
 
@@ -35,17 +36,17 @@ def folder(tmp_path_factory):
 
 
 def task(folder, keys=None, **changes):
-    refs = [asdict(ref) for ref in find_pairs(str(folder)).refs if keys is None or ref.key in keys]
-    base = {"methods": {"M": str(folder / "fused")}, "metrics": NAMES, "reference": "clean", "dialect": "standard"}
-    return base | {"niqe_model": "", "unit": {"refs": refs}} | changes
+    refs = tuple(ref for ref in find_pairs(str(folder)).refs if keys is None or ref.key in keys)
+    scoring = Scoring({"M": str(folder / "fused")}, tuple(NAMES), "standard", "clean", "")
+    return ScoreTask(replace(scoring, **changes), PairUnit(refs))
 
 
 def test_numbers_do_not_depend_on_how_the_work_is_cut(folder):
     (whole,) = score_unit(task(folder))
-    parts = [row for i in (4, 0, 2, 3, 1) for row in score_unit(task(folder, {f"p{i}"}))[0]["scores"]]
-    assert len(whole["scores"]) == 25 and whole["problems"] == []
-    by_image = itemgetter("image", "metric")
-    assert sorted(parts, key=by_image) == sorted(whole["scores"], key=by_image)  # to the last bit
+    parts = [row for i in (4, 0, 2, 3, 1) for row in score_unit(task(folder, {f"p{i}"}))[0].scores]
+    assert len(whole.scores) == 25 and whole.problems == []
+    by_image = attrgetter("image", "metric")
+    assert sorted(parts, key=by_image) == sorted(whole.scores, key=by_image)  # to the last bit
 
 
 @pytest.mark.parametrize("dialect", ["standard", "vifb", "tang2022", "cddfuse"])
@@ -56,7 +57,7 @@ def test_colour_reaches_the_dialect(folder, dialect):
     fused = (scene.visible.astype(int) + scene.infrared[..., None]) // 2
     images = [torch.tensor(x).permute(2, 0, 1)[None] for x in (fused, scene.visible, scene.infrared[..., None])]
     expected = score(*images, names, dialect)
-    assert {row["metric"]: row["value"] for row in found["scores"]} == {n: float(v[0]) for n, v in expected.items()}
+    assert {row.metric: row.value for row in found.scores} == {n: float(v[0]) for n, v in expected.items()}
 
 
 def test_what_cannot_be_scored_is_told_and_left_out(folder, tmp_path):
@@ -66,11 +67,11 @@ def test_what_cannot_be_scored_is_told_and_left_out(folder, tmp_path):
     (tmp_path / "p2.png").write_bytes(b"\x89PNG not")
     (tmp_path / "p3.png").write_bytes(encode_png(np.full((200, 240), 9, np.uint8)))
     (found,) = score_unit(task(folder, methods={"M": str(tmp_path)}, metrics=["en", "cc"]))
-    told = {row["image"]: row["problem"] for row in found["problems"]}
+    told = {row.image: row.problem for row in found.problems}
     assert set(told) == {"p1", "p2", "p3", "p4"}
     assert "fused 30x20, pair 240x200" in told["p1"] and "p2.png" in told["p2"]
     assert told["p3"] == "cc is nan" and "no fused image" in told["p4"]
-    values = {(row["image"], row["metric"]): row["value"] for row in found["scores"]}
+    values = {(row.image, row.metric): row.value for row in found.scores}
     assert set(values) == {("p0", "en"), ("p0", "cc"), ("p3", "en"), ("p3", "cc")}
     assert math.isnan(values["p3", "cc"]) and values["p3", "en"] == 0
 
@@ -82,7 +83,7 @@ def test_a_niqe_model_of_ones_own(folder, tmp_path):
     values = []
     for model in ("", str(path)):
         (found,) = score_unit(task(folder, {"p0"}, metrics=["niqe", "e2"], niqe_model=model))
-        values.append({row["metric"]: row["value"] for row in found["scores"]})
+        values.append({row.metric: row.value for row in found.scores})
     assert values[0]["niqe"] != values[1]["niqe"] and values[0]["e2"] != values[1]["e2"]
 
 
