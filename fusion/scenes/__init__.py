@@ -22,7 +22,8 @@ from fusion.scenes.light import bloom, expose_infrared, expose_visible, haze
 from fusion.scenes.people import draw_person
 from fusion.scenes.plan import Building, Item, Plan
 from fusion.scenes.sky import draw_sky, sky_colours
-from fusion.scenes.street import draw_bin, draw_lamp, draw_sign, draw_signal, draw_smoke, draw_tree
+from fusion.scenes.street import draw_bin, draw_lamp, draw_sign, draw_signal, draw_smoke
+from fusion.scenes.trees import draw_tree
 
 CLASSES = ("person", "bicycle", "car")
 SMALLEST = 64  # pixels a side

@@ -1,4 +1,4 @@
-"""Street furniture of the procedural scenes: trees, lamp posts, signs, traffic signals, bins, smoke."""
+"""Street furniture of the procedural scenes: lamp posts, signs, traffic signals, bins, smoke."""
 
 from __future__ import annotations
 
@@ -9,86 +9,10 @@ from fusion.scenes.canvas import Frame, Sprite, capsule, circle, noise_patch
 from fusion.scenes.plan import Item, Plan
 
 STEEL = np.array((0.10, 0.105, 0.11))
-LEAVES = ((0.07, 0.13, 0.03), (0.05, 0.10, 0.03), (0.12, 0.15, 0.03), (0.20, 0.12, 0.03), (0.06, 0.12, 0.05))
-
-
-def draw_tree(frame: Frame, plan: Plan, item: Item, x: float) -> None:
-    """A trunk, and a crown cut out of noise over a few round boughs, lighter above than below."""
-    rng = np.random.default_rng(item.seed)
-    camera, z = frame.camera, item.z
-    px = camera.focal / z
-    trunk, crown, squash = rng.uniform(1.9, 2.8), rng.uniform(1.3, 2.3), rng.uniform(0.85, 1.35)
-    leaf, bare = np.array(LEAVES[rng.integers(len(LEAVES))]) * rng.uniform(0.8, 1.2), rng.random() < 0.12
-    foot, fork, tip = camera.project(
-        np.array([(x, 0, z), (x + rng.uniform(-0.1, 0.1), trunk, z), (x, trunk + crown * squash, z)])
-    )
-    light = plan.light.upright(x, z, shade=float(item.u * plan.shadow_side < plan.shadow))
-    bark, cool = np.array((0.09, 0.065, 0.045)), plan.ground - 0.07
-    sprite = Sprite(
-        camera, np.stack([foot, fork, tip, fork - crown * px, fork + crown * px, tip - crown * squash * px])
-    )
-    sprite.polygon(capsule(foot, 0.14 * px, fork, 0.1 * px), bark * 0.8, cool + 0.02)
-    sprite.polygon(
-        capsule(foot + np.array((0.04 * px, 0)), 0.06 * px, fork + np.array((0.03 * px, 0)), 0.05 * px),
-        bark * 1.3,
-        cool + 0.04,
-    )
-    boughs = rng.uniform(-1, 1, (9, 2)) * (0.62, 0.62)
-    sizes = rng.uniform(0.35, 0.6, 9)
-    for (bx, by), _ in zip(boughs[: 9 if bare else 5], sizes, strict=False):
-        end = tip + np.array([bx * crown * 1.35 if bare else bx * crown * 0.7, by * crown * squash]) * px
-        sprite.polygon(capsule(fork, 0.06 * px, end, 0.015 * px), bark, cool)
-        if bare:
-            for _ in range(4):
-                twig = end + rng.normal(0, 0.35, 2) * px
-                sprite.polygon(capsule(0.5 * fork + 0.5 * end, 0.025 * px, twig, 0.008 * px), bark, cool - 0.02)
-    sprite.paste(frame, z, light, 0, rng, texture=0.2)
-    if bare:
-        return
-    x0, x1 = (
-        int(max(0, np.floor(tip[0] - 1.15 * crown * px))),
-        int(min(camera.width, np.ceil(tip[0] + 1.15 * crown * px))),
-    )
-    y0, y1 = (
-        int(max(0, np.floor(tip[1] - 1.15 * crown * squash * px))),
-        int(min(camera.height, np.ceil(tip[1] + 1.15 * crown * squash * px))),
-    )
-    if x1 <= x0 or y1 <= y0:
-        return
-    # The crown is made in its own square and the visible cut of it taken: clipping must not change it.
-    grid = np.linspace(-1.15, 1.15, 48, dtype=np.float32)
-    gx, gy = np.meshgrid(grid, grid)
-    bx, by, r = (a.astype(np.float32)[:, None, None] for a in (boughs[:, 0], boughs[:, 1], sizes))
-    bulge = 1 - np.sqrt((gx - bx) ** 2 + (gy - by) ** 2) / r
-    front = bulge.argmax(axis=0)[None]
-    field = np.take_along_axis(bulge, front, 0)[0]
-    bright = np.take_along_axis(0.5 - 0.55 * (gy - by) / r - 0.3 * by, front, 0)[0]
-    side = int(np.clip(2.3 * crown * px, 24, 240))
-    field, bright = (
-        cv2.resize(a, (side, side), interpolation=cv2.INTER_LINEAR) for a in (field, cv2.blur(bright, (5, 5)))
-    )
-    fine, clump = noise_patch(0.55, rng, 160, side, side), noise_patch(1.1, rng, 90, side, side)
-    soft = np.float32(1.0 / max(0.06, 1.2 / (crown * px)))
-    alpha = np.clip((field + 0.14 * fine + 0.14 * clump) * soft + 0.3, 0, 1)
-    shade = np.clip(0.25 + 0.75 * bright + 0.22 * fine + 0.18 * clump, 0.12, 2.0)
-    zoom_x, zoom_y = side / (2.3 * crown * px), side / (2.3 * crown * squash * px)
-    corner = tip - 1.15 * crown * px * np.array([1.0, squash])
-    cut = np.array(
-        [(zoom_x, 0, (x0 + 0.5 - corner[0]) * zoom_x - 0.5), (0, zoom_y, (y0 + 0.5 - corner[1]) * zoom_y - 0.5)]
-    )
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    both = cv2.warpAffine(
-        cv2.merge([alpha, shade]), cut, (x1 - x0, y1 - y0), flags=flags, borderMode=cv2.BORDER_CONSTANT
-    )
-    alpha, shade = cv2.split(both)
-    colour = np.empty((4, *alpha.shape), np.float32)
-    colour[:3] = (leaf * light).astype(np.float32)[:, None, None] * shade
-    colour[3] = np.float32(cool - 0.03) + np.float32(0.06) * shade
-    frame.blend(y0, x0, colour, alpha, z)
 
 
 def draw_lamp(frame: Frame, plan: Plan, item: Item, x: float) -> None:
-    """A lamp post with an arm over the road."""
+    """Draw a lamp post with an arm over the road; `x` is its X in metres."""
     camera, z = frame.camera, item.z
     px = camera.focal / z
     arm = -np.sign(item.u) * 1.5
@@ -114,52 +38,46 @@ def draw_lamp(frame: Frame, plan: Plan, item: Item, x: float) -> None:
 
 
 def draw_sign(frame: Frame, plan: Plan, item: Item, x: float) -> None:
-    """A traffic sign: colours that only the visible camera sees, and that throw light back at night."""
+    """Draw a traffic sign: colours that only the visible camera sees, and that throw light back at night."""
     rng = np.random.default_rng(item.seed)
     camera, z = frame.camera, item.z
     px = camera.focal / z
-    kind, night = rng.integers(4), plan.time != "day"
+    kind, night = int(rng.integers(4)), plan.time != "day"
     foot, top = camera.project(np.array([(x, 0, z), (x, 2.7, z)]))
     plate = camera.project(np.array([(x, 2.35, z - 0.05)]))[0]
     sprite = Sprite(camera, np.stack([foot, top, plate]), margin=2 + 0.45 * px)
     warm = plan.ground - 0.03
     sprite.polygon(capsule(foot, max(0.035 * px, 0.4), top, max(0.035 * px, 0.4)), STEEL * 2.2, warm)
-    red, white, blue, dark = (0.55, 0.02, 0.03), (0.8, 0.8, 0.8), (0.02, 0.10, 0.45), (0.02, 0.02, 0.02)
     r = 0.36 * px
-    tri = np.array([(0, -1.05), (0.95, 0.62), (-0.95, 0.62)])
-    box = np.array([(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)])
-    shapes: list[tuple[np.ndarray, tuple[float, ...]]]
-    if kind == 0:
-        bars = [
-            np.array([(-0.42 + d, -0.3), (-0.12 + d, -0.3), (-0.12 + d, 0.32), (-0.42 + d, 0.32)]) for d in (0.0, 0.52)
-        ]
-        shapes = [(circle((0, 0), 1.0, 24), red), (circle((0, 0), 0.74, 24), white), (bars[0], dark), (bars[1], dark)]
-    elif kind == 1:
-        shapes = [
-            (tri, red),
-            (tri * 0.66 + (0, 0.05), white),
-            (np.array([(-0.08, -0.25), (0.08, -0.25), (0.05, 0.3), (-0.05, 0.3)]), dark),
-        ]
-    elif kind == 2:
-        shapes = [
-            (box, blue),
-            (tri * 0.6 + (0, 0.1), white),
-            (np.array([(-0.1, -0.25), (0.1, -0.25), (0.16, 0.4), (-0.16, 0.4)]), dark),
-        ]
-    else:
-        arrow = np.array(
-            [(-0.15, 0.7), (0.15, 0.7), (0.15, -0.1), (0.45, -0.1), (0, -0.7), (-0.45, -0.1), (-0.15, -0.1)]
-        )
-        shapes = [(circle((0, 0), 1.0, 24), blue), (arrow, white)]
-    for shape, colour in shapes:
+    for shape, colour in _sign_shapes(kind):
         sprite.polygon(plate + shape * r, colour, warm + 0.01)
         if night:
             sprite.glow(plate + shape * r, np.array(colour) * 0.35)
     sprite.paste(frame, z, plan.light.upright(x, z), 0, rng, texture=0.04)
 
 
+def _sign_shapes(kind: int) -> list[tuple[np.ndarray, tuple[float, float, float]]]:
+    """Return the polygons (N, 2) of a sign, in units of its half width, and their RGB colours, the lowest first."""
+    red, white, blue, dark = (0.55, 0.02, 0.03), (0.8, 0.8, 0.8), (0.02, 0.10, 0.45), (0.02, 0.02, 0.02)
+    triangle = np.array([(0, -1.05), (0.95, 0.62), (-0.95, 0.62)])
+    if kind == 0:
+        bars = [
+            np.array([(-0.42 + d, -0.3), (-0.12 + d, -0.3), (-0.12 + d, 0.32), (-0.42 + d, 0.32)]) for d in (0.0, 0.52)
+        ]
+        return [(circle((0, 0), 1.0, 24), red), (circle((0, 0), 0.74, 24), white), (bars[0], dark), (bars[1], dark)]
+    if kind == 1:
+        bar = np.array([(-0.08, -0.25), (0.08, -0.25), (0.05, 0.3), (-0.05, 0.3)])
+        return [(triangle, red), (triangle * 0.66 + (0, 0.05), white), (bar, dark)]
+    if kind == 2:
+        square = np.array([(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)])
+        bar = np.array([(-0.1, -0.25), (0.1, -0.25), (0.16, 0.4), (-0.16, 0.4)])
+        return [(square, blue), (triangle * 0.6 + (0, 0.1), white), (bar, dark)]
+    arrow = np.array([(-0.15, 0.7), (0.15, 0.7), (0.15, -0.1), (0.45, -0.1), (0, -0.7), (-0.45, -0.1), (-0.15, -0.1)])
+    return [(circle((0, 0), 1.0, 24), blue), (arrow, white)]
+
+
 def draw_signal(frame: Frame, plan: Plan, item: Item, x: float) -> None:
-    """A traffic signal with one of its three lights on."""
+    """Draw a traffic signal with one of its three lights on."""
     rng = np.random.default_rng(item.seed)
     camera, z = frame.camera, item.z
     px = camera.focal / z
@@ -179,7 +97,7 @@ def draw_signal(frame: Frame, plan: Plan, item: Item, x: float) -> None:
 
 
 def draw_bin(frame: Frame, plan: Plan, item: Item, x: float) -> None:
-    """A litter bin, or a green box on the pavement."""
+    """Draw a litter bin, or a green box on the pavement."""
     rng = np.random.default_rng(item.seed)
     camera, z = frame.camera, item.z
     wide, tall = rng.uniform(0.22, 0.4), rng.uniform(0.8, 1.25)
@@ -205,7 +123,7 @@ def draw_bin(frame: Frame, plan: Plan, item: Item, x: float) -> None:
 
 
 def draw_smoke(frame: Frame, plan: Plan, item: Item, x: float) -> None:
-    """A drifting cloud: opaque to visible light, nearly clear in the thermal infrared."""
+    """Draw a drifting cloud: opaque to visible light, nearly clear in the thermal infrared."""
     rng = np.random.default_rng(item.seed)
     camera, z = frame.camera, item.z
     wide, tall, lean = rng.uniform(1.8, 3.4), rng.uniform(2.5, 4.5), rng.uniform(-0.4, 0.4)
