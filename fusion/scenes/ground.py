@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 
-from fusion.scenes.canvas import BANK, FAR, Frame, planes, sample_noise
-from fusion.scenes.plan import Item, Plan
+from fusion.scenes.canvas import BANK, FAR, Camera, Frame, planes, sample_noise
+from fusion.scenes.light import Light
+from fusion.scenes.plan import Item, Plan, Street
 from fusion.scenes.sky import sky_colours
 
 STEP = 0.025  # metres per texel across the street
@@ -15,7 +19,7 @@ LEVELS = 7  # blur levels of the profile, each twice as wide
 
 
 def blurred_levels(profile_NC: np.ndarray, levels: int = LEVELS) -> np.ndarray:
-    """A profile at ever wider blurs (levels N C): what the ground looks like to wider and wider pixels."""
+    """Return a profile (N, C) at ever wider blurs, (levels, N, C): what the ground looks like to wider and wider pixels."""
     rows = [profile_NC]
     for level in range(1, levels):
         rows.append(
@@ -25,7 +29,10 @@ def blurred_levels(profile_NC: np.ndarray, levels: int = LEVELS) -> np.ndarray:
 
 
 def look_up(levels: np.ndarray, position: np.ndarray, footprint: np.ndarray, step: float) -> np.ndarray:
-    """Read the profile at `position` (texels) with the blur that suits a pixel `footprint` metres wide."""
+    """Read the profile at `position` (H, W texels) with the blur that suits a pixel `footprint` metres wide.
+
+    `levels` is (levels, N, C), of `step` metres per texel; the result is (H, W, C).
+    """
     level = np.log2(np.maximum(footprint / step, 1.0)).astype(np.float32)
     level = np.broadcast_to(np.minimum(level, levels.shape[0] - 1), position.shape)
     return cv2.remap(
@@ -38,99 +45,141 @@ def look_up(levels: np.ndarray, position: np.ndarray, footprint: np.ndarray, ste
 
 
 def _profiles(plan: Plan, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Colour and heat across the street, and where paint is: edge lines, dashes, zebra, stop line."""
-    street, warm = plan.street, plan.ground
+    """Return colour and heat across the street, (N, 4), and the shares of paint, (N, 4) as in `_paint_profile`."""
     u = np.arange(-REACH, REACH, STEP, dtype=np.float32)
-    a = np.abs(u)
-    tar = (
-        rng.uniform(0.06, 0.13)
-        * np.array((1.0, 1.0, rng.uniform(1.0, 1.08)))
-        * (0.55 if plan.weather == "wet" else 1.0)
-    )
-    slab = rng.uniform(0.20, 0.34) * np.array((1.0, rng.uniform(0.92, 1.0), rng.uniform(0.82, 0.97)))
-    grass = np.array((rng.uniform(0.06, 0.13), rng.uniform(0.12, 0.19), rng.uniform(0.02, 0.05)))
-    day = plan.time == "day"
-    colour = np.empty((u.size, 4), np.float32)
-    colour[:] = (*tar, warm)
-    lane = np.mod(a, street.road / street.lanes) - street.road / street.lanes / 2
-    tracks = np.exp(-(((np.abs(lane) - 0.75) / 0.25) ** 2))
-    colour[:, :3] *= (1.0 - 0.14 * tracks)[:, None]
-    colour[:, 3] += 0.02 * tracks
-    colour[a > street.road - 0.35] *= (0.8, 0.8, 0.8, 0.97)  # the gutter
-    off = a > street.road
-    colour[off] = (*(slab * 1.1), warm - 0.03)
-    colour[off & (a < street.road + 0.18)] = (*(slab * 1.35), warm + 0.01)  # the kerb
-    green = off & (a > street.road + 0.18) & (a < street.road + street.verge)
-    colour[green] = (*grass, warm - (0.12 if day else 0.08))
-    inner = street.road + street.verge
-    slabs = off & ~green & (np.mod(a - inner, 0.6) < 0.03) & (a > inner + 0.2)
-    colour[slabs] *= (0.62, 0.62, 0.62, 0.98)
-    beyond = a > inner + street.pavement
-    colour[beyond] = (
-        (*(grass * 0.9), warm - 0.11) if street.side_grass or plan.buildings == () else (*(slab * 0.75), warm - 0.05)
-    )
-    field = a > inner + street.pavement + 9.0
-    colour[field] = (*(grass * 0.85), warm - 0.10)
+    colour = _surface_profile(plan, rng, u)
     if any(plan.light.sun):
         shade = np.clip((u * plan.shadow_side - plan.shadow) / 0.4 + 0.5, 0, 1)
         colour[:, :3] *= 1 - shade[:, None] * (1 - 0.42 * np.array((0.86, 0.96, 1.18)))
         colour[:, 3] -= 0.05 * cv2.blur(shade[None].astype(np.float32), (31, 1))[0]
+    return colour, _paint_profile(plan.street, u)
+
+
+def _surface_profile(plan: Plan, rng: np.random.Generator, u: np.ndarray) -> np.ndarray:
+    """Return colour and heat, (N, 4), of asphalt, gutter, kerb, verge, pavement and what lies beyond, at u metres."""
+    street, warm = plan.street, plan.ground
+    distance = np.abs(u)
+    wet = 0.55 if plan.weather == "wet" else 1.0
+    tar = rng.uniform(0.06, 0.13) * np.array((1.0, 1.0, rng.uniform(1.0, 1.08))) * wet
+    slab = rng.uniform(0.20, 0.34) * np.array((1.0, rng.uniform(0.92, 1.0), rng.uniform(0.82, 0.97)))
+    grass = np.array((rng.uniform(0.06, 0.13), rng.uniform(0.12, 0.19), rng.uniform(0.02, 0.05)))
+    colour = np.empty((u.size, 4), np.float32)
+    colour[:] = (*tar, warm)
+    lane = np.mod(distance, street.road / street.lanes) - street.road / street.lanes / 2
+    tracks = np.exp(-(((np.abs(lane) - 0.75) / 0.25) ** 2))
+    colour[:, :3] *= (1.0 - 0.14 * tracks)[:, None]
+    colour[:, 3] += 0.02 * tracks
+    colour[distance > street.road - 0.35] *= (0.8, 0.8, 0.8, 0.97)  # the gutter
+    off = distance > street.road
+    colour[off] = (*(slab * 1.1), warm - 0.03)
+    colour[off & (distance < street.road + 0.18)] = (*(slab * 1.35), warm + 0.01)  # the kerb
+    green = off & (distance > street.road + 0.18) & (distance < street.road + street.verge)
+    colour[green] = (*grass, warm - (0.12 if plan.time == "day" else 0.08))
+    inner = street.road + street.verge
+    joints = off & ~green & (np.mod(distance - inner, 0.6) < 0.03) & (distance > inner + 0.2)
+    colour[joints] *= (0.62, 0.62, 0.62, 0.98)
+    grown = street.side_grass or plan.buildings == ()
+    beyond = (*(grass * 0.9), warm - 0.11) if grown else (*(slab * 0.75), warm - 0.05)
+    colour[distance > inner + street.pavement] = beyond
+    colour[distance > inner + street.pavement + 9.0] = (*(grass * 0.85), warm - 0.10)
+    return colour
+
+
+def _paint_profile(street: Street, u: np.ndarray) -> np.ndarray:
+    """Return where paint is, (N, 4) in [0, 1]: edge lines, dashes, zebra, stop line."""
+    distance = np.abs(u)
     paint = np.zeros((u.size, 4), np.float32)
-    paint[np.abs(a - (street.road - 0.45)) < 0.07, 0] = 1.0
+    paint[np.abs(distance - (street.road - 0.45)) < 0.07, 0] = 1.0
     if street.lanes == 2:
-        paint[np.abs(a - street.road / 2) < 0.07, 1] = 1.0
-        paint[np.abs(a - 0.14) < 0.06, 0] = 1.0
+        paint[np.abs(distance - street.road / 2) < 0.07, 1] = 1.0
+        paint[np.abs(distance - 0.14) < 0.06, 0] = 1.0
     else:
-        paint[a < 0.07, 1] = 1.0
-    paint[(a < street.road - 0.5) & (np.mod(u, 1.0) < 0.5), 2] = 1.0
+        paint[distance < 0.07, 1] = 1.0
+    paint[(distance < street.road - 0.5) & (np.mod(u, 1.0) < 0.5), 2] = 1.0
     paint[(u > 0.2) & (u < street.road - 0.5), 3] = 1.0
-    return colour, paint
+    return paint
 
 
 def _cover(near: np.ndarray, far: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Which share of each row's stretch of ground [near, far] lies in [low, high]."""
+    """Return which share of each row's stretch of ground [near, far] lies in [low, high]."""
     return np.clip(np.minimum(far, high) - np.maximum(near, low), 0, None) / np.maximum(far - near, 1e-6)
 
 
 def _dashes(z: np.ndarray, period: float, duty: float) -> np.ndarray:
-    """Integral of a dash train up to z."""
+    """Return the integral of a dash train up to z."""
     whole = np.floor(z / period)
     return whole * duty + np.minimum(z - whole * period, duty)
 
 
-def draw_ground(frame: Frame, plan: Plan) -> None:
-    """Asphalt, paint, kerbs, pavement and grass below the horizon, lit by whatever shines on them."""
-    camera, street, light = frame.camera, plan.street, plan.light
-    rng = np.random.default_rng(plan.seed + 1)
-    top = int(np.clip(np.ceil(camera.horizon), 0, camera.height))
-    rows = camera.height - top
-    if rows < 1:
-        return
+@dataclass(frozen=True)
+class GroundRows:
+    """The rows of the picture that show the ground: for each (N) what it sees, in metres."""
+
+    top: int  # first row
+    z: np.ndarray  # in the middle of the row
+    z_far: np.ndarray  # at its upper and its lower edge
+    z_near: np.ndarray
+    bend: np.ndarray  # X of the middle line, float32
+
+
+def _ground_rows(camera: Camera, street: Street, top: int) -> GroundRows:
     row = np.arange(top, camera.height) + 0.5 - camera.horizon
     reach = camera.focal * camera.above
-    z = np.minimum(reach / np.maximum(row, 1e-3), 4 * FAR)
-    z_far, z_near = (np.minimum(reach / np.maximum(row + d, 1e-3), 4 * FAR) for d in (-0.5, 0.5))
-    footprint = (z / camera.focal).astype(np.float32)[:, None]
+    z, z_far, z_near = (np.minimum(reach / np.maximum(row + d, 1e-3), 4 * FAR) for d in (0.0, -0.5, 0.5))
+    return GroundRows(top, z, z_far, z_near, np.asarray(street.bend(z)).astype(np.float32))
+
+
+def draw_ground(frame: Frame, plan: Plan) -> None:
+    """Draw asphalt, paint, kerbs, pavement and grass below the horizon, lit by whatever shines on them."""
+    camera, street = frame.camera, plan.street
+    rng = np.random.default_rng(plan.seed + 1)
+    top = int(np.clip(np.ceil(camera.horizon), 0, camera.height))
+    if top >= camera.height:
+        return
+    rows = _ground_rows(camera, street, top)
+    footprint = (rows.z / camera.focal).astype(np.float32)[:, None]  # metres a pixel
     column = (np.arange(camera.width) + 0.5 - camera.centre).astype(np.float32)
-    u = column * footprint - street.bend(z).astype(np.float32)[:, None]
-    colour, paint = (blurred_levels(p) for p in _profiles(plan, rng))
+    u = column * footprint - rows.bend[:, None]
+    colour, paint = (blurred_levels(profile) for profile in _profiles(plan, rng))
     texel = (u + np.float32(REACH)) * np.float32(1 / STEP)
     surface = planes(look_up(colour, texel, footprint, STEP))
     lines = cv2.split(look_up(paint, texel, footprint, STEP))
     phase, wear = rng.uniform(0, 9), rng.uniform(0.45, 0.8)
-    dash = (_dashes(z_far + phase, 7.0, 3.0) - _dashes(z_near + phase, 7.0, 3.0)) / np.maximum(z_far - z_near, 1e-6)
-    c = street.crossing
-    zebra = _cover(z_near, z_far, c, c + 3.2) if c else np.zeros_like(z)
-    stop = _cover(z_near, z_far, c - 1.7, c - 1.35) if c else np.zeros_like(z)
-    open_road = 1.0 - (_cover(z_near, z_far, c - 1.9, c + 3.6) if c else np.zeros_like(z))
-    weights = (open_road, dash * open_road, zebra, stop)
-    painted = sum(line * weight.astype(np.float32)[:, None] for line, weight in zip(lines, weights, strict=True))
+    painted = _painted(rows, lines, street.crossing, phase)
     # Texture: fine grain fades where a pixel spans many stones, coarse stains stay longer.
-    zz = np.broadcast_to(z.astype(np.float32)[:, None], u.shape)
+    z = np.broadcast_to(rows.z.astype(np.float32)[:, None], u.shape)
     shift = rng.uniform(0, BANK, 4)
-    fine = sample_noise(0.4, u * 45 + shift[0], zz * 45 + shift[1]) * (1 / (1 + (footprint / 0.03) ** 1.5))
-    coarse = sample_noise(1.3, u * 9 + shift[2], zz * 5 + shift[3]) * (1 / (1 + footprint / 0.25))
+    fine = sample_noise(0.4, u * 45 + shift[0], z * 45 + shift[1]) * (1 / (1 + (footprint / 0.03) ** 1.5))
+    coarse = sample_noise(1.3, u * 9 + shift[2], z * 5 + shift[3]) * (1 / (1 + footprint / 0.25))
     painted *= wear * np.clip(0.9 + 0.18 * coarse + 0.12 * fine, 0.25, 1.0)
+    _weather(surface, painted, fine, coarse)
+    for plane, level in zip(surface, _irradiance(camera, plan.light, u + rows.bend[:, None], z), strict=False):
+        plane *= level
+    if plan.weather == "wet":
+        _shine(frame, plan, surface, top, coarse)
+    frame.radiance[:, top:] = surface
+    frame.distance[top:] = np.minimum(z, FAR)
+
+
+def _painted(rows: GroundRows, lines: Sequence[np.ndarray], crossing: float, phase: float) -> np.ndarray:
+    """Return the share of each pixel (H, W) that is painted; `lines` as the columns of `_paint_profile`, (H, W) each.
+
+    `crossing` is the distance of the zebra crossing, 0 for none; `phase` shifts the dashes, metres.
+    """
+    z, near, far = rows.z, rows.z_near, rows.z_far
+    dash = (_dashes(far + phase, 7.0, 3.0) - _dashes(near + phase, 7.0, 3.0)) / np.maximum(far - near, 1e-6)
+    zebra = _cover(near, far, crossing, crossing + 3.2) if crossing else np.zeros_like(z)
+    stop = _cover(near, far, crossing - 1.7, crossing - 1.35) if crossing else np.zeros_like(z)
+    open_road = 1.0 - (_cover(near, far, crossing - 1.9, crossing + 3.6) if crossing else np.zeros_like(z))
+    weights = (open_road, dash * open_road, zebra, stop)
+    total = np.zeros_like(lines[0])
+    for line, weight in zip(lines, weights, strict=True):
+        total += line * weight.astype(np.float32)[:, None]
+    return total
+
+
+def _weather(surface: np.ndarray, painted: np.ndarray, fine: np.ndarray, coarse: np.ndarray) -> None:
+    """Lay paint and texture, (H, W) each, on the surface (4, H, W) in place."""
     shading = np.maximum(1.0 + 0.16 * fine + 0.13 * coarse, 0.3)
     unpainted = 1 - painted
     for plane in surface[:3]:
@@ -139,28 +188,23 @@ def draw_ground(frame: Frame, plan: Plan) -> None:
         plane *= shading
     surface[3] -= 0.035 * painted
     surface[3] *= 1.0 + 0.012 * fine + 0.03 * coarse
+
+
+def _irradiance(camera: Camera, light: Light, x: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Return the light (RGB) on the ground at (x, z), (H, W) metres each: float32 (3, H, W), or (3, 1, 1)."""
     base = np.asarray(light.ambient) + np.asarray(light.sun) * max(light.toward_sun[1], 0.0) * 1.25
-    base = base.astype(np.float32)[:, None, None]
-    if light.lamps or light.beams:
-        step = max(1, round(camera.height / 120))
-        small_x = cv2.resize(
-            u + street.bend(z).astype(np.float32)[:, None],
-            (camera.width // step + 1, rows // step + 1),
-            interpolation=cv2.INTER_AREA,
-        )
-        small_z = cv2.resize(zz, (camera.width // step + 1, rows // step + 1), interpolation=cv2.INTER_AREA)
-        glow = light.local(small_x, np.zeros_like(small_x), small_z)
-        base = base + np.stack([cv2.resize(g, (camera.width, rows), interpolation=cv2.INTER_LINEAR) for g in glow])
-    for plane, level in zip(surface, base, strict=False):
-        plane *= level
-    if plan.weather == "wet":
-        _shine(frame, plan, surface, top, coarse)
-    frame.radiance[:, top:] = surface
-    frame.distance[top:] = np.minimum(zz, FAR)
+    level: np.ndarray = base.astype(np.float32)[:, None, None]
+    if not (light.lamps or light.beams):
+        return level
+    rows, step = len(z), max(1, round(camera.height / 120))
+    size = (camera.width // step + 1, rows // step + 1)
+    small_x, small_z = (cv2.resize(part, size, interpolation=cv2.INTER_AREA) for part in (x, z))
+    glow = light.local(small_x, np.zeros_like(small_x), small_z)
+    return level + np.stack([cv2.resize(g, (camera.width, rows), interpolation=cv2.INTER_LINEAR) for g in glow])
 
 
 def _shine(frame: Frame, plan: Plan, surface: np.ndarray, top: int, coarse: np.ndarray) -> None:
-    """Reflections of the sky and of every lamp in the wet road: long streaks under the lights."""
+    """Add reflections of the sky and of every lamp in the wet road: long streaks under the lights."""
     camera, street = frame.camera, plan.street
     rows, width = surface.shape[1:]
     y, x = np.arange(top, top + rows, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)[None]
@@ -194,7 +238,7 @@ def _shine(frame: Frame, plan: Plan, surface: np.ndarray, top: int, coarse: np.n
 
 
 def shadow(frame: Frame, plan: Plan, item: Item, wide: float, long: float, tall: float) -> None:
-    """The dark patch under something, and in sunshine the shadow that it throws."""
+    """Draw the dark patch under something, and in sunshine the shadow that it throws; sizes in metres."""
     camera, street = frame.camera, plan.street
     x0, z0 = float(item.u + street.bend(item.z)), item.z
     casts = []
