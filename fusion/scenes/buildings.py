@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from fusion.scenes.canvas import NEAR, Frame, Sprite
-from fusion.scenes.facade import Style, draw_facade
+from fusion.scenes.facade import Span, draw_facade
+from fusion.scenes.house_style import Style
 from fusion.scenes.plan import Building, Plan
 
 LETTERS = {
@@ -30,7 +31,7 @@ LETTERS = {
 
 
 def draw_building(frame: Frame, plan: Plan, house: Building) -> None:
-    """One house: the face on the street, the face toward the camera, the roof if it has one."""
+    """Draw one house: the face on the street, the face toward the camera, the roof if it has one."""
     street = plan.street
     u = house.side * house.u
     near = max(house.z0, 1.0)
@@ -47,14 +48,15 @@ def draw_building(frame: Frame, plan: Plan, house: Building) -> None:
     if house.kind == "house":
         _roof(frame, plan, house, style, x0, x1, near)
     if house.z0 > 1.0 and house.front:
-        draw_facade(frame, plan, house, style, (x0, house.z0), (back, house.z0), 0.0, blind=house.kind != "house")
-    draw_facade(frame, plan, house, style, (x0, near), (x1, house.z1), near - house.z0, blind=False)
+        gable_end = Span((x0, house.z0), (back, house.z0), 0.0)
+        draw_facade(frame, plan, house, style, gable_end, blind=house.kind != "house")
+    draw_facade(frame, plan, house, style, Span((x0, near), (x1, house.z1), near - house.z0), blind=False)
     if house.shop:
         _word(frame, plan, house, style, (x0, near), (x1, house.z1))
 
 
 def _roof(frame: Frame, plan: Plan, house: Building, style: Style, x0: float, x1: float, near: float) -> None:
-    """A pitched roof with its gable."""
+    """Draw a pitched roof with its gable; x0 and x1 are the X of the wall at its two ends, `near` the z of the first."""
     eaves, ridge = house.height - 0.1, house.height + 2.6
     over, deep = -0.4 * house.side, 5.0 * house.side
     slopes = np.array(
@@ -86,7 +88,7 @@ def _roof(frame: Frame, plan: Plan, house: Building, style: Style, x0: float, x1
 def _word(
     frame: Frame, plan: Plan, house: Building, style: Style, a: tuple[float, float], b: tuple[float, float]
 ) -> None:
-    """The name over the shop, in strokes on a 3 x 3 grid."""
+    """Draw the name over the shop on the wall from a to b (X, Z), in strokes on a 3 x 3 grid."""
     start, end = np.array([a[0], a[1]]), np.array([b[0], b[1]])
     length = float(np.linalg.norm(end - start))
     size = 0.42
