@@ -26,9 +26,9 @@ from fusion.scenes.street import draw_bin, draw_lamp, draw_sign, draw_signal, dr
 from fusion.scenes.trees import draw_tree
 
 CLASSES = ("person", "bicycle", "car")
-SMALLEST = 64  # pixels a side
-KEEP = 0.3  # an object needs this share of its silhouette unhidden to have a box
-BOX = 6  # pixels a side under which a box is dropped
+MIN_SIDE = 64  # pixels
+MIN_VISIBLE = 0.3  # share of its silhouette that an object needs unhidden to have a box
+MIN_BOX_SIDE = 6  # pixels; smaller boxes are dropped
 FURNITURE = {
     "tree": draw_tree,
     "lamp": draw_lamp,
@@ -122,11 +122,11 @@ def _boxes(frame: Frame) -> tuple[np.ndarray, tuple[str, ...], tuple[int, ...]]:
     for owner, (name, area) in enumerate(zip(frame.names, frame.areas, strict=True), start=1):
         mask = frame.owner == owner
         seen = int(np.count_nonzero(mask))
-        if not seen or seen < KEEP * area:
+        if not seen or seen < MIN_VISIBLE * area:
             continue
         columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
         box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
-        if box[2] - box[0] >= BOX and box[3] - box[1] >= BOX:
+        if box[2] - box[0] >= MIN_BOX_SIDE and box[3] - box[1] >= MIN_BOX_SIDE:
             boxes.append(box)
             names.append(name)
             owners.append(owner)
@@ -134,9 +134,9 @@ def _boxes(frame: Frame) -> tuple[np.ndarray, tuple[str, ...], tuple[int, ...]]:
 
 
 def render_with_masks(seed: int, index: int, height: int = 480, width: int = 640) -> tuple[Scene, np.ndarray]:
-    """The scene, and an int16 H W map: 0 where no boxed object is in front, n for the n-th box."""
-    if height < SMALLEST or width < SMALLEST:
-        raise ValueError(f"a scene of {height} x {width} pixels is too small: both sides must be at least {SMALLEST}")
+    """Return the scene, and an int16 (H, W) map: 0 where no boxed object is in front, n for the n-th box."""
+    if height < MIN_SIDE or width < MIN_SIDE:
+        raise ValueError(f"a scene of {height} x {width} pixels is too small: both sides must be at least {MIN_SIDE}")
     plan = make_plan(_generator(seed, index, "plan"))
     frame = _compose(plan, _camera(plan, height, width))
     boxes, classes, owners = _boxes(frame)
@@ -156,7 +156,7 @@ def render_with_masks(seed: int, index: int, height: int = 480, width: int = 640
 
 
 def render(seed: int, index: int, height: int = 480, width: int = 640) -> Scene:
-    """Scene number `index` of `seed`: the same bytes for the same four numbers, in any process.
+    """Return scene number `index` of `seed`: the same bytes for the same four numbers, in any process.
 
     Raises ValueError for a side under 64 pixels.
     """

@@ -56,7 +56,7 @@ def draw_building(frame: Frame, plan: Plan, house: Building) -> None:
 
 
 def _roof(frame: Frame, plan: Plan, house: Building, style: Style, x0: float, x1: float, near: float) -> None:
-    """Draw a pitched roof with its gable; x0 and x1 are the X of the wall at its two ends, `near` the z of the first."""
+    """Draw a pitched roof with its gable; the wall goes from X = x0 at Z = near to X = x1 at the house's z1."""
     eaves, ridge = house.height - 0.1, house.height + 2.6
     over, deep = -0.4 * house.side, 5.0 * house.side
     slopes = np.array(

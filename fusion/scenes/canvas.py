@@ -33,7 +33,10 @@ class Camera:
     above: float
 
     def project(self, points_N3: np.ndarray) -> np.ndarray:
-        """X = centre + f X / Z, y = horizon + f (above - Y) / Z, in pixels."""
+        """Project world points (N, 3) in metres to the image (N, 2) in pixels.
+
+        x = centre + f X / Z, y = horizon + f (above - Y) / Z; points nearer than NEAR are taken to be there.
+        """
         points = np.asarray(points_N3, np.float64)
         scale = self.focal / np.maximum(points[:, 2], NEAR)
         flat = np.empty((len(points), 2))
@@ -62,28 +65,28 @@ class Place:
 
 @cache
 def noise_tile(roughness: float) -> np.ndarray:
-    """A periodic BANK x BANK tile of 1 / frequency^roughness noise with mean 0 and deviation 1 (read-only)."""
+    """Return a periodic BANK x BANK tile of 1 / frequency^roughness noise with mean 0 and deviation 1 (read-only)."""
     rng = np.random.default_rng(20240917 + int(roughness * 100))
     fy, fx = np.fft.fftfreq(BANK)[:, None], np.fft.rfftfreq(BANK)[None, :]
     frequency = np.hypot(fy, fx)
     frequency[0, 0] = 1.0
     spectrum = np.fft.rfft2(rng.standard_normal((BANK, BANK))) / frequency**roughness
     spectrum[0, 0] = 0.0
-    tile = np.fft.irfft2(spectrum, s=(BANK, BANK))
-    tile = (tile / tile.std()).astype(np.float32)
+    noise = np.fft.irfft2(spectrum, s=(BANK, BANK))
+    tile: np.ndarray = (noise / noise.std()).astype(np.float32)
     tile.setflags(write=False)
     return tile
 
 
 def sample_noise(roughness: float, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The tile at fractional positions (in tile pixels, wrapped)."""
+    """Return the tile at fractional positions x, y (H, W; in tile pixels, wrapped): float32 (H, W)."""
     x, y = (np.asarray(a, np.float32) for a in (x, y))
     x, y = (a - np.float32(BANK) * np.floor(a * np.float32(1 / BANK)) for a in (x, y))
     return cv2.remap(noise_tile(roughness), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
 
 
 def noise_patch(roughness: float, rng: np.random.Generator, size: int, height: int, width: int) -> np.ndarray:
-    """A size x size cut of the tile, stretched to height x width: the same pattern at any resolution."""
+    """Return a size x size cut of the tile, stretched to height x width: the same pattern at any resolution."""
     y, x = rng.integers(0, BANK - size, 2)
     return cv2.resize(
         noise_tile(roughness)[y : y + size, x : x + size], (width, height), interpolation=cv2.INTER_LINEAR
@@ -91,7 +94,10 @@ def noise_patch(roughness: float, rng: np.random.Generator, size: int, height: i
 
 
 def planes(image: np.ndarray) -> np.ndarray:
-    """H W C to contiguous C H W: whole-plane arithmetic is several times faster than on interleaved pixels."""
+    """Return an image (H, W, C) as contiguous (C, H, W).
+
+    Whole-plane arithmetic is several times faster than on interleaved pixels.
+    """
     out = np.empty((image.shape[2], *image.shape[:2]), image.dtype)
     cv2.split(image, list(out))
     return out
@@ -110,7 +116,7 @@ class Frame:
         self.areas: list[int] = []
 
     def new_object(self, name: str) -> int:
-        """A fresh owner number (from 1 up) for an object of class `name`."""
+        """Return a fresh owner number (from 1 up) for an object of class `name`."""
         self.names.append(name)
         self.areas.append(0)
         return len(self.names)
@@ -180,7 +186,7 @@ class Sprite:
         heat: float,
         closed: bool = False,
     ) -> None:
-        """A line through image points, `thickness` in image pixels."""
+        """Draw a line through image points, `thickness` in image pixels."""
         if self.empty:
             return
         r, g, b = (255.0 * min(max(float(c), 0.0), 1.0) ** 0.5 for c in rgb)
@@ -189,7 +195,7 @@ class Sprite:
         cv2.polylines(self.paint, [self._code(points_N2)], closed, colour, width, cv2.LINE_8, 4)
 
     def glow(self, points_N2: np.ndarray, rgb: Colour) -> None:
-        """Light emitted by a polygon, as radiance (1 is white by day, GLOW the most)."""
+        """Let a polygon give off light, as radiance (1 is white by day, GLOW the most)."""
         if self.empty:
             return
         if self.glows is None:
@@ -236,12 +242,12 @@ def _round(count: int, start: float, stop: float) -> np.ndarray:
 
 
 def circle(centre: np.ndarray | tuple[float, float], radius: float, count: int = 16) -> np.ndarray:
-    """Points of a circle in the image plane."""
+    """Return `count` points (count, 2) of a circle in the image plane, in pixels."""
     return np.asarray(centre) + radius * _round(count, 0.0, 2 * np.pi * (1 - 1 / count))
 
 
 def capsule(a: np.ndarray, ra: float, b: np.ndarray, rb: float) -> np.ndarray:
-    """Outline of a limb from point a to point b with radii ra and rb, in pixels."""
+    """Return the outline (14, 2) of a limb from point a to point b with radii ra and rb, in pixels."""
     dx, dy = b[0] - a[0], b[1] - a[1]
     norm = (dx * dx + dy * dy) ** 0.5 or 1.0
     arc = _round(7, -np.pi / 2, np.pi / 2) @ np.array([(dx, dy), (-dy, dx)]) / norm

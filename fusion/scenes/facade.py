@@ -115,7 +115,10 @@ def _columns(camera: Camera, house: Building, span: Span) -> WallColumns | None:
 
 
 def _pixels(columns: WallColumns, foot: np.ndarray, bottoms: np.ndarray, y0: int, y1: int) -> WallPixels:
-    """Return the places on the wall of rows y0 to y1; `foot` metres a pixel and `bottoms` the ground's row, (w) each."""
+    """Return the places on the wall of rows y0 to y1.
+
+    `foot` is metres a pixel and `bottoms` the row of the ground, (w) each.
+    """
     foot32 = foot.astype(np.float32)[None]
     rows = (np.arange(y0, y1, dtype=np.float32) + 0.5)[:, None]
     up = (bottoms.astype(np.float32)[None] - rows) * foot32

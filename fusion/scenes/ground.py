@@ -19,7 +19,7 @@ LEVELS = 7  # blur levels of the profile, each twice as wide
 
 
 def blurred_levels(profile_NC: np.ndarray, levels: int = LEVELS) -> np.ndarray:
-    """Return a profile (N, C) at ever wider blurs, (levels, N, C): what the ground looks like to wider and wider pixels."""
+    """Return a profile (N, C) at ever wider blurs, (levels, N, C): how wider and wider pixels see the ground."""
     rows = [profile_NC]
     for level in range(1, levels):
         rows.append(
@@ -102,7 +102,9 @@ def _paint_profile(street: Street, u: np.ndarray) -> np.ndarray:
 
 def _cover(near: np.ndarray, far: np.ndarray, low: float, high: float) -> np.ndarray:
     """Return which share of each row's stretch of ground [near, far] lies in [low, high]."""
-    return np.clip(np.minimum(far, high) - np.maximum(near, low), 0, None) / np.maximum(far - near, 1e-6)
+    inside = np.clip(np.minimum(far, high) - np.maximum(near, low), 0, None)
+    share: np.ndarray = inside / np.maximum(far - near, 1e-6)
+    return share
 
 
 def _dashes(z: np.ndarray, period: float, duty: float) -> np.ndarray:
@@ -200,7 +202,9 @@ def _irradiance(camera: Camera, light: Light, x: np.ndarray, z: np.ndarray) -> n
     size = (camera.width // step + 1, rows // step + 1)
     small_x, small_z = (cv2.resize(part, size, interpolation=cv2.INTER_AREA) for part in (x, z))
     glow = light.local(small_x, np.zeros_like(small_x), small_z)
-    return level + np.stack([cv2.resize(g, (camera.width, rows), interpolation=cv2.INTER_LINEAR) for g in glow])
+    full = [cv2.resize(plane, (camera.width, rows), interpolation=cv2.INTER_LINEAR) for plane in glow]
+    total: np.ndarray = level + np.stack(full)
+    return total
 
 
 def _shine(frame: Frame, plan: Plan, surface: np.ndarray, top: int, coarse: np.ndarray) -> None:

@@ -42,7 +42,10 @@ class Light:
     beams: tuple[Beam, ...] = ()
 
     def local(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """Irradiance (3 ...) of lamps and headlights: E (h^2 / d^2)^1.5 for a lamp of height h at distance d."""
+        """Return the irradiance of lamps and headlights, float32 (3, ...) for x, y, z (...) in metres.
+
+        A lamp of height h gives E (h^2 / d^2)^1.5 at distance d.
+        """
         shape = np.broadcast_shapes(np.shape(x), np.shape(y), np.shape(z))
         total = np.zeros((3, *shape), np.float32)
         unit = (3,) + (1,) * len(shape)
@@ -62,13 +65,13 @@ class Light:
         return total
 
     def upright(self, x: float, z: float, shade: float = 1.0) -> np.ndarray:
-        """Light (RGB) on something standing at (x, z); `shade` 0 takes the sun away."""
+        """Return the light (RGB, (3,)) on something standing at (x, z); `shade` 0 takes the sun away."""
         here = self.local(np.asarray(x), np.asarray(1.0), np.asarray(z)) * 0.75
         return np.asarray(self.ambient) + 0.8 * shade * np.asarray(self.sun) + here
 
 
 def bloom(frame: Frame, strength: float) -> None:
-    """Glare: what is brighter than white spreads over its surroundings, narrow and wide."""
+    """Add glare: what is brighter than white spreads over its surroundings, narrow and wide."""
     height, width = frame.owner.shape
     small = (max(width // 4, 1), max(height // 4, 1))
     excess = cv2.merge([np.maximum(plane - np.float32(0.9), 0) for plane in frame.radiance[:3]])
@@ -86,7 +89,10 @@ def bloom(frame: Frame, strength: float) -> None:
 
 
 def haze(frame: Frame, beta: float, air: np.ndarray) -> None:
-    """I = J t + A (1 - t), t = exp(-beta d / FAR): thin natural mist, in visible light only."""
+    """Add thin natural mist, in visible light only: I = J t + A (1 - t), t = exp(-beta d / FAR).
+
+    `air` is the radiance A (RGB, (3,)).
+    """
     clear = frame.distance * np.float32(-beta / FAR)
     np.exp(clear, out=clear)
     veil = 1 - clear
@@ -96,18 +102,22 @@ def haze(frame: Frame, beta: float, air: np.ndarray) -> None:
 
 
 def sensor_noise(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Nearly normal noise (H W), mean 0, deviation 1, from sums of four random bytes: faster than normal deviates."""
+    """Return nearly normal noise, float32 (H, W), mean 0, deviation 1.
+
+    It is made of sums of four random bytes: faster than normal deviates.
+    """
     size = height * width
     parts = np.frombuffer(rng.bytes(4 * size), np.uint8).reshape(4, height, width)
     total = np.add(parts[0], parts[1], dtype=np.uint16)
     total += parts[2]
     total += parts[3]
     deviation = (4 * (256.0**2 - 1) / 12) ** 0.5
-    return cv2.addWeighted(total, 1 / deviation, total, 0.0, -4 * 127.5 / deviation, dtype=cv2.CV_32F)
+    noise: np.ndarray = cv2.addWeighted(total, 1 / deviation, total, 0.0, -4 * 127.5 / deviation, dtype=cv2.CV_32F)
+    return noise
 
 
 def expose_visible(frame: Frame, rng: np.random.Generator, exposure: float, noise: float) -> np.ndarray:
-    """Linear light to an 8-bit picture: soft shoulder, square-root response, photon and read noise."""
+    """Return the visible picture, uint8 (H, W, 3): soft shoulder, square-root response, photon and read noise."""
     height, width = frame.owner.shape
     grey = sensor_noise(rng, height, width)
     grey *= np.float32(noise)
@@ -123,11 +133,12 @@ def expose_visible(frame: Frame, rng: np.random.Generator, exposure: float, nois
         tint = sensor_noise(rng, height // 3 + 1, width // 3 + 1) * np.float32(0.6 * noise)
         light += cv2.resize(tint, (width, height), interpolation=cv2.INTER_LINEAR)
         pictures.append(cv2.convertScaleAbs(np.maximum(light, 0, out=light)))
-    return cv2.merge(pictures)
+    image: np.ndarray = cv2.merge(pictures)
+    return image
 
 
 def expose_infrared(frame: Frame, rng: np.random.Generator, look: np.random.Generator, noise: float) -> np.ndarray:
-    """The heat channel to 8 bits: soft lens, uneven response, column pattern and faint noise."""
+    """Return the infrared picture, uint8 (H, W): soft lens, uneven response, column pattern and faint noise."""
     height, width = frame.owner.shape
     sigma = 0.9 * height / 480
     heat = frame.radiance[3]
@@ -138,9 +149,10 @@ def expose_infrared(frame: Frame, rng: np.random.Generator, look: np.random.Gene
             cv2.GaussianBlur(small, (0, 0), 1.25 * sigma), (width, height), interpolation=cv2.INTER_LINEAR
         )
         heat = cv2.addWeighted(soft, 1.25, wide, -0.25, 0.0)
-    picture = cv2.addWeighted(heat, 255.0, noise_patch(1.6, look, 128, height, width), 3.0, 0.0)
+    picture: np.ndarray = cv2.addWeighted(heat, 255.0, noise_patch(1.6, look, 128, height, width), 3.0, 0.0)
     picture += np.float32(noise * 0.5) * rng.standard_normal((1, width), np.float32)
     grain = sensor_noise(rng, height, width)
     grain *= np.float32(noise)
     picture += grain
-    return cv2.convertScaleAbs(np.maximum(picture, 0, out=picture))
+    levels: np.ndarray = cv2.convertScaleAbs(np.maximum(picture, 0, out=picture))
+    return levels

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fusion.scenes import BOX, CLASSES, Scene, render, render_with_masks
+from fusion.scenes import CLASSES, MIN_BOX_SIDE, Scene, render, render_with_masks
 
 SMALL = (240, 320)
 
@@ -76,7 +76,7 @@ def test_boxes_are_the_extent_of_the_silhouettes(scenes):
             rows, columns = np.nonzero(masks == number)
             assert tuple(box) == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
             assert box[0] >= 0 and box[1] >= 0 and box[2] <= SMALL[1] and box[3] <= SMALL[0]
-            assert box[2] - box[0] >= BOX and box[3] - box[1] >= BOX
+            assert box[2] - box[0] >= MIN_BOX_SIDE and box[3] - box[1] >= MIN_BOX_SIDE
             assert name in CLASSES
 
 
