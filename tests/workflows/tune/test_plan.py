@@ -102,6 +102,15 @@ def test_what_has_ended_is_not_run_again(tmp_path):
     assert plan_search(replace(args, num_seeds=2)).num_left(ended) == 8
 
 
+def test_the_record_of_an_earlier_version_is_read(tmp_path):
+    old = {"name": "t", "values": {"model.experts": 4}, "seed": 1, "raw": {}, "begun": 2, "id": "x"}
+    old |= {"state": "finished", "error": "", "history": [{"epoch": 1, "wait_share": 0.5, "val/qabf": 0.4}]}
+    storage.write_text(records.record_path(str(tmp_path), "t"), json.dumps(old))
+    record = records.ended_trials(str(tmp_path))["t"]
+    assert (record.attempt, record.trial_id, record.values) == (2, "x", {"model.experts": 4})
+    assert record.history == ({"epoch": 1, "data_time_fraction": 0.5, "val/qabf": 0.4},)
+
+
 def history(values):
     return tuple({"epoch": epoch, "val/qabf": value} for epoch, value in enumerate(values, 1))
 
