@@ -6,15 +6,15 @@ import pytest
 
 from fusion.report.evolution import sentences
 from fusion.training.evolution import to_csv
-from tests.fusion.report.test_evolution import cells, made
 from tests.helpers.command_line import one_line
+from tests.helpers.evolutions import cells, two_evolutions
 from workflows.report.sections import evolution_section
 
 
 @pytest.fixture
 def folder(tmp_path):
     """What `duskfuse evolve` leaves behind, as far as a report reads it."""
-    evolved = made()
+    evolved = two_evolutions()
     for number, labels in enumerate(evolved.labels, 1):
         place = tmp_path / "evolutions" / str(number)
         (place / "training").mkdir(parents=True)
@@ -40,7 +40,7 @@ def test_a_page_of_a_folder(folder, command, tmp_path):
     assert ">Evolution</th>" in text and ">Method</th>" in text
     section = evolution_section(str(folder), 2)
     assert section.name == "evolution-2" and len(section.plots) == 3
-    assert section.notes == tuple(sentences(made()))
+    assert section.notes == tuple(sentences(two_evolutions()))
 
 
 def test_a_folder_that_lacks_something(folder, command, tmp_path):
