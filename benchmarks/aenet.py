@@ -12,7 +12,7 @@ The limit is arithmetic alone: multiply-adds of the collapsed network (2 x 9 x 6
 for other blocks) over the rate of 1024 x 1024 matrix products on every thread at once, taken between the turns.
 
 ONNX Runtime's threads do not spin when idle (they would take time from the ways after it); --spin lets them. With
-CUDA, `fusion.fast.cuda` is timed too, against the time its 64-channel map takes to be written and read once.
+CUDA, `fusion.realtime.cuda` is timed too, against the time its 64-channel map takes to be written and read once.
 """
 
 from __future__ import annotations

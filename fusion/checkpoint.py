@@ -57,14 +57,18 @@ def save(
     state: dict[str, Any],
     optimiser: torch.optim.Optimizer | None = None,
 ) -> None:
-    """Write the folder; `state.json` comes last, so a folder without it is not a checkpoint."""
+    """Write the folder; `state.json` comes last, so a folder without it is not a checkpoint.
+
+    The config is the model's attribute `config`, a dataclass.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "state.json").unlink(missing_ok=True)
+    config: Any = model.config
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors")
     if optimiser is not None:
         save_file(_moments(model, optimiser), folder / "optimiser.safetensors")
-    about = {"format": FORMAT, "model": name, "config": configs.to_dict(model.config), "recipe": recipe}
+    about = {"format": FORMAT, "model": name, "config": configs.to_dict(config), "recipe": recipe}
     (folder / "config.json").write_text(json.dumps(about, indent=2) + "\n")
     (folder / "state.json").write_text(json.dumps(state, indent=2) + "\n")
 
@@ -97,35 +101,35 @@ def load(folder: str | Path, expect: str | None = None, models: Mapping[str, Mod
 
 
 def _inside(folder: Path) -> Path:
-    """The checkpoint of a finished run, where the folder is one."""
+    """Return the checkpoint of a finished run, where the folder is one; else the folder."""
     inner = folder / "checkpoint"
     return inner if not (folder / "config.json").exists() and (inner / "config.json").exists() else folder
 
 
 def part(folder: str | Path, name: str) -> Path | None:
-    """The folder of a network that goes along (one of PARTS) with a checkpoint, if there is one."""
-    found = _inside(Path(folder)) / name
-    return found if (found / "state.json").is_file() else None
+    """Return the folder of a network that goes along (one of PARTS) with a checkpoint, if there is one."""
+    inner = _inside(Path(folder)) / name
+    return inner if (inner / "state.json").is_file() else None
 
 
 def load_weights(model: nn.Module, folder: Path, only: str = "") -> None:
-    """Load the weights whose name starts with `only` into the model; every such weight must be there and fit."""
-    found = _upgraded(read_tensors(folder / "model.safetensors"), folder)
+    """Load the weights whose name starts with `only` into the model. UserError: one is missing or does not fit."""
+    stored = _upgraded(read_tensors(folder / "model.safetensors"), folder)
     wanted = {key: value for key, value in model.state_dict().items() if key.startswith(only)}
-    absent = sorted(set(wanted) - set(found))
-    unfit = [key for key in wanted if key in found and found[key].shape != wanted[key].shape]
+    absent = sorted(set(wanted) - set(stored))
+    unfit = [key for key in wanted if key in stored and stored[key].shape != wanted[key].shape]
     if absent or unfit:
         key = absent[0] if absent else unfit[0]
-        have = "none" if absent else tuple(found[key].shape)
+        have = "none" if absent else tuple(stored[key].shape)
         raise UserError(
             f"{folder}: the weights do not fit this model ({key}: wanted {tuple(wanted[key].shape)}, found {have}). "
             "Use the recipe the checkpoint was trained with, or another checkpoint."
         )
-    model.load_state_dict({key: found[key] for key in wanted}, strict=not only)
+    model.load_state_dict({key: stored[key] for key in wanted}, strict=not only)
 
 
 def load_optimiser(model: nn.Module, optimiser: torch.optim.Optimizer, folder: Path) -> None:
-    """Put Adam's moments back, by parameter name."""
+    """Put Adam's moments back, by parameter name. UserError: the file is missing or damaged."""
     moments = _upgraded(read_tensors(folder / "optimiser.safetensors"), folder)
     by_name = dict(model.named_parameters())
     for name, parameter in by_name.items():
@@ -147,6 +151,7 @@ def _upgraded(tensors: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file onto the CPU. UserError: it is missing or damaged."""
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
@@ -184,7 +189,10 @@ def _digest(folder: Path) -> str:
 
 
 def fetch(where: str) -> Path:
-    """A local folder with the checkpoint at a path or URI: a checkpoint itself, or a finished run that holds one."""
+    """Return a local folder with the checkpoint at a path or URI: a checkpoint, or a finished run that holds one.
+
+    From a URI it is copied, without its optimiser, and removed at exit. UserError: there is none.
+    """
     if not storage.is_dir(where):
         raise UserError(f"no checkpoint at {where}: there is no such folder. Give the folder `duskfuse train` wrote.")
     if not storage.exists(storage.join(where, "config.json")):

@@ -20,10 +20,11 @@ from fusion.images.colour import attach_colour, luma
 def fuse(
     model: nn.Module | Method, visible: np.ndarray, infrared: np.ndarray, attention: torch.Tensor | None = None
 ) -> np.ndarray:
-    """The fused image, uint8, of the size of the pair: H W 3 with the visible image's colour (H W if that is grey).
+    """Return the fused image, uint8, of the size of the pair: H W 3 in the visible image's colour (H W if it is grey).
 
-    `model` is a fusing network in evaluation mode or a method of `fusion.classical`; `attention` is for a network that
-    takes it. ValueError for unequal sizes.
+    `visible` is uint8 H W 3 (RGB) or H W, `infrared` uint8 H W. `model` is a fusing network in evaluation mode or a
+    method of `fusion.classical`; `attention`, (1, 1 or 2, h, w) in [0, 1], is for a network that takes it. ValueError
+    for unequal sizes.
     """
     return fuse_with_gates(model, visible, infrared, attention)[0]
 

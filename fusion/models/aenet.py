@@ -44,14 +44,18 @@ from fusion.models.configs import AENetConfig
 
 
 class Fused(NamedTuple):
+    """What the network gives."""
+
     image: Tensor  # (B, 1, H, W)
 
 
 def conv(inputs: int, outputs: int, size: int = 3, groups: int = 1, bias: bool = True) -> nn.Conv2d:
+    """Return a `size` x `size` convolution that keeps the height and width."""
     return nn.Conv2d(inputs, outputs, size, padding=size // 2, groups=groups, bias=bias)
 
 
 def regular(inputs: int, outputs: int, size: int = 3, bias: bool = False) -> nn.Sequential:
+    """Return convolution, batch norm and ReLU, of the same height and width."""
     return nn.Sequential(conv(inputs, outputs, size, bias=bias), nn.BatchNorm2d(outputs), nn.ReLU())
 
 
@@ -63,7 +67,8 @@ class Shuffle(nn.Module):
         self.groups = groups
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        return x_BCHW.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return torch.unflatten(x_BCHW, 1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
 
 
 class Fire(nn.Module):
@@ -76,6 +81,7 @@ class Fire(nn.Module):
         self.window = nn.Sequential(conv(squeeze, expand, groups=groups), Shuffle(groups))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, 2 * expand, H, W)."""
         x = F.relu(self.squeeze(x_BCHW))
         return F.relu(torch.cat([self.point(x), self.window(x)], 1))
 
@@ -92,6 +98,7 @@ class Inception(nn.Module):
             self.windows = nn.ModuleList(regular(width, half, size, bias=True) for size in (1, 3, 5))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, width, H, W) -> (B, 3 * width / 2, H, W)."""
         return torch.cat([window(x_BCHW) for window in self.windows], 1)
 
 
@@ -107,6 +114,7 @@ class Pool(nn.Module):
         self.up = nn.ModuleList(Fire(i, width // 4, n) for i, n in zip(entries, up, strict=True))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, width, H, W) -> (B, width / 2, H, W)."""
         skips, x = [], x_BCHW
         for fire in self.down:
             skips.append(x)
@@ -160,14 +168,18 @@ class AENet(nn.Module):
         if config.block == "plain":
             width = 3 * config.width // 8
             self.stem = nn.Sequential(conv(6, width), nn.ReLU())
-            self.head = nn.Sequential(conv(width, 1), nn.ReLU())
-            nn.init.constant_(self.head[0].bias, 0.5)
+            last = conv(width, 1)
+            self.head = nn.Sequential(last, nn.ReLU())
+            assert last.bias is not None
+            nn.init.constant_(last.bias, 0.5)
         else:
             width = config.width
             self.stem = regular(6, width)
             self.head = regular(int(width * block.out_ratio), 1)
-            nn.init.constant_(self.head[1].weight, 0.2)
-            nn.init.constant_(self.head[1].bias, 0.5)
+            norm = self.head[1]
+            assert isinstance(norm, nn.BatchNorm2d)
+            nn.init.constant_(norm.weight, 0.2)
+            nn.init.constant_(norm.bias, 0.5)
         self.block = block.build(width)
         self.residual = block.residual
 
@@ -175,5 +187,5 @@ class AENet(nn.Module):
         """(B, 1, H, W) twice -> (B, 1, H, W)."""
         both = [image.expand(-1, 3, -1, -1) for image in (first_B1HW, second_B1HW)]
         features = self.stem(torch.cat(both, 1))
-        more = self.block(features)
-        return Fused(self.head(features + more if self.residual else more))
+        refined = self.block(features)
+        return Fused(self.head(features + refined if self.residual else refined))

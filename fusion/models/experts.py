@@ -110,7 +110,10 @@ class TaskMoE(nn.Module):
         self.b2 = nn.Parameter(torch.empty(experts, width).uniform_(-1, 1) / math.sqrt(hidden))
 
     def route(self, tokens_TD: Tensor, prompt_BD: Tensor, batch: int) -> Routing:
-        """The gate's choice. [token, prompt] @ W is taken apart, so the prompt is multiplied once an image."""
+        """Return the gate's choice for tokens (T, D) of `batch` images with prompts (B, D).
+
+        [token, prompt] @ W is taken apart, so the prompt is multiplied once an image.
+        """
         width = tokens_TD.shape[1]
 
         def scores(weight: Tensor) -> Tensor:
@@ -153,14 +156,15 @@ class ImageGate(nn.Module):
 
 
 def image_mixture(experts: Iterable[nn.Module], inputs: Sequence[Tensor], gates_BN: Tensor) -> Tensor:
-    """sum_n gates[:, n] * expert_n(inputs[n]); an expert computes only the images that chose it.
+    """Return sum_n gates[:, n] * expert_n(inputs[n]); an expert computes only the images that chose it.
 
+    `inputs` are (B, C, H, W) for each expert, `gates_BN` (B, N) weights, 0 where it was not chosen -> (B, C', H, W).
     One that nobody chose runs on an empty batch: so its parameters are in the graph and get gradients of zero,
     without which data-parallel training would wait for them.
     """
     batch = gates_BN.shape[0]
     chosen_NB = (gates_BN.T > 0).tolist()  # the only wait for the device
-    total = None
+    total: Tensor | None = None
     for n, (expert, x_BCHW) in enumerate(zip(experts, inputs, strict=True)):
         rows_M = torch.tensor([b for b in range(batch) if chosen_NB[n][b]], dtype=torch.int64, device=x_BCHW.device)
         everyone = len(rows_M) == batch
@@ -169,4 +173,5 @@ def image_mixture(experts: Iterable[nn.Module], inputs: Sequence[Tensor], gates_
         if total is None:
             total = y_MCHW.new_zeros(batch, *y_MCHW.shape[1:])
         total = total + y_MCHW if everyone else total.index_add(0, rows_M, y_MCHW)
+    assert total is not None  # there is an expert
     return total

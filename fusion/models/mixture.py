@@ -11,6 +11,7 @@ Shapes: T tokens, N experts, K kept, D token width, F hidden width, R = K * T ro
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,7 @@ ALIGN = 16  # the hidden width is padded with zeros to a multiple of this; matri
 def mixture(
     x_TD: Tensor, experts_TK: Tensor, log_weights_TK: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor
 ) -> Tensor:
-    """Y = log sum_k exp(log_weight_k + E_k(x)), E(x) = gelu(x w1 + b1) w2 + b2, per token and channel: (T, D).
+    """Return Y = log sum_k exp(log_weight_k + E_k(x)), E(x) = gelu(x w1 + b1) w2 + b2, per token and channel: (T, D).
 
     `w1` is (N, D, F), `b1` (N, F), `w2` (N, F, D), `b2` (N, D). Under autocast the products run in its type; the
     log-sum-exp always in float32 or better. Differentiable once in all but `experts_TK`.
@@ -36,7 +37,8 @@ def mixture(
     pad = -w1.shape[2] % ALIGN
     w1, b1, w2 = F.pad(w1, (0, pad)), F.pad(b1, (0, pad)), F.pad(w2, (0, 0, 0, pad))
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x_TD, log_weights_TK, w1, b1, w2, b2))
-    return _Mixture.apply(keep, x_TD, experts_TK, log_weights_TK, w1, b1, w2, b2)
+    y_TD: Tensor = _Mixture.apply(keep, x_TD, experts_TK, log_weights_TK, w1, b1, w2, b2)
+    return y_TD
 
 
 class _Group:
@@ -66,7 +68,17 @@ def _blocks(x_TD: Tensor, keep: bool) -> list[slice]:
 
 class _Mixture(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, keep, x_TD, experts_TK, log_weights_TK, w1, b1, w2, b2):
+    def forward(
+        ctx: Any,
+        keep: bool,
+        x_TD: Tensor,
+        experts_TK: Tensor,
+        log_weights_TK: Tensor,
+        w1: Tensor,
+        b1: Tensor,
+        w2: Tensor,
+        b2: Tensor,
+    ) -> Tensor:
         y_TD = torch.empty_like(x_TD, memory_format=torch.contiguous_format)
         ctx.spans, kept = [], []
         for part in _blocks(x_TD, keep):
@@ -91,7 +103,7 @@ class _Mixture(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_TD):
+    def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor | None, ...]:
         x_TD, w1, w2, *kept = ctx.saved_tensors
         wide = torch.promote_types(w1.dtype, torch.float32)
         gw1, gb1 = w1.new_zeros(w1.shape, dtype=wide), w1.new_zeros(w1.shape[::2], dtype=wide)
@@ -128,8 +140,10 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         total += left.T @ right
 
 
-def reference_mixture(x_TD, experts_TK, log_weights_TK, w1, b1, w2, b2):
-    """The usual way, kept as the yardstick of tests and benchmarks: sort, split, loop, exp, `index_add`, log.
+def reference_mixture(
+    x_TD: Tensor, experts_TK: Tensor, log_weights_TK: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor
+) -> Tensor:
+    """Compute `mixture` the usual way, as a reference for tests and benchmarks: sort, split, loop, exp, add, log.
 
     Overflows where an expert's output passes about 88; `mixture` does not.
     """
@@ -137,7 +151,7 @@ def reference_mixture(x_TD, experts_TK, log_weights_TK, w1, b1, w2, b2):
     order = experts_TK.reshape(-1).argsort(stable=True)
     token = order // top_k
     counts = experts_TK.reshape(-1).bincount(minlength=w1.shape[0]).tolist()
-    outs = [F.gelu(rows @ w1[e] + b1[e]) @ w2[e] + b2[e] for e, rows in enumerate(x_TD[token].split(counts))]
+    outs = [F.gelu(rows @ w1[e] + b1[e]) @ w2[e] + b2[e] for e, rows in enumerate(torch.split(x_TD[token], counts))]
     scaled = torch.cat(outs).exp() * log_weights_TK.exp().reshape(-1)[order, None]
     total = torch.zeros_like(x_TD).index_add(0, token, scaled)
     return total.clamp_min(math.ulp(0.0)).log()

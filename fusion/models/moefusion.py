@@ -31,17 +31,20 @@ class Fused(NamedTuple):
 
     @property
     def balance(self) -> Tensor:
-        """The plain sum of the loads; `fusion.losses.MoEFusionLoss` weighs them apart."""
+        """The plain sum of the loads; `fusion.training.configs.MoEFusionLoss` weighs them apart."""
         return sum(self.loads.values(), self.image.new_zeros((), dtype=torch.float32))
 
 
 class Mixed(NamedTuple):
+    """What a mixture, or what an ablation puts in its place, gives."""
+
     features: Tensor  # (B, C, H, W)
     load: Tensor | None = None  # none without a gate
     gates: Tensor | None = None  # (B, N)
 
 
 def conv(inputs: int, outputs: int) -> nn.Conv2d:
+    """Return a 3x3 convolution that keeps the height and width."""
     return nn.Conv2d(inputs, outputs, 3, padding=1)
 
 
@@ -73,16 +76,18 @@ class LocalExperts(nn.Module):
         )
 
     def inputs(self, visible_BCHW: Tensor, infrared_BCHW: Tensor) -> list[Tensor]:
+        """Return what each expert takes."""
         first = len(self.experts) // 2
         return [visible_BCHW] * first + [infrared_BCHW] * (len(self.experts) - first)
 
     def forward(self, visible_BCHW: Tensor, infrared_BCHW: Tensor) -> Mixed:
+        """(B, C, H, W) twice -> features (B, C, H, W), weighted by the gate."""
         gates_BN, load = self.gate([visible_BCHW, infrared_BCHW])
         features = image_mixture(self.experts, self.inputs(visible_BCHW, infrared_BCHW), gates_BN)
         return Mixed(features, load, gates_BN)
 
     def maps(self, visible_BCHW: Tensor, infrared_BCHW: Tensor) -> Tensor:
-        """What every expert makes of every image, whether chosen or not: (B, N, C, H, W)."""
+        """Return what every expert makes of every image, whether chosen or not: (B, N, C, H, W)."""
         inputs = self.inputs(visible_BCHW, infrared_BCHW)
         return torch.stack([expert(x) for expert, x in zip(self.experts, inputs, strict=True)], 1)
 
@@ -95,6 +100,7 @@ class LocalBlend(nn.Module):
         self.blend = nn.Conv2d(2 * config.width, config.width, 1)
 
     def forward(self, visible_BCHW: Tensor, infrared_BCHW: Tensor) -> Mixed:
+        """(B, C, H, W) twice -> features (B, C, H, W), without load and gates."""
         return Mixed(self.blend(torch.cat([visible_BCHW, infrared_BCHW], 1)))
 
 
@@ -118,6 +124,7 @@ class GlobalExperts(nn.Module):
         self.experts = nn.ModuleList(Decoder(channels, config) for _ in range(config.experts))
 
     def forward(self, features_BCHW: Tensor) -> Mixed:
+        """(B, C of all features, H, W) -> "features", the image (B, 1, H, W), weighted by the gate."""
         gates_BN, load = self.gate([features_BCHW])
         image = image_mixture(self.experts, [features_BCHW] * len(self.experts), gates_BN)
         return Mixed(image, load, gates_BN)
@@ -135,7 +142,9 @@ class MoEFusion(nn.Module):
         super().__init__()
         self.config = config
         self.visible, self.infrared = Encoder(config.width), Encoder(config.width)
-        self.attention = self.foreground = self.background = None
+        self.attention: nn.Conv2d | None = None
+        self.foreground: LocalExperts | LocalBlend | None = None
+        self.background: LocalExperts | LocalBlend | None = None
         channels = 8 * config.width
         if config.ablation != "no_mole":
             local = LocalBlend if config.ablation == "att_local" else LocalExperts
@@ -146,39 +155,41 @@ class MoEFusion(nn.Module):
         self.global_experts = (Decoder if config.ablation == "no_moge" else GlobalExperts)(channels, config)
 
     def forward(self, visible_B1HW: Tensor, infrared_B1HW: Tensor, attention_Bxhw: Tensor | None = None) -> Fused:
-        """Raises ValueError for attention of another batch size or with other than one or two maps."""
+        """(B, 1, H, W) twice and the attention -> the fused image, and the loads and weights of the gates.
+
+        Raises ValueError for attention of another batch size or with other than one or two maps.
+        """
         dense = [self.visible(visible_B1HW), self.infrared(infrared_B1HW)]
         mixed: dict[str, Mixed] = {}
-        if self.foreground is not None:
+        if self.foreground is not None and self.background is not None:
             foreground, background = self._part(dense, attention_Bxhw)
             mixed |= {"foreground": self.foreground(*foreground), "background": self.background(*background)}
         out = self.global_experts(torch.cat([*dense, *(local.features for local in mixed.values())], 1))
         mixed["global"] = out if isinstance(out, Mixed) else Mixed(out)
-        gated = {name: part for name, part in mixed.items() if part.gates is not None}
-        loads = {name: part.load for name, part in gated.items()}
-        gates = {name: part.gates for name, part in gated.items()}
+        loads = {name: part.load for name, part in mixed.items() if part.load is not None}
+        gates = {name: part.gates for name, part in mixed.items() if part.gates is not None}
         return Fused(mixed["global"].features, loads, gates)
 
     def local_maps(
         self, visible_B1HW: Tensor, infrared_B1HW: Tensor, attention_Bxhw: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Every local expert's features of the "foreground" and of the "background": (B, N, C, H, W) each.
+        """Return every local expert's features of the "foreground" and the "background": (B, N, C, H, W) each.
 
         Raises ValueError where an ablation has no local experts.
         """
-        if not isinstance(self.foreground, LocalExperts):
+        if not isinstance(self.foreground, LocalExperts) or not isinstance(self.background, LocalExperts):
             raise ValueError(f"a MoE-Fusion with the ablation {self.config.ablation} has no local experts")
         parts = self._part([self.visible(visible_B1HW), self.infrared(infrared_B1HW)], attention_Bxhw)
         return {"foreground": self.foreground.maps(*parts[0]), "background": self.background.maps(*parts[1])}
 
     def _part(self, dense: list[Tensor], attention: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
-        """The encoders' last features times the attention, and times its complement: [visible, infrared] twice."""
+        """Return the encoders' last features times the attention, and times 1 - it: [visible, infrared] twice."""
         last = [features[:, -self.config.width :] for features in dense]
         attention_B1HW = self._attend(attention, last[0])
         return [x * attention_B1HW for x in last], [x * (1 - attention_B1HW) for x in last]
 
     def _attend(self, attention_Bxhw: Tensor | None, like_BCHW: Tensor) -> Tensor:
-        """One map of the size and type of the features."""
+        """Return one map (B, 1, H, W) of the size and type of the features."""
         batch, _, *size = like_BCHW.shape
         if attention_Bxhw is None:
             attention_Bxhw = like_BCHW.new_full((batch, 1, 1, 1), 0.5)
@@ -192,8 +203,9 @@ class MoEFusion(nn.Module):
 
 
 def attention_convs() -> nn.Conv2d:
-    """A 3x3 convolution for each of the two maps; they start as the identity, so training starts from the maximum."""
+    """Return a 3x3 convolution for each of the two maps, as the identity, so training starts from the maximum."""
     both = nn.Conv2d(2, 2, 3, padding=1, padding_mode="replicate", groups=2)
+    assert both.bias is not None
     with torch.no_grad():
         both.weight.zero_()[:, :, 1, 1] = 1
         both.bias.zero_()

@@ -16,8 +16,10 @@ from fusion.models.tgecnet import TGECNet
 
 @dataclass(frozen=True)
 class Model:
+    """One row of the table: what reports call the network, its config, how it is built from one, where it is from."""
+
     label: str
-    config: type
+    config: type[Any]
     build: Callable[[Any], nn.Module]
     source: str
 

@@ -9,6 +9,7 @@ Shapes: B batch, C channels, H height, W width, G heads.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +22,12 @@ STRIP_PIXELS = 32 * 1024
 
 
 def conv(inputs: int, outputs: int, kernel: int, groups: int = 1) -> nn.Conv2d:
-    """A convolution of unchanged size without bias."""
+    """Return a convolution of unchanged size without bias."""
     return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=False)
 
 
 def _strips(x_BCHW: Tensor) -> Iterator[tuple[slice, slice, slice]]:
-    """Strips of rows: where each lies, where it lies with one more row on both sides, where it lies in that."""
+    """Yield strips of rows: where each lies, where it lies with a row more on both sides, where it lies in that."""
     batch, _, height, width = x_BCHW.shape
     rows = max(STRIP_PIXELS // (batch * width), 1)
     for start in range(0, height, rows):
@@ -44,12 +45,16 @@ class ChannelNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
         x_BHWC = x_BCHW.permute(0, 2, 3, 1)
         return F.layer_norm(x_BHWC, (x_BHWC.shape[-1],), self.weight, self.bias).permute(0, 3, 1, 2)
 
 
 class Attention(nn.Module):
-    """MDTA: attention between channels, so its cost grows with the pixels and not with their square."""
+    """MDTA: attention between channels, so its cost grows with the pixels and not with their square.
+
+    Parts have the names of the published network.
+    """
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -69,42 +74,53 @@ class Attention(nn.Module):
         return F.conv2d(part, self.qkv_dwconv.weight[first:last], padding=1, groups=last - first)
 
     def _weigh(self, scores_BGcd: Tensor, squares_q_BGc: Tensor, squares_k_BGd: Tensor) -> Tensor:
-        """Products of q and k -> attention; dividing by the norms normalises q and k without two more maps."""
+        """_Products of q and k -> attention; dividing by the norms normalises q and k without two more maps."""
         norms = _root(squares_q_BGc)[..., None] * _root(squares_k_BGd)[..., None, :]
         return (scores_BGcd / norms * self.temperature).softmax(dim=-1)
 
     def _mix(self, attention_BGcd: Tensor, v_BCHW: Tensor) -> Tensor:
         mixed = torch.einsum("bgcd,bpgd->bpgc", attention_BGcd.to(v_BCHW.dtype), self._heads(v_BCHW))
-        return self.project_out(mixed.reshape(v_BCHW.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2))
+        y_BCHW: Tensor = self.project_out(mixed.reshape(v_BCHW.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2))
+        return y_BCHW
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W), normed -> (B, C, H, W)."""
         q, k, v = self.qkv_dwconv(self.qkv(x_BCHW)).chunk(3, dim=1)
         q, k = self._heads(q), self._heads(k)
         return self._mix(self._weigh(*_products(q, k)), v)
 
     def attention(self, x_BCHW: Tensor, norm: nn.Module) -> Tensor:
-        """The attention of norm(x), summed up strip by strip."""
+        """Return the attention of norm(x), summed up strip by strip: (B, C, H, W) -> (B, G, C / G, C / G)."""
         channels = x_BCHW.shape[1]
-        total: list[Tensor] | None = None
+        total: _Products | None = None
         for _, wide, inside in _strips(x_BCHW):
             q, k = self._part(norm(x_BCHW[:, :, wide]), 0, 2 * channels)[:, :, inside].chunk(2, dim=1)
             q, k = self._heads(q), self._heads(k)
             sums = _products(q, k)
-            total = sums if total is None else [a + b for a, b in zip(total, sums, strict=True)]
+            total = sums if total is None else _Products(*(a + b for a, b in zip(total, sums, strict=True)))
+        assert total is not None  # an image has a row
         return self._weigh(*total)
 
     def strip(self, normed_BCHW: Tensor, attention_BGcd: Tensor, inside: slice) -> Tensor:
-        """What `forward` gives for the rows `inside` of a normed strip."""
+        """Return what `forward` gives for the rows `inside` of a normed strip."""
         channels = normed_BCHW.shape[1]
         return self._mix(attention_BGcd, self._part(normed_BCHW, 2 * channels, 3 * channels)[:, :, inside])
 
 
-def _products(q: Tensor, k: Tensor) -> list[Tensor]:
-    """(B, P, G, c) twice -> the products of their channels over the pixels (B, G, c, c), and of each with itself."""
+class _Products(NamedTuple):
+    """Sums over pixels: of the channels of q times those of k, and of the squares of each."""
+
+    scores_BGcd: Tensor
+    squares_q_BGc: Tensor
+    squares_k_BGd: Tensor
+
+
+def _products(q: Tensor, k: Tensor) -> _Products:
+    """(B, P, G, c) twice -> their products over the P pixels."""
     wide = torch.promote_types(q.dtype, torch.float32)
     # sums of squares are five times faster on a CPU than vector_norm over a strided axis
-    squares = [t.square().sum(dim=1, dtype=wide) for t in (q, k)]
-    return [torch.einsum("bpgc,bpgd->bgcd", q, k).to(wide), *squares]
+    squares_q, squares_k = (t.square().sum(dim=1, dtype=wide) for t in (q, k))
+    return _Products(torch.einsum("bpgc,bpgd->bgcd", q, k).to(wide), squares_q, squares_k)
 
 
 def _root(squares: Tensor) -> Tensor:
@@ -113,7 +129,10 @@ def _root(squares: Tensor) -> Tensor:
 
 
 class FeedForward(nn.Module):
-    """GDFN: gelu(a) * b, both from a 1x1 and a depth-wise 3x3 convolution, then back by 1x1."""
+    """GDFN: gelu(a) * b, both from a 1x1 and a depth-wise 3x3 convolution, then back by 1x1.
+
+    Parts have the names of the published network.
+    """
 
     def __init__(self, channels: int, expansion: float) -> None:
         super().__init__()
@@ -124,8 +143,10 @@ class FeedForward(nn.Module):
         self.project_out = conv(hidden, channels, 1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W), normed -> (B, C, H, W)."""
         a, b = self.dwconv(self.project_in(x_BCHW)).chunk(2, dim=1)
-        return self.project_out(F.gelu(a) * b)
+        y_BCHW: Tensor = self.project_out(F.gelu(a) * b)
+        return y_BCHW
 
 
 class Block(nn.Module):
@@ -139,10 +160,12 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(channels, expansion)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W); large maps without gradients go through in strips."""
         if not torch.is_grad_enabled() and x_BCHW[:, 0].numel() > WHOLE_PIXELS:
             return self._in_strips(x_BCHW)
         x_BCHW = x_BCHW + self.attention(self.norm1(x_BCHW))
-        return x_BCHW + self.feed_forward(self.norm2(x_BCHW))
+        y_BCHW: Tensor = x_BCHW + self.feed_forward(self.norm2(x_BCHW))
+        return y_BCHW
 
     def _in_strips(self, x_BCHW: Tensor) -> Tensor:
         attention = self.attention.attention(x_BCHW, self.norm1)
@@ -157,6 +180,7 @@ class Block(nn.Module):
 
 
 def blocks(count: int, channels: int, heads: int, expansion: float) -> nn.Sequential:
+    """Return `count` blocks, one after the other."""
     return nn.Sequential(*(Block(channels, heads, expansion) for _ in range(count)))
 
 
@@ -187,4 +211,6 @@ class PromptBank(nn.Module):
         """(B, C, H, W) -> (B, bank channels, H, W)."""
         weight_BM = self.choose(x_BCHW.mean(dim=(2, 3))).softmax(dim=1)
         mixed = torch.einsum("bm,mchw->bchw", weight_BM, self.maps.to(weight_BM.dtype))
-        return self.smooth(F.interpolate(mixed, x_BCHW.shape[-2:], mode="bilinear", align_corners=False))
+        resized = F.interpolate(mixed, x_BCHW.shape[-2:], mode="bilinear", align_corners=False)
+        prompt_BCHW: Tensor = self.smooth(resized)
+        return prompt_BCHW

@@ -20,16 +20,20 @@ from fusion.models.restormer import Block, Down, PromptBank, Up, blocks, conv
 
 
 class Restored(NamedTuple):
+    """What stage 1 gives."""
+
     image: Tensor  # (B, 1, H, W)
     features: Tensor  # (B, 2 * width, H, W) of the padded size, the level-1 decoder's
     balance: Tensor  # scalar, summed over the gates
 
 
 class Fused(NamedTuple):
+    """What stage 2 gives."""
+
     image: Tensor  # (B, 1, H, W)
-    visible: Tensor  # restored
-    infrared: Tensor  # restored
-    balance: Tensor
+    visible: Tensor  # (B, 1, H, W), restored
+    infrared: Tensor  # (B, 1, H, W), restored
+    balance: Tensor  # scalar, of the fusion head's gate
 
 
 def pad_to(x_BCHW: Tensor, multiple: int) -> Tensor:
@@ -43,7 +47,7 @@ def pad_to(x_BCHW: Tensor, multiple: int) -> Tensor:
 
 
 def output_conv(channels: int) -> nn.Conv2d:
-    """The last convolution starts small, so training starts near its residual and not from noise."""
+    """Return the last convolution; its weights start small, so training starts near the residual, not from noise."""
     last = conv(channels, 1, 3)
     with torch.no_grad():
         last.weight.mul_(0.1)
@@ -51,7 +55,16 @@ def output_conv(channels: int) -> nn.Conv2d:
 
 
 class Restoration(nn.Module):
-    """Stage 1: a degraded grey image in, the restored one and its last decoder features out. Sizes: multiples of 8."""
+    """Stage 1: a U-Net of restoration transformer blocks; it learns what to add to a degraded grey image.
+
+    Two kinds of prompt tell it what to undo. The task prompt is a vector per image, made of the degraded image; the
+    gates of the mixtures before each encoder level see it when they choose experts for a pixel. The prompt banks, one
+    on the way up from each level, are learned maps, mixed by what the features say: they are concatenated with the
+    features, and a block and a 1x1 convolution (`mix`) bring both together.
+
+    Level l works at 1 / 2^(l - 1) of the size, with 2^(l - 1) * width channels. The decoder of level 1 has twice as
+    many, as its skip is concatenated and not reduced.
+    """
 
     def __init__(self, config: TGECNetConfig) -> None:
         super().__init__()
@@ -86,6 +99,13 @@ class Restoration(nn.Module):
         self.output = output_conv(w2)
 
     def forward(self, image_B1HW: Tensor) -> Restored:
+        """(B, 1, H, W), H and W multiples of 8 -> the restored image, and the features of the level-1 decoder.
+
+        embed -> moe1, encoder1 -> skip1                              decoder1(up2, skip1) -> refine -> output + image
+        down1 -> moe2, encoder2 -> skip2               decoder2(reduce2(up3, skip2)) -> bank2, mix2 -> up2
+        down2 -> moe3, encoder3 -> skip3   decoder3(reduce3(up4, skip3)) -> bank3, mix3 -> up3
+        down3 -> latent -> bank4, mix4 -> up4
+        """
         prompt = self.prompt(image_B1HW)
         embedded = self.embed(image_B1HW).contiguous(memory_format=torch.channels_last)
         x, balance1 = self.moe1(embedded, prompt)
@@ -124,7 +144,11 @@ class FusionHead(nn.Module):
         self.output = output_conv(width)
 
     def forward(self, features: Tensor, visible: Tensor, infrared: Tensor) -> tuple[Tensor, Tensor]:
-        """`features`: alpha * visible + beta * infrared, (B, 2 width, H, W); the restored images, (B, 1, H, W)."""
+        """Return the fused image (B, 1, H, W) and the balance of the gate (scalar).
+
+        `features`: alpha * visible + beta * infrared, (B, 2 width, H, W). `visible`, `infrared`: the restored images,
+        (B, 1, H, W).
+        """
         x, balance = self.moe(features, self.prompt(features))
         x = self.output(self.refine(self.decoder(x)))
         return x + self.theta * visible + self.gamma * infrared, balance
@@ -148,25 +172,31 @@ class TGECNet(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> TGECNet:
+        """Set training mode; the restoration network of a stage-2 model stays in evaluation mode."""
         super().train(mode)
         if self.fusion is not None:
             self.restoration.eval()
         return self
 
     def forward(self, visible_B1HW: Tensor, infrared_B1HW: Tensor | None = None) -> Restored | Fused:
+        """Restore one image (B, 1, H, W), or fuse two of a size. Raises ValueError for two images at stage 1."""
         height, width = visible_B1HW.shape[-2:]
         if infrared_B1HW is None:
             image, features, balance = self.restoration(pad_to(visible_B1HW, 8))
             return Restored(image[..., :height, :width], features, balance)
         if self.fusion is None:
             raise ValueError("a stage-1 TG-ECNet restores one image at a time; it has no fusion head")
-        features, visible, infrared = self._restore_both(pad_to(visible_B1HW, 8), pad_to(infrared_B1HW, 8))
-        image, balance = self.fusion(features, visible, infrared)
-        return Fused(*(t[..., :height, :width] for t in (image, visible, infrared)), balance)
-
-    def _restore_both(self, visible: Tensor, infrared: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The weighted sum of the features of both, and both restored images."""
         alpha, beta = self.fusion.alpha, self.fusion.beta
+        padded = pad_to(visible_B1HW, 8), pad_to(infrared_B1HW, 8)
+        features, visible, infrared = self._restore_both(*padded, alpha, beta)
+        image, balance = self.fusion(features, visible, infrared)
+        image, visible, infrared = (t[..., :height, :width] for t in (image, visible, infrared))
+        return Fused(image, visible, infrared, balance)
+
+    def _restore_both(
+        self, visible: Tensor, infrared: Tensor, alpha: Tensor, beta: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return alpha * visible + beta * infrared features (B, 2 width, H, W), and both restored images."""
         with torch.no_grad():
             if self.training:
                 image, features, _ = self.restoration(torch.cat([visible, infrared]))

@@ -1,11 +1,11 @@
 """`fold(model)`: an AENet for a CPU in real time, with the same results to rounding, borders included.
 
-    from fusion import checkpoint, fast, inference
-    network = fast.fold(checkpoint.load("runs/aenet/checkpoint").model, threads=2)
+    from fusion import checkpoint, inference, realtime
+    network = realtime.fold(checkpoint.load("runs/aenet/checkpoint").model, threads=2)
     image = inference.fuse(network, visible, infrared)
 
-gcb and separable collapse into two matrix products over strips (`fusion.fast.tiles`). The other blocks run, folded, in
-strips with a margin of as many rows as they reach; `pool` reaches everywhere and runs whole.
+gcb and separable collapse into two matrix products over strips (`fusion.realtime.tiles`). The other blocks run, folded,
+in strips with a margin of as many rows as they reach; `pool` reaches everywhere and runs whole.
 
 The strips are shared out to threads of this network's own, each of which works alone: a pool is made at the first call
 and torch's own thread count stays as it is.
@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,12 +29,15 @@ from fusion.realtime.workers import Workers, processors
 
 # rows above and below that a row of the image needs, of blocks that do not collapse
 REACH = {"cnn": 3, "squeeze": 3, "squeeze_gcb": 3, "squeeze2_gcb": 4, "inception": 4, "gcb_inception": 4, "plain": 2}
-PIXELS = 12_000  # of a strip of theirs
-BANDS = 2  # of an image for each thread: while one is held up another takes its next band
+STRIP_PIXELS = 12_000  # of those blocks
+BANDS_PER_THREAD = 2  # of an image: while one is held up another takes its next band
 
 
 def fold(model: AENet, threads: int | None = None) -> FastAENet:
-    """The real-time network of a trained one; its weights are copied. `threads`: as many as there are processors."""
+    """Return the real-time network of a trained one; its weights are copied.
+
+    `threads`: by default as many as there are processors.
+    """
     return FastAENet(Folded(model), threads)
 
 
@@ -51,7 +56,7 @@ class FastAENet(nn.Module):
         self._products = Products(folded) if folded.kernel is not None else None
         self._workers: Workers | None = None
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_workers": None}  # threads are neither copied nor pickled
 
     def forward(self, first_B1HW: Tensor, second_B1HW: Tensor) -> Fused:
@@ -62,29 +67,32 @@ class FastAENet(nn.Module):
         for image in (first_B1HW, second_B1HW):
             if image.dtype != torch.float32 or image.device.type != "cpu":
                 raise ValueError(f"the images must be float32 on the CPU, not {image.dtype} on {image.device}")
-        if self._workers is None or self._workers.process != os.getpid():
-            self._workers = Workers(self.threads)
+        workers = self._workers
+        if workers is None or workers.process != os.getpid():
+            workers = self._workers = Workers(self.threads)
         with torch.inference_mode():
             if self._products is not None:
-                return Fused(self._collapsed(torch.cat([first_B1HW, second_B1HW], 1)))
-            return Fused(self._strips(first_B1HW, second_B1HW))
+                return Fused(self._collapsed(torch.cat([first_B1HW, second_B1HW], 1), self._products, workers))
+            return Fused(self._strips(first_B1HW, second_B1HW, workers))
 
-    def _collapsed(self, images_B2HW: Tensor) -> Tensor:
+    def _collapsed(self, images_B2HW: Tensor, products: Products, workers: Workers) -> Tensor:
         batch, _, height, width = images_B2HW.shape
         out = images_B2HW.new_empty(batch, 1, height, width)
-        step = -(-height // (BANDS * self.threads))
+        step = -(-height // (BANDS_PER_THREAD * self.threads))
         step = max(step, min(height, 16))  # below which a band is mostly what its neighbours also do
         rows = max(self.rows or strip_rows(step, width), 4)
-        own, surplus = self._workers.own, []
+        own = workers.own
+        surplus: list[Tensor] = []
 
         def band(i: int, start: int) -> None:
             old = getattr(own, "space", None)
-            own.space = self._products.band(images_B2HW[i], start, min(start + step, height), rows, old, out[i, 0])
+            own.space = products.band(images_B2HW[i], start, min(start + step, height), rows, old, out[i, 0])
 
-        tasks: list[Callable] = [lambda: surplus.extend(self._surplus(images_B2HW))]
-        tasks += [lambda i=i, start=start: band(i, start) for i in range(batch) for start in range(0, height, step)]
-        self._workers.run(tasks)
+        tasks: list[Callable[[], None]] = [lambda: surplus.extend(self._surplus(images_B2HW))]
+        tasks += [partial(band, i, start) for i in range(batch) for start in range(0, height, step)]
+        workers.run(tasks)
         top, bottom, left, right = surplus
+        assert self.folded.kernel is not None and self.folded.kernel.bias is not None
         out += self.folded.kernel.bias
         out[:, :, 0] -= top
         out[:, :, -1] -= bottom
@@ -93,19 +101,21 @@ class FastAENet(nn.Module):
         return out.relu_()
 
     def _surplus(self, images_B2HW: Tensor) -> list[Tensor]:
-        """What the 5x5 convolution sees too much along the four sides, from f there."""
+        """Return what the 5x5 convolution sees too much along the four sides, from f there."""
         height, width = images_B2HW.shape[2:]
-        stem = self.folded.stem
+        stem, edges = self.folded.stem, self.folded.edges
+        assert stem.bias is not None and edges is not None
         padded = F.pad(images_B2HW, (1, 1, 1, 1))
         lines = [padded[:, :, :3], padded[:, :, -3:], padded[..., :3], padded[..., -3:]]
         columns_B18L = torch.cat([F.unfold(line, 3) for line in lines], 2)
         features_BCL = (stem.weight.flatten(1) @ columns_B18L).add_(stem.bias[:, None]).relu_()
-        return self.folded.edges(*features_BCL.split([width, width, height, height], 2))
+        along: list[Tensor] = edges(*torch.split(features_BCL, [width, width, height, height], 2))
+        return along
 
-    def _strips(self, first_B1HW: Tensor, second_B1HW: Tensor) -> Tensor:
+    def _strips(self, first_B1HW: Tensor, second_B1HW: Tensor, workers: Workers) -> Tensor:
         batch, _, height, width = first_B1HW.shape
         reach = REACH.get(self.config.block)
-        rows = height if reach is None else self.rows or max(PIXELS // width, 4 * reach)
+        rows = height if reach is None else self.rows or max(STRIP_PIXELS // width, 4 * reach)
         out = torch.empty_like(first_B1HW)
 
         def strip(i: int, start: int) -> None:
@@ -114,5 +124,5 @@ class FastAENet(nn.Module):
             image = self.folded(first_B1HW[i : i + 1, :, part], second_B1HW[i : i + 1, :, part]).image
             out[i : i + 1, :, start : start + rows] = image[:, :, above : above + rows]
 
-        self._workers.run([lambda i=i, y=y: strip(i, y) for i in range(batch) for y in range(0, height, rows)])
+        workers.run([partial(strip, i, start) for i in range(batch) for start in range(0, height, rows)])
         return out

@@ -1,6 +1,6 @@
 """A fusing network as an ONNX file, for batches and images of any size: inputs "first", "second", output "image".
 
-Both inputs and the output are (batch, 1, height, width), float32. An AE-Netv2 goes out folded (`fusion.fast.fold`).
+Both inputs and the output are (batch, 1, height, width), float32. An AE-Netv2 goes out folded (`fusion.realtime.fold`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ class Image(nn.Module):
         self.network = network
 
     def forward(self, first_B1HW: Tensor, second_B1HW: Tensor) -> Tensor:
-        return self.network(first_B1HW, second_B1HW).image
+        """(B, 1, H, W) twice -> (B, 1, H, W)."""
+        image: Tensor = self.network(first_B1HW, second_B1HW).image
+        return image
 
 
 def export_onnx(model: nn.Module, where: str, size: tuple[int, int] = (40, 56), folded: bool = True) -> None:
@@ -59,4 +61,5 @@ def export_onnx(model: nn.Module, where: str, size: tuple[int, int] = (40, 56), 
             f"{type(model).__name__} cannot be written as ONNX: torch.export cannot trace it. A network whose gates "
             "choose which of its parts run (TG-ECNet, MoE-Fusion) is no fixed graph."
         ) from error
+    assert program is not None  # as `dynamo` is true
     storage.write_bytes(where, program.model_proto.SerializeToString())

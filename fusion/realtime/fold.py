@@ -42,23 +42,28 @@ class Folded(nn.Module):
         super().__init__()
         self.config = model.config
         exact = copy.deepcopy(model).eval().cpu().double().requires_grad_(False)
-        stem, self.block, head = (without_norms(part) for part in (exact.stem, exact.block, exact.head))
+        stem, block, head = (without_norms(part) for part in (exact.stem, exact.block, exact.head))
         self.residual = exact.residual
-        self.stem, self.head = grey_stem(stem[0]), head[0]
-        self.kernel = self.edges = None
+        self.stem = grey_stem(_first_conv(stem))
+        self.block: nn.Module | None = None
+        self.head: nn.Conv2d | None = None
+        self.kernel: nn.Conv2d | None = None
+        self.edges: Edges | None = None
         if model.config.block in LINEAR:
-            weight, bias = dense(self.block, model.config.width)
-            self.edges = Edges(weight, bias, self.head.weight[0])
-            self.kernel = collapse(weight, bias, self.head)
-            self.block = self.head = None
+            weight, bias = dense(block, model.config.width)
+            self.edges = Edges(weight, bias, _first_conv(head).weight[0])
+            self.kernel = collapse(weight, bias, _first_conv(head))
+        else:
+            self.block, self.head = block, _first_conv(head)
         self.float().requires_grad_(False)
 
     def forward(self, first_B1HW: Tensor, second_B1HW: Tensor) -> Fused:
         """(B, 1, H, W) twice -> (B, 1, H, W)."""
         features = F.relu(self.stem(torch.cat([first_B1HW, second_B1HW], 1)))
-        if self.kernel is None:
-            more = self.block(features)
-            return Fused(F.relu(self.head(features + more if self.residual else more)))
+        if self.block is not None and self.head is not None:
+            refined = self.block(features)
+            return Fused(F.relu(self.head(features + refined if self.residual else refined)))
+        assert self.kernel is not None and self.edges is not None
         top, bottom, left, right = self.edges(
             features[:, :, 0], features[:, :, -1], features[..., 0], features[..., -1]
         )
@@ -99,7 +104,7 @@ class Edges(nn.Module):
         return [top, bottom, left, right]
 
     def _along(self, line_BCL: Tensor, side: int) -> Tensor:
-        """A convolution of 5 taps along a side, as a matrix product and shifted sums: faster for one channel."""
+        """Convolve a side with 5 taps, as a matrix product and shifted sums: faster for one channel."""
         taps_B5L = F.pad(self.lines_45C[side] @ line_BCL, (2, 2))
         length = line_BCL.shape[2]
         shifted = [taps_B5L[:, d : d + 1, d : d + length] for d in range(5)]
@@ -107,20 +112,28 @@ class Edges(nn.Module):
 
 
 def grey_stem(stem: nn.Conv2d) -> nn.Conv2d:
-    """C1 of 6 channels, three for each image, on the two grey images themselves."""
+    """Return C1 of 6 channels, three for each image, as a convolution of the two grey images themselves."""
     folded = nn.Conv2d(2, stem.out_channels, 3, padding=1, dtype=torch.float64)
-    folded.weight.data = stem.weight.unflatten(1, (2, 3)).sum(2)
+    assert folded.bias is not None and stem.bias is not None  # batch norm folded into it
+    folded.weight.data = torch.unflatten(stem.weight, 1, (2, 3)).sum(2)
     folded.bias.data = stem.bias
     return folded
 
 
+def _first_conv(part: nn.Module) -> nn.Conv2d:
+    assert isinstance(part, nn.Sequential) and isinstance(part[0], nn.Conv2d)
+    return part[0]
+
+
 def without_norms(part: nn.Module) -> nn.Module:
-    """Batch norms folded into the convolutions before them, in every nn.Sequential."""
+    """Fold batch norms into the convolutions before them, in every nn.Sequential."""
     if isinstance(part, nn.Sequential):
         layers: list[nn.Module] = []
         for layer in part:
             if isinstance(layer, nn.BatchNorm2d):
-                layers[-1] = fuse_conv_bn_eval(layers[-1], layer)
+                before = layers[-1]
+                assert isinstance(before, nn.Conv2d)
+                layers[-1] = fuse_conv_bn_eval(before, layer)
             else:
                 layers.append(without_norms(layer))
         return nn.Sequential(*layers)
@@ -130,7 +143,7 @@ def without_norms(part: nn.Module) -> nn.Module:
 
 
 def dense(block: nn.Module, width: int) -> tuple[Tensor, Tensor]:
-    """A linear 3x3 block as one convolution, (C, C, 3, 3) and (C,): what it makes of zeros and of impulses."""
+    """Return a linear 3x3 block as one convolution, (C, C, 3, 3) and (C,): what it makes of impulses and of zeros."""
     impulses = torch.zeros(width, width, 3, 3, dtype=torch.float64)
     impulses[range(width), range(width), 1, 1] = 1
     nothing = block(torch.zeros(1, width, 3, 3, dtype=torch.float64))
@@ -138,12 +151,13 @@ def dense(block: nn.Module, width: int) -> tuple[Tensor, Tensor]:
 
 
 def collapse(weight_CC33: Tensor, bias_C: Tensor, head: nn.Conv2d) -> nn.Conv2d:
-    """w2 (f + R f) as one 5x5 convolution."""
+    """Return w2 (f + R f) as one 5x5 convolution (1, C, 5, 5), of R (C, C, 3, 3) with bias (C,) and C2."""
     kernel = nn.Conv2d(head.in_channels, 1, 5, padding=2, dtype=torch.float64)
     total_1C55 = F.pad(head.weight, (1, 1, 1, 1))
     for t in range(3):
         for u in range(3):
             total_1C55[0, :, t : t + 3, u : u + 3] += torch.einsum("o,ocij->cij", head.weight[0, :, t, u], weight_CC33)
     kernel.weight.data = total_1C55
+    assert kernel.bias is not None and head.bias is not None
     kernel.bias.data = head.bias + head.weight.sum((2, 3)) @ bias_C
     return kernel

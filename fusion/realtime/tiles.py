@@ -20,13 +20,13 @@ from torch import Tensor
 
 from fusion.realtime.fold import Folded
 
-PIXELS = 3200  # of a strip, 1.4 MB in all: measured; from 2,400 to 4,800 it makes little difference
+STRIP_PIXELS = 3200  # 1.4 MB in all: measured; from 2,400 to 4,800 it makes little difference
 REACH = 2  # rows of f above and below that a row of the image needs
-WHOLE = 64  # strips are padded to a multiple of so many pixels, as libraries sum what is left over in another order
+PIXEL_MULTIPLE = 64  # strips are padded to it, as libraries sum what is left over in another order
 
 
-def strip_rows(height: int, width: int, pixels: int = PIXELS) -> int:
-    """Rows of each of the equal strips of about so many pixels that make `height` rows; at least 4."""
+def strip_rows(height: int, width: int, pixels: int = STRIP_PIXELS) -> int:
+    """Return the rows, at least 4, of each of the equal strips of about so many pixels that make `height` rows."""
     count = max(round((height + 2 * REACH) * (width + 2) / pixels), 1)
     return max(-(-(height + 2 * REACH) // count), 2 * REACH)
 
@@ -37,7 +37,7 @@ class Workspace:
     def __init__(self, channels: int, rows: int, width: int) -> None:
         self.key = (channels, rows, width)
         self.row = width + REACH
-        self.pixels = -(-rows * self.row // WHOLE) * WHOLE
+        self.pixels = -(-rows * self.row // PIXEL_MULTIPLE) * PIXEL_MULTIPLE
         self.columns = torch.zeros(19, self.pixels)
         self.features = torch.zeros(channels, self.pixels)
         self.taps = torch.zeros(25, self.pixels + 2 * REACH)
@@ -50,6 +50,7 @@ class Products:
 
     def __init__(self, folded: Folded) -> None:
         stem, kernel = folded.stem, folded.kernel
+        assert stem.bias is not None and kernel is not None
         channels = stem.out_channels
         self.stem_C19 = torch.cat([stem.weight.reshape(channels, 18), stem.bias[:, None]], 1).contiguous()
         self.kernel_25C = kernel.weight.reshape(channels, 25).t().contiguous()

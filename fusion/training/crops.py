@@ -24,20 +24,20 @@ from fusion.training.stages import STAGES
 # Luma in [0, 1], (B, 1, H, W), but "colour": RGB (B, 3, H, W). "mask": 1 inside boxes. "boxes": (B, most, 5), x1 y1
 # x2 y2 in pixels and a place in `CropConfig.classes`, or -1 in rows that are no box.
 Batch = dict[str, Tensor]
-PART_OF_BOX = 0.3  # of its area must lie in a crop
-MIN_BOX = 2.0  # pixels
+MIN_VISIBLE_FRACTION = 0.3  # of a box's area must lie in a crop
+MIN_BOX_PIXELS = 2.0  # width and height of a box in a crop
 
 
 def crops(sample: Sample, stage: str, config: CropConfig, seed: int, epoch: int) -> list[dict[str, np.ndarray]]:
-    """`per_image` aligned crops of the images the stage takes, flipped together: float32 luma, size x size.
+    """Cut `per_image` aligned crops of the images the stage takes, flipped together: float32 luma, size x size.
 
     Images smaller than a crop are padded by reflection (by their edge where they are very small).
     """
     rng = make_rng(seed, "crops", epoch, sample.key, sample.degradation, sample.level)
     height, width = sample.infrared.shape
     size = config.size
-    planes = _image_getter(sample, config.classes)
-    made = []
+    image_of = _image_getter(sample, config.classes)
+    crops_of_sample = []
     for _ in range(config.per_image):
         roles = STAGES[stage].inputs(sample, rng, config.identity_probability)
         top = int(rng.integers(max(height - size, 0) + 1))
@@ -46,21 +46,21 @@ def crops(sample: Sample, stage: str, config: CropConfig, seed: int, epoch: int)
         crop = {}
         for role, name in roles.items():
             if role == "boxes":
-                crop[role] = crop_boxes(planes(name), top, left, size, down, across)
+                crop[role] = crop_boxes(image_of(name), top, left, size, down, across)
                 continue
-            piece = _pad(_to_float(planes(name)[top : top + size, left : left + size], role), size)
+            piece = _pad(_to_float(image_of(name)[top : top + size, left : left + size], role), size)
             crop[role] = np.ascontiguousarray(piece[..., :: -1 if down else 1, :: -1 if across else 1])
-        made.append(crop)
-    return made
+        crops_of_sample.append(crop)
+    return crops_of_sample
 
 
 def crop_boxes(boxes_n5: np.ndarray, top: int, left: int, size: int, down: bool, across: bool) -> np.ndarray:
-    """Boxes (x1, y1, x2, y2, class) as they lie in a square crop that was flipped; slivers are dropped."""
+    """Return boxes (n, 5), x1 y1 x2 y2 class, as they lie in a square crop that was flipped; slivers are dropped."""
     moved_n4 = boxes_n5[:, :4] - np.array([left, top, left, top], np.float32)
     inside_n4 = moved_n4.clip(0, size)
     sides_n2 = inside_n4[:, 2:] - inside_n4[:, :2]
     whole_n = (boxes_n5[:, 2:4] - boxes_n5[:, :2]).prod(1)
-    keep_n = (sides_n2 >= MIN_BOX).all(1) & (sides_n2.prod(1) >= PART_OF_BOX * whole_n)
+    keep_n = (sides_n2 >= MIN_BOX_PIXELS).all(1) & (sides_n2.prod(1) >= MIN_VISIBLE_FRACTION * whole_n)
     x1, y1, x2, y2 = inside_n4[keep_n].T
     if across:
         x1, x2 = size - x2, size - x1
@@ -70,77 +70,83 @@ def crop_boxes(boxes_n5: np.ndarray, top: int, left: int, size: int, down: bool,
 
 
 def _image_getter(sample: Sample, classes: tuple[str, ...] = ()) -> Callable[[str], np.ndarray]:
-    """Images of a sample by name, uint8. "boxes": a picture, white inside, drawn once. "boxes_n5": as numbers."""
+    """Return a function name -> image of the sample, uint8.
+
+    "boxes" is an image, white inside them, drawn once; "boxes_n5" are their numbers, float32 (n, 5).
+    """
 
     @cache
-    def plane(name: str) -> np.ndarray:
+    def image_of(name: str) -> np.ndarray:
         if name == "boxes_n5":
-            places = {name: place for place, name in enumerate(classes)}
-            found = np.array([places.get(standard_name(name), -1) for name in sample.classes], np.float32)
-            return np.concatenate([sample.boxes, found[:, None]], 1)[found >= 0]
+            index = {name: number for number, name in enumerate(classes)}
+            class_n = np.array([index.get(standard_name(name), -1) for name in sample.classes], np.float32)
+            return np.concatenate([sample.boxes, class_n[:, None]], 1)[class_n >= 0]
         if name != "boxes":
-            return getattr(sample, "visible" if name == "colour" else name)
+            image: np.ndarray = getattr(sample, "visible" if name == "colour" else name)
+            return image
         mask = box_mask([torch.from_numpy(sample.boxes)], sample.infrared.shape)
         return (mask[0, 0] * 255).to(torch.uint8).numpy()
 
-    return plane
+    return image_of
 
 
 def _to_float(image: np.ndarray, role: str) -> np.ndarray:
-    """In [0, 1]: colour as (3, H, W), all else as luma (H, W)."""
+    """Return an image in [0, 1]: "colour" as (3, H, W), all else as luma (H, W)."""
     return (image.transpose(2, 0, 1) / np.float32(255)) if role == "colour" else luma(image)
 
 
 def _pad(piece: np.ndarray, size: int) -> np.ndarray:
+    """Pad (..., H, W) right and below to size x size."""
     height, width = piece.shape[-2:]
     down, right = size - height, size - width
     if not (down or right):
         return piece
-    mode = "reflect" if down < height and right < width else "edge"
-    return np.pad(piece, (*[(0, 0)] * (piece.ndim - 2), (0, down), (0, right)), mode=mode)
+    pads = [(0, 0)] * (piece.ndim - 2) + [(0, down), (0, right)]
+    padded: np.ndarray = np.pad(piece, pads, mode="reflect" if down < height and right < width else "edge")
+    return padded
 
 
 def training_batches(
     samples: Iterable[Sample], stage: str, config: CropConfig, batch_size: int, seed: int, epoch: int
 ) -> Iterator[Batch]:
-    """Full batches of shuffled crops; what is left over at the end is dropped."""
+    """Yield full batches of shuffled crops; what is left over at the end is dropped."""
     rng = make_rng(seed, "shuffle", epoch)
-    held: list[dict[str, np.ndarray]] = []
+    buffer: list[dict[str, np.ndarray]] = []
     ready: list[dict[str, np.ndarray]] = []
     for sample in samples:
         for crop in crops(sample, stage, config, seed, epoch):
-            held.append(crop)
-            if len(held) > config.shuffle_buffer:
-                ready.append(_pop_random(held, rng))
+            buffer.append(crop)
+            if len(buffer) > config.shuffle_buffer:
+                ready.append(_pop_random(buffer, rng))
             if len(ready) == batch_size:
                 yield _collate(ready)
                 ready = []
-    while held:
-        ready.append(_pop_random(held, rng))
+    while buffer:
+        ready.append(_pop_random(buffer, rng))
         if len(ready) == batch_size:
             yield _collate(ready)
             ready = []
 
 
 def validation_batches(samples: Iterable[Sample], stage: str, size: int) -> Iterator[Batch]:
-    """One centre crop a sample, at most `size` on a side and a multiple of 8 where the image allows it."""
+    """Yield a centre crop per sample, at most `size` on a side and a multiple of 8 where the image allows it."""
     for sample in samples:
         height, width = sample.infrared.shape
         high, wide = (min(n, size) // 8 * 8 or min(n, size) for n in (height, width))
         top, left = (height - high) // 2, (width - wide) // 2
         window = (slice(top, top + high), slice(left, left + wide))
         roles = STAGES[stage].inputs(sample, None, 0.0)
-        planes = _image_getter(sample)
+        image_of = _image_getter(sample)
         yield _collate(
-            [{role: _to_float(planes(name)[window], role) for role, name in roles.items() if role != "boxes"}]
+            [{role: _to_float(image_of(name)[window], role) for role, name in roles.items() if role != "boxes"}]
         )
 
 
-def _pop_random(held: list, rng: np.random.Generator):
-    """A random one, in constant time: the last one takes its place."""
-    i = int(rng.integers(len(held)))
-    held[i], held[-1] = held[-1], held[i]
-    return held.pop()
+def _pop_random(buffer: list[dict[str, np.ndarray]], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Take out a random one, in constant time: the last one takes its place."""
+    i = int(rng.integers(len(buffer)))
+    buffer[i], buffer[-1] = buffer[-1], buffer[i]
+    return buffer.pop()
 
 
 def _collate(rows: list[dict[str, np.ndarray]]) -> Batch:
@@ -158,10 +164,10 @@ def _stack_arrays(arrays: list[np.ndarray], role: str) -> np.ndarray:
 
 
 def box_mask(boxes: Sequence[Tensor], size: tuple[int, int], device: torch.device | None = None) -> Tensor:
-    """1 on every pixel that a box touches, else 0: per image (n, 4) x1 y1 x2 y2 in pixels -> (B, 1, H, W) float.
+    """Return 1 on every pixel that a box touches, else 0: per image (n, 4), x1 y1 x2 y2 -> (B, 1, H, W) float32.
 
-    The coordinates are continuous: the pixel of row r and column c lies between (c, r) and (c + 1, r + 1). What
-    reaches over the border is cut off; boxes without an area and images without a box mark nothing.
+    The coordinates are pixels and continuous: the pixel of row r and column c lies between (c, r) and (c + 1, r + 1).
+    What reaches over the border is cut off; boxes without an area and images without a box mark nothing.
     """
     rows_H, columns_W = (torch.arange(n, device=device, dtype=torch.float32) for n in size)
     masks = []

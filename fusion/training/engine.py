@@ -54,23 +54,24 @@ def check_validation(recipe: Recipe) -> None:
 
 
 def adam(model: nn.Module, optim: OptimConfig) -> torch.optim.Adam:
+    """Return Adam for the parameters that are trained."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return torch.optim.Adam(trainable, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
 
 
 def optimizer_step(loss: torch.Tensor, model: nn.Module, optimiser: torch.optim.Optimizer, optim: OptimConfig) -> None:
-    """One step down the gradient of `loss`, clipped."""
+    """Take one step down the gradient of `loss`, clipped to a norm of `optim.max_grad_norm`."""
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()
+    torch.autograd.backward(loss)
     if optim.max_grad_norm:
         torch.nn.utils.clip_grad_norm_(model.parameters(), optim.max_grad_norm)
     optimiser.step()
 
 
 def loss_terms(
-    stage: str, network: nn.Module, batch: Batch, autocast: AbstractContextManager | None = None
+    stage: str, network: nn.Module, batch: Batch, autocast: AbstractContextManager[Any] | None = None
 ) -> losses.Terms:
-    """One forward pass, under `autocast`, and the named loss terms of the stage, always in float32."""
+    """Return the named loss terms of the stage, in float32, of one forward pass under `autocast`."""
     with autocast or nullcontext():
         output = STAGES[stage].call(network, batch)
     return losses.TERMS[STAGES[stage].loss](output, batch)
@@ -103,6 +104,7 @@ class Engine:
 
     @property
     def stage(self) -> str:
+        """A key of STAGES."""
         return self.recipe.model.stage
 
     @property
@@ -113,7 +115,7 @@ class Engine:
         return self._network
 
     def start_from(self, folder: Path) -> None:
-        """Stage 2 takes the restoration network of a stage-1 checkpoint."""
+        """Take the restoration network of a stage-1 checkpoint, for stage 2."""
         checkpoint.load_weights(self.model, folder, only="restoration.")
 
     def train_epoch(
@@ -153,24 +155,24 @@ class Engine:
         return {k: v if k in extra else v / max(steps, 1) for k, v in numbers.items()} | {"steps": steps}
 
     def step(self, batch: Batch) -> losses.Terms:
-        """Forward, backward, one step of the optimiser. Returns the named terms, "loss" first."""
+        """Run forward, backward and one step of the optimiser. Return the named terms, "loss" first."""
         latest = loss_terms(self.stage, self.network, batch, self._autocast())
         loss = losses.total(latest, self.recipe.loss)
         optimizer_step(loss, self.model, self.optimiser, self.recipe.optim)
         return {"loss": loss} | latest
 
     def set_learning_rate(self, progress: float) -> None:
-        """The learning rate at `progress`, 0..1, of the run."""
+        """Set the learning rate to that at `progress`, 0..1, of the run."""
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.recipe.optim, progress, self.recipe.epochs)
 
     def add_attention(self, batch: Batch) -> Batch:
-        """What validation needs beyond the batch: nothing here."""
+        """Return the batch with the attention maps that fusion takes in validation: none here."""
         return batch
 
     @torch.no_grad()
     def validate(self, batches: Iterable[Batch]) -> Numbers:
-        """Mean metrics over all images of all workers, each against the clean pair: those of the stage.
+        """Return the means of metrics over all images of all workers, each against the clean pair.
 
         Restoring: PSNR and SSIM, and the PSNR of the degraded input ("psnr_input"). Fusing: Q_abf, VIF, EN. And those
         that the recipe adds.
@@ -183,10 +185,10 @@ class Engine:
             batch = self.add_attention(self._move(batch))
             with self._autocast():
                 image = stage.call(self.model, batch).image
-            truth = [_eight_bit(batch[name]) for name in stage.truth]
-            results = metrics.score(_eight_bit(image), *truth, names)
+            first, second = (_eight_bit(batch[name]) for name in stage.truth)
+            results = metrics.score(_eight_bit(image), first, second, names)
             if stage.before:
-                results["psnr_input"] = metrics.score(_eight_bit(batch[stage.before]), *truth, ("psnr",))["psnr"]
+                results["psnr_input"] = metrics.score(_eight_bit(batch[stage.before]), first, second, ("psnr",))["psnr"]
             for name, values in results.items():
                 finite = values[torch.isfinite(values)]
                 sums[name] = sums.get(name, 0.0) + float(finite.sum())
@@ -195,13 +197,13 @@ class Engine:
         return {name: sums[name] / sums[f"{name}_n"] for name in sums if sums.get(f"{name}_n")}
 
     def save(self, folder: Path, state: dict[str, Any]) -> None:
-        """A checkpoint of this moment; `state` joins the epoch in its state.json."""
+        """Write a checkpoint of this moment; `state` joins the epoch in its state.json."""
         state = {"epoch": self.epoch} | state
         name = self.recipe.model_name
         checkpoint.save(folder, name, self.model, recipe=to_dict(self.recipe), state=state, optimiser=self.optimiser)
 
     def resume(self, folder: Path) -> None:
-        """Go on from a checkpoint of this run: weights, moments, epoch."""
+        """Read weights, moments and epoch of a checkpoint of this run."""
         checkpoint.load_weights(self.model, folder)
         checkpoint.load_optimiser(self.model, self.optimiser, folder)
         self.epoch = checkpoint.read_state(folder)["epoch"]
@@ -209,7 +211,7 @@ class Engine:
     def _move(self, batch: Batch) -> Batch:
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
 
-    def _autocast(self):
+    def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
 

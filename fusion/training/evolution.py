@@ -47,11 +47,11 @@ class OverSharpened(ValueError):
 
 
 def check_sharpness(fused: Tensor, visible: Tensor, infrared: Tensor, limit: float) -> None:
-    """Invented when the Brenner sharpness of the fused image exceeds `limit` times that of both sources added.
+    """Raise OverSharpened when the Brenner sharpness of `fused` exceeds `limit` times that of both sources added.
 
-    uint8 (1, C, H, W) each; a limit of 0 allows all. No sum of the sources with weights up to 1 exceeds 2, as
-    (a + b)^2 <= 2 a^2 + 2 b^2; on road scenes eight classical methods stay under 1.2, but for ADF where its
-    Karhunen-Loeve weights leave [-1, 2], with up to 17.
+    uint8 (1, C, H, W) each; a limit of 0 allows all. A sum of the sources with weights up to 1 has at most 2, as
+    (a + b)^2 <= 2 a^2 + 2 b^2. On road scenes eight classical methods stay below 1.2; only ADF reaches 17, where its
+    Karhunen-Loeve weights leave [-1, 2].
     """
     if not limit:
         return
@@ -64,8 +64,9 @@ def check_sharpness(fused: Tensor, visible: Tensor, infrared: Tensor, limit: flo
 
 
 def evolve(old: Mapping[str, Label], scores: Mapping[str, Mapping[str, float]]) -> dict[str, Label]:
-    """Labels after the methods in `scores` (method -> key -> E2) joined. What is not a finite number never wins; who
-    is only as good as the label does not replace it, so the order of methods decides ties among newcomers.
+    """Return the labels after the methods in `scores` (method -> key -> E2) joined.
+
+    NaN and infinity never win. A tie keeps the label that is there; among new methods the first one wins.
     """
     labels = dict(old)
     for method, by_key in scores.items():
@@ -76,11 +77,12 @@ def evolve(old: Mapping[str, Label], scores: Mapping[str, Mapping[str, float]]) 
 
 
 def wins(labels: Iterable[Label]) -> dict[str, int]:
-    """How many labels each method gave, most first."""
+    """Count the labels that each method gave, most first."""
     return dict(sorted(Counter(label.method for label in labels).items(), key=lambda item: (-item[1], item[0])))
 
 
 def to_csv(labels: Mapping[str, Label]) -> str:
+    """Return the table of labels: COLUMNS, a row a pair."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -89,7 +91,7 @@ def to_csv(labels: Mapping[str, Label]) -> str:
 
 
 def from_csv(text: str, where: str) -> dict[str, Label]:
-    """What `to_csv` wrote. UserError: another file, or a damaged one."""
+    """Read what `to_csv` wrote. UserError: another file, or a damaged one."""
     try:
         rows = list(csv.DictReader(io.StringIO(text)))
         return {row["key"]: Label(row["method"], float(row["score"])) for row in rows}
@@ -99,6 +101,6 @@ def from_csv(text: str, where: str) -> dict[str, Label]:
 
 
 def mean_score(scores: Sequence[float]) -> float:
-    """Of those that are finite; NaN without any."""
+    """Return the mean of the scores that are finite; NaN without any."""
     finite = [score for score in scores if math.isfinite(score)]
     return sum(finite) / len(finite) if finite else math.nan

@@ -29,7 +29,10 @@ def sobel(image_B1HW: Tensor) -> Tensor:
 
 
 def restore_terms(restored: Tensor, clean: Tensor, balance: Tensor) -> Terms:
-    """L1(restored, clean), the gates' balance, L1 between Sobel magnitudes."""
+    """Return the terms of TG-ECNet's stage 1: L1(restored, clean), the balance, L1 between Sobel magnitudes.
+
+    `restored`, `clean`: (B, 1, H, W) in [0, 1]. `balance`: scalar, summed over the gates. Terms are scalars.
+    """
     return {
         "l1": F.l1_loss(restored, clean),
         "balance": balance,
@@ -38,7 +41,12 @@ def restore_terms(restored: Tensor, clean: Tensor, balance: Tensor) -> Terms:
 
 
 def fuse_terms(fused: Tensor, visible: Tensor, infrared: Tensor, balance: Tensor) -> Terms:
-    """L1 to the clean visible, to the clean infrared, to their maximum; balance; L1 to the greater Sobel magnitude."""
+    """Return the terms of TG-ECNet's stage 2.
+
+    They are L1 to the clean visible image, to the clean infrared one and to their maximum, the balance, and L1 between
+    Sobel magnitudes, to the greater one of both sources. `fused`, `visible`, `infrared`: (B, 1, H, W) in [0, 1].
+    `balance`: scalar. Terms are scalars.
+    """
     return {
         "visible": F.l1_loss(fused, visible),
         "infrared": F.l1_loss(fused, infrared),
@@ -51,10 +59,11 @@ def fuse_terms(fused: Tensor, visible: Tensor, infrared: Tensor, balance: Tensor
 def moefusion_terms(
     fused: Tensor, visible: Tensor, infrared: Tensor, mask: Tensor | None, loads: Mapping[str, Tensor]
 ) -> Terms:
-    """L1 to the maximum of both where `mask` is not 0 and to their mean elsewhere; L1 to the greater Sobel magnitude.
+    """Return the terms of MoE-Fusion: L1 to a target, L1 to the greater Sobel magnitude, and the loads.
 
-    `mask`: (B, 1, H, W), as `box_mask` makes it from the ground truth; None: all is background. `loads`: by gate, as
-    the network names them; 0 for a gate that an ablation dropped.
+    The target is the maximum of both images where `mask` is not 0 and their mean elsewhere. `fused`, `visible`,
+    `infrared`: (B, 1, H, W) in [0, 1]. `mask`: (B, 1, H, W), as `box_mask` makes it from the ground truth; None: all is
+    background. `loads`: scalars by gate, as the network names them; 0 for a gate that an ablation dropped.
     """
     target = (visible + infrared) / 2
     if mask is not None:
@@ -68,7 +77,10 @@ def moefusion_terms(
 
 
 def ssim(first: Tensor, second: Tensor) -> Tensor:
-    """Mean SSIM of two batches in [0, 1]: Gaussian window of 11 pixels and sigma 1.5, inside the images only."""
+    """Return the mean SSIM, a scalar, of two batches (B, 1, H, W) in [0, 1]; H and W at least 11.
+
+    Gaussian window of 11 pixels and sigma 1.5, inside the images only; C1 = 0.01^2, C2 = 0.03^2 (Wang et al., 2004).
+    """
     offsets = torch.arange(11, dtype=first.dtype, device=first.device) - 5
     taps = torch.exp(-(offsets**2) / (2 * 1.5**2))
     taps = (taps / taps.sum()).reshape(1, 1, 11, 1).expand(5, 1, 11, 1)
@@ -83,8 +95,9 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
 
 
 def aenet_terms(fused: Tensor, first: Tensor, second: Tensor, label: Tensor | None) -> Terms:
-    """E(P, O) against the label O, or (E(x, P) + E(y, P)) / 2 without one: L1 and 1 - SSIM.
+    """Return the terms L1 and 1 - SSIM of AE-Netv2: E(P, O) against a label O, or (E(x, P) + E(y, P)) / 2 without.
 
+    P is `fused`, x `first`, y `second`, O `label`: (B, 1, H, W) in [0, 1]. Terms are scalars.
     The paper's further term C [L(x, y), 0] does not depend on the network, so it teaches nothing and is left out.
     """
     targets = [first, second] if label is None else [label]
@@ -95,8 +108,9 @@ def aenet_terms(fused: Tensor, first: Tensor, second: Tensor, label: Tensor | No
 
 
 def total(terms: Terms, weights: RestoreLoss | FuseLoss | MoEFusionLoss | AENetLoss) -> Tensor:
-    """The weighted sum. Raises UserError, printing all terms, when it is not finite: training on would be in vain."""
-    loss = sum(weight * terms[name] for name, weight in asdict(weights).items())
+    """Return the weighted sum of the terms, a scalar. UserError, which shows all terms, when it is not finite."""
+    first, *others = (weight * terms[name] for name, weight in asdict(weights).items())
+    loss: Tensor = sum(others, first)
     if not torch.isfinite(loss):
         shown = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
         raise UserError(f"the loss is not finite ({shown}). Lower optim.lr, or look for damaged images in the corpus.")

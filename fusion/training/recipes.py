@@ -109,7 +109,7 @@ def moefusion() -> Recipe:
 
 
 def moefusion_tiny() -> Recipe:
-    """The same, narrow, on small crops: minutes on two CPU cores."""
+    """MoE-Fusion narrow, on small crops: minutes on two CPU cores."""
     return replace(
         moefusion(),
         name="moefusion-tiny",
@@ -137,7 +137,7 @@ def aenet() -> Recipe:
 
 
 def aenet_tiny() -> Recipe:
-    """The same network, 6 short epochs: seconds on two CPU cores."""
+    """AE-Netv2 (GCB) for 6 short epochs: seconds on two CPU cores."""
     return replace(
         aenet(),
         name="aenet-tiny",
@@ -162,7 +162,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe of that name. UserError names the known ones."""
+    """Return the recipe of that name. UserError names the known ones."""
     if name not in RECIPES:
         raise UserError(f"unknown recipe {name!r}. Known: {', '.join(RECIPES)}.")
     return RECIPES[name]()

@@ -21,6 +21,7 @@ import yaml
 
 from fusion.config import from_dict, from_yaml, to_dict
 from fusion.errors import UserError
+from fusion.legacy import RECIPE_FIELDS
 from fusion.seeds import make_rng
 
 Values = dict[str, Any]  # dotted name -> value
@@ -34,6 +35,7 @@ class Choice:
     values: tuple[Any, ...]
 
     def draw(self, rng: np.random.Generator, values: Values) -> Any:
+        """Draw a value; those of other dimensions play no part."""
         return self.values[int(rng.integers(len(self.values)))]
 
 
@@ -49,13 +51,15 @@ class Range:
 
     @property
     def depends(self) -> bool:
+        """Whether its end is another dimension of the same trial."""
         return isinstance(self.high, str)
 
     def draw(self, rng: np.random.Generator, values: Values) -> Any:
+        """Draw a value; `values` are those drawn before in this trial."""
         return self.at(float(rng.random()), values)
 
     def at(self, share: float, values: Values) -> float | int:
-        """The value at a share in 0..1 of the way; whole numbers are all equally likely for an even share."""
+        """Return the value at a share in 0..1 of the way; whole numbers are all equally likely for an even share."""
         high = float(values[self.high]) if isinstance(self.high, str) else self.high
         if self.step:
             count = int((high - self.low) // self.step) + 1
@@ -69,14 +73,14 @@ Dimension = Choice | Range
 
 
 def parse(text: str, recipe: Any) -> Dimension:
-    """One `name=values` as above. UserError: no such field of the recipe, or values that cannot be read."""
-    name, found, words = text.partition("=")
+    """Read one `name=values` as above. UserError: no such field of the recipe, or values that cannot be read."""
+    name, equals, words = text.partition("=")
     name = name.strip().replace("-", "_")
-    if not found or not words.strip():
+    if not equals or not words.strip():
         raise UserError(f"--space {text!r}: write NAME=LOW..HIGH or NAME=A,B,C, such as loss.gradient=1..40:log")
-    there = field_of(recipe, name)
-    if isinstance(there, dict):
-        raise UserError(f"--space {text!r}: {name} is a group of fields: {', '.join(f'{name}.{k}' for k in there)}")
+    value = field_of(recipe, name)
+    if isinstance(value, dict):
+        raise UserError(f"--space {text!r}: {name} is a group of fields: {', '.join(f'{name}.{k}' for k in value)}")
     match = re.fullmatch(r"([^,:]+?)\.\.([^,:]+)(?::(log|\d+))?", words.strip())
     if match is None:
         return Choice(name, _values(text, words))
@@ -86,10 +90,10 @@ def parse(text: str, recipe: Any) -> Dimension:
         high_number: float | str = float(high) if _is_number(high) else high.strip().replace("-", "_")
     except ValueError:
         raise UserError(f"--space {text!r}: {low!r} is not a number") from None
-    whole = isinstance(there, int) and not isinstance(there, bool)
+    whole = isinstance(value, int) and not isinstance(value, bool)
     step = int(option) if option and option != "log" else int(whole)
-    if isinstance(there, (str, bool, list)) or there is None:
-        raise UserError(f"--space {text!r}: {name} is {there!r}, no number. List its values: {name}=A,B")
+    if isinstance(value, (str, bool, list)) or value is None:
+        raise UserError(f"--space {text!r}: {name} is {value!r}, no number. List its values: {name}=A,B")
     if whole and option == "log":
         raise UserError(f"--space {text!r}: {name} takes whole numbers; leave out :log, or list the values")
     if option and option != "log" and (not whole or step < 1):
@@ -110,104 +114,112 @@ def _is_number(text: str) -> bool:
 
 
 def _values(text: str, words: str) -> tuple[Any, ...]:
-
     try:
-        found = from_yaml(f"[{words}]")
+        values = from_yaml(f"[{words}]")
     except yaml.YAMLError:
         raise UserError(f"--space {text!r}: cannot read the values {words!r}") from None
-    return tuple(dict.fromkeys(tuple(value) if isinstance(value, list) else value for value in found))
+    return tuple(dict.fromkeys(tuple(value) if isinstance(value, list) else value for value in values))
 
 
 def order(dimensions: Iterable[Dimension]) -> list[Dimension]:
-    """Each after the one its end is named by. UserError: a name twice, one that is not searched, or a circle."""
+    """Sort dimensions, each after the one that is its end.
+
+    UserError: a name twice, an end that is not searched, or a circle.
+    """
     left = list(dimensions)
-    names = [one.name for one in left]
+    names = [dimension.name for dimension in left]
     if double := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"--space: {double} is there twice")
-    done: list[Dimension] = []
+    ordered: list[Dimension] = []
     while left:
-        ready = [d for d in left if not (isinstance(d, Range) and d.depends) or d.high in {one.name for one in done}]
-        if not ready:
+        known = {dimension.name for dimension in ordered}
+        blocked = [d for d in left if isinstance(d, Range) and d.depends and d.high not in known]
+        if len(blocked) == len(left):
+            end = blocked[0].high
             raise UserError(
-                f"--space {left[0].name}: its end {left[0].high!r} is neither a number nor another searched field"
+                f"--space {blocked[0].name}: its end {end!r} is neither a number nor another searched field"
             )
-        done += ready
-        left = [one for one in left if one not in ready]
-    return done
+        ordered += [dimension for dimension in left if dimension not in blocked]
+        left = list(blocked)
+    return ordered
 
 
 def grid(dimensions: Sequence[Dimension]) -> list[Values]:
-    """Every combination. UserError for a range, which has no list of values."""
-    for one in dimensions:
-        if not isinstance(one, Choice):
-            raise UserError(f"--search grid: {one.name} is a range. List its values, or use --search random.")
-    return [
-        dict(zip((one.name for one in dimensions), values, strict=True))
-        for values in product(*(one.values for one in dimensions))
-    ]
+    """Return every combination. UserError for a range, which has no list of values."""
+    choices: dict[str, tuple[Any, ...]] = {}
+    for dimension in dimensions:
+        if not isinstance(dimension, Choice):
+            raise UserError(f"--search grid: {dimension.name} is a range. List its values, or use --search random.")
+        choices[dimension.name] = dimension.values
+    return [dict(zip(choices, values, strict=True)) for values in product(*choices.values())]
 
 
 def draws(dimensions: Sequence[Dimension], count: int, seed: int) -> list[Values]:
-    """`count` different random settings, or all there are; the first n are the same for every count."""
-    found: dict[tuple, Values] = {}
+    """Draw `count` different random settings, or all there are; the first n are the same for every count."""
+    settings: dict[tuple[str, ...], Values] = {}
     for number in range(50 * count):
-        if len(found) == count:
+        if len(settings) == count:
             break
         rng = make_rng(seed, "search", number)
         values: Values = {}
-        for one in dimensions:
-            values[one.name] = one.draw(rng, values)
-        found.setdefault(tuple(map(repr, values.values())), values)
-    return list(found.values())
+        for dimension in dimensions:
+            values[dimension.name] = dimension.draw(rng, values)
+        settings.setdefault(tuple(map(repr, values.values())), values)
+    return list(settings.values())
 
 
 def corners(dimensions: Sequence[Dimension]) -> list[Values]:
-    """The settings at both ends of every dimension, for a look at whether a recipe allows them."""
-    found = []
+    """Return the settings at both ends of every dimension, to check whether a recipe allows them."""
+    settings = []
     for share in (0.0, 1.0):
         values: Values = {}
-        for one in dimensions:
-            if isinstance(one, Range):
-                values[one.name] = one.at(share, values)
+        for dimension in dimensions:
+            if isinstance(dimension, Range):
+                values[dimension.name] = dimension.at(share, values)
             else:
-                values[one.name] = one.values[0 if share == 0 else -1]
-        found.append(values)
-    return found
+                values[dimension.name] = dimension.values[0 if share == 0 else -1]
+        settings.append(values)
+    return settings
 
 
 def field_of(recipe: Any, name: str) -> Any:
-    """The value of a dotted field, as plain data. UserError, with the fields there are, when there is none."""
-    here: Any = to_dict(recipe)
+    """Return the value of a dotted field, as plain data.
+
+    UserError, with the fields there are, when there is none; with the new name for one of an earlier version.
+    """
+    value: Any = to_dict(recipe)
     for part in name.split("."):
-        if not isinstance(here, dict) or part not in here:
+        if not isinstance(value, dict) or part not in value:
+            if name in RECIPE_FIELDS:
+                raise UserError(f"--space: {name} is now {RECIPE_FIELDS[name]}.")
             known = ", ".join(sorted(_leaves(to_dict(recipe))))
             raise UserError(f"--space: the recipe has no field {name!r}. It has {known}.")
-        here = here[part]
-    return here
+        value = value[part]
+    return value
 
 
-def _leaves(settings: dict, before: str = "") -> list[str]:
-    found = []
+def _leaves(settings: dict[str, Any], before: str = "") -> list[str]:
+    names: list[str] = []
     for name, value in settings.items():
-        found += _leaves(value, f"{before}{name}.") if isinstance(value, dict) else [before + name]
-    return found
+        names += _leaves(value, f"{before}{name}.") if isinstance(value, dict) else [before + name]
+    return names
 
 
 def apply(recipe: Any, values: Mapping[str, Any]) -> Any:
-    """The recipe with these fields set. UserError where it does not allow them."""
+    """Return the recipe with these fields set. UserError where it does not allow them."""
     settings = to_dict(recipe)
     for name, value in values.items():
         field_of(recipe, name)
         *groups, last = name.split(".")
-        here = settings
+        section = settings
         for group in groups:
-            here = here[group]
-        here[last] = value
+            section = section[group]
+        section[last] = value
     return from_dict(type(recipe), settings, recipe.name)
 
 
 def label(values: Mapping[str, Any]) -> str:
-    """A short name of a setting: E4K2, alpha 10, experts 4, lr 0.001."""
+    """Return a short name of a setting: E4K2, alpha 10, experts 4, lr 0.001."""
     rest = dict(values)
     words = []
     if {"model.experts", "model.top_k"} <= rest.keys():
@@ -252,17 +264,17 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset(name: str, recipe: Any) -> Preset:
-    """UserError: there is none of this name, or the recipe has not its fields."""
+    """Return the preset of this name. UserError: there is none, or the recipe has not its fields."""
     if name not in PRESETS:
-        known = "; ".join(f"{key}: {one.about}" for key, one in PRESETS.items())
+        known = "; ".join(f"{key}: {row.about}" for key, row in PRESETS.items())
         raise UserError(f"--preset: unknown preset {name!r}. Known: {known}.")
-    found = PRESETS[name]
-    names = [text.partition("=")[0] for text in found.dimensions(recipe)] if found.dimensions else []
-    if found.settings:
-        names += found.settings(recipe)[0]
+    chosen = PRESETS[name]
+    names = [text.partition("=")[0] for text in chosen.dimensions(recipe)] if chosen.dimensions else []
+    if chosen.settings:
+        names += chosen.settings(recipe)[0]
     for field in names:
         try:
             field_of(recipe, field)
         except UserError:
             raise UserError(f"preset {name}: {recipe.name} has no {field}. Use --space.") from None
-    return found
+    return chosen

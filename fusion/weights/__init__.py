@@ -11,10 +11,10 @@ AENET = "aenet"
 
 
 def folder(name: str = AENET) -> Path:
-    """Where the checkpoint lies."""
+    """Return where the checkpoint lies."""
     return Path(str(resources.files("fusion.weights"))) / name
 
 
 def load(name: str = AENET) -> checkpoint.Checkpoint:
-    """The checkpoint, its model in evaluation mode on the CPU."""
+    """Return the checkpoint, its model in evaluation mode on the CPU. UserError: it is damaged."""
     return checkpoint.load(folder(name))

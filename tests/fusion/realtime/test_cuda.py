@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 
-from fusion.realtime.cuda import GRAPHS, on_gpu
+from fusion.realtime.cuda import MAX_GRAPHS, on_gpu
 from tests.helpers.aenets import apart, pair, trained
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -42,7 +42,7 @@ def test_unlike_shapes_are_refused():
 def test_graphs_of_several_shapes_and_new_inputs():
     model = trained(width=64)
     network = on_gpu(model)
-    for size in [(8 + n, 30) for n in range(GRAPHS + 2)] * 2:
+    for size in [(8 + n, 30) for n in range(MAX_GRAPHS + 2)] * 2:
         for seed in (1, 2):
             images = pair(2, size, seed)
             image = network(*images.cuda()).image
@@ -50,4 +50,4 @@ def test_graphs_of_several_shapes_and_new_inputs():
             kept = image.clone()
             network(*pair(2, size, 5).cuda())
             assert torch.equal(image, kept)
-    assert len(network._graphs) == GRAPHS
+    assert len(network._graphs) == MAX_GRAPHS
