@@ -25,6 +25,7 @@ import contextlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -36,14 +37,19 @@ RECALLS = np.linspace(0, 1, 101)
 MOST_DETECTIONS = 100  # of one class in one image: the best-scored ones count
 SPACING = np.spacing(1)  # in COCOeval's denominator: with it we have its last digit too
 CHUNK = 1 << 21  # numbers in one array of `ap`: 16 MiB
+Entry = dict[str, Any]  # of COCO's JSON, and of what COCOeval makes of it
 
 
 @dataclass(frozen=True, eq=False)
 class ClassMatches:
     """The detections of one class, image by image, in each image by falling score.
 
-    images: int64 (N,), place of the image. scores: float64 (N,). matched: bool (T, N), has found a box, be it one to
-    be ignored. ignored: bool (T, N), counts neither for nor against. positives: int64 (I,), boxes to be found.
+    Attributes:
+        images: int64 (N,), index of the image.
+        scores: float64 (N,).
+        matched: bool (T, N), has found a box, be it one to be ignored.
+        ignored: bool (T, N), counts neither for nor against.
+        positives: int64 (I,), boxes to be found.
     """
 
     images: np.ndarray
@@ -55,14 +61,25 @@ class ClassMatches:
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """Who found what in a set of images, all that AP over any multiset of them needs."""
+    """Which detections found boxes in a set of images: all that AP over any multiset of them needs.
+
+    Attributes:
+        classes: Their names.
+        keys: Of the images.
+        found: The matches of each class.
+    """
 
     classes: tuple[str, ...]
     keys: tuple[str, ...]
     found: tuple[ClassMatches, ...]
 
     def select(self, keys: Sequence[str]) -> Matches:
-        """The matches in these images only, in this order. KeyError: an image is not there; ValueError: given twice."""
+        """Return the matches in these images only, in this order.
+
+        Raises:
+            KeyError: There is no such image.
+            ValueError: An image is given twice.
+        """
         places = {key: place for place, key in enumerate(self.keys)}
         if len(set(keys)) != len(keys):
             raise ValueError("an image is selected twice; use weights in `ap` instead")
@@ -92,17 +109,23 @@ def match(
     keys: Sequence[str] | None = None,
     crowds: bool = False,
 ) -> Matches:
-    """Which detection finds which box, by COCOeval.evaluate: all sizes, at most 100 detections a class and image.
-
-    `truths[i]` and `detections[i]` belong to the image `keys[i]` (by default its number).
+    """Match detections with boxes by COCOeval.evaluate: all sizes, at most 100 detections of a class in an image.
 
     `Truth.ignore` marks objects, as "difficult" does in VOC labels: IoU is the ordinary one, the first detection of
     such a box is ignored and any further one is false, as with COCO's boxes outside the range of sizes. `crowds=True`
     reads it as COCO's `iscrowd`: one box around many objects, any number of detections of which is ignored, with
-    intersection over area of the detection for IoU. That is not the default because it would pardon every small false
-    detection within a large difficult object.
+    intersection over area of the detection for IoU. That is not the default because it would ignore false positives
+    inside large difficult objects.
 
-    Raises ValueError for lengths that differ, classes outside the list, keys given twice, numbers that are not finite.
+    Args:
+        truths: Of each image.
+        detections: Of each image.
+        classes: The class list of both.
+        keys: Of the images, by default their numbers.
+        crowds: See above.
+
+    Raises:
+        ValueError: Lengths differ, classes outside the list, keys given twice, or numbers that are not finite.
     """
     names = tuple(str(index) for index in range(len(truths))) if keys is None else tuple(keys)
     _check(truths, detections, classes, names)
@@ -113,8 +136,8 @@ def match(
 
 def _evaluate(
     truths: Sequence[Truth], detections: Sequence[Detections], classes: Sequence[str], crowds: bool
-) -> list[dict | None]:
-    """COCOeval's results: for every class, every image; None where there is neither box nor detection."""
+) -> list[Entry | None]:
+    """Return COCOeval's results: for every class, every image; None where there is neither box nor detection."""
     from pycocotools.coco import COCO  # here, because few users of this module match
     from pycocotools.cocoeval import COCOeval
 
@@ -149,11 +172,12 @@ def _evaluate(
         run.params.areaRng, run.params.areaRngLbl = [[0, 1e10]], ["all"]
         run.params.maxDets = [MOST_DETECTIONS]
         run.evaluate()
-    return run.evalImgs
+    results: list[Entry | None] = run.evalImgs
+    return results
 
 
-def _entries(image: int, boxes: np.ndarray, classes: np.ndarray) -> list[dict]:
-    """Boxes as COCO writes them: corner, width and height."""
+def _entries(image: int, boxes: np.ndarray, classes: np.ndarray) -> list[Entry]:
+    """Return boxes as COCO writes them: corner, width and height."""
     corners = boxes.astype(np.float64)
     corners[:, 2:] -= corners[:, :2]
     return [
@@ -162,7 +186,8 @@ def _entries(image: int, boxes: np.ndarray, classes: np.ndarray) -> list[dict]:
     ]
 
 
-def _collect(images: Sequence[dict | None]) -> ClassMatches:
+def _collect(images: Sequence[Entry | None]) -> ClassMatches:
+    """Return COCOeval's results of one class, of every image, as arrays."""
     found = [(place, result) for place, result in enumerate(images) if result is not None]
     positives = np.zeros(len(images), np.int64)
     for place, result in found:
@@ -197,22 +222,29 @@ def _check(
 
 
 def ap(matches: Matches, weights: np.ndarray | None = None) -> np.ndarray:
-    """AP by IoU threshold and class: float64 (T, C); NaN for a class without boxes to be found.
+    """Return AP by IoU threshold and class: float64 (T, C); NaN for a class without boxes to be found.
 
-    `weights`, int (I,) or (B, I), is how often each image counts, once for None. With (B, I) the result is (B, T, C).
-    Equal to COCOeval.accumulate over the images so repeated, copies side by side. ValueError: other weights.
+    Equal to COCOeval.accumulate over the images so repeated, copies side by side.
+
+    Args:
+        matches: Of the images.
+        weights: How often each image counts, int (I,) or (B, I), for which the result is (B, T, C); once for None.
+
+    Raises:
+        ValueError: Other weights.
     """
-    copies = np.ones((1, len(matches.keys)), np.int64) if weights is None else np.atleast_2d(weights)
+    weights = np.ones(len(matches.keys), np.int64) if weights is None else np.asarray(weights)
+    copies = np.atleast_2d(weights)
     if copies.ndim != 2 or copies.shape[1] != len(matches.keys):
         raise ValueError(f"weights of shape {np.shape(weights)} for {len(matches.keys)} images")
     if not np.issubdtype(copies.dtype, np.integer) or (copies < 0).any():
         raise ValueError("weights must be whole numbers from 0 on")
     result = np.stack([_class_ap(found, copies.astype(np.float64)) for found in matches.found], axis=-1)
-    return result if weights is not None and np.ndim(weights) == 2 else result[0]
+    return result if weights.ndim == 2 else result[0]
 
 
 def _class_ap(found: ClassMatches, copies_BI: np.ndarray) -> np.ndarray:
-    """AP of one class, float64 (B, T).
+    """Return AP of one class, float64 (B, T).
 
     Precision can only fall between two hits, and recall only rise at one: the hits alone carry the curve. A hit that
     counts w times is w hits in a row, of which the last has the highest precision, unless it is 1 throughout. So the
@@ -232,9 +264,9 @@ def _class_ap(found: ClassMatches, copies_BI: np.ndarray) -> np.ndarray:
     for chunk in (present[start : start + step] for start in range(0, len(present), step)):
         weights_NB = np.ascontiguousarray(copies_BI[chunk].T)[images]
         weights_NB[split] = weights_NB[split] > copy[split, None]
-        counted, seen_NB = None, None
+        counted, seen_NB = counted_TN[0], np.zeros(0)
         for threshold, hits in enumerate(hits_TN):
-            if counted is None or (counted_TN[threshold] != counted).any():
+            if threshold == 0 or (counted_TN[threshold] != counted).any():
                 counted = counted_TN[threshold]
                 seen_NB = np.cumsum(weights_NB * counted[:, None], axis=0)
             true_NB = np.cumsum(weights_NB[hits], axis=0)
@@ -248,7 +280,7 @@ def _class_ap(found: ClassMatches, copies_BI: np.ndarray) -> np.ndarray:
 
 
 def _columns(images: np.ndarray, scores: np.ndarray, most: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Places in the sorted detections, and which copy of the image each stands for; -1: for all copies at once.
+    """Return indices of the sorted detections, and which copy of the image each stands for; -1: all copies at once.
 
     Detections of one image with equal scores a, b come as a, b, a, b when the image counts twice, not a, a, b, b: only
     they are written out, once for each of the `most` (I,) copies that an image ever has.

@@ -1,4 +1,4 @@
-"""Boxes of objects: what is true of an image, and what a detector found in it.
+"""Boxes of objects: the labelled ones of an image, and those that a detector found.
 
 A box is (x1, y1, x2, y2) in continuous pixel coordinates: (0, 0) is the upper left corner of the image and (width,
 height) its lower right one.
@@ -7,7 +7,7 @@ height) its lower right one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,16 +16,24 @@ from fusion.data.class_names import standard_name
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """The labelled objects of one image. boxes: float32 (n, 4). classes: int64 (n,), places in a class list.
+    """The labelled objects of one image.
 
-    ignore: bool (n,): crowds and difficult objects, neither to be found nor counted against who finds them.
+    Attributes:
+        boxes: float32 (n, 4).
+        classes: int64 (n,), indices in a class list.
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+        ignore: bool (n,): crowds and difficult objects, which need not be found and do not count as false detections.
+
+    Raises:
+        ValueError: Lengths differ.
     """
 
     boxes: np.ndarray
     classes: np.ndarray
     height: int
     width: int
-    ignore: np.ndarray = field(default=None)  # type: ignore[assignment]
+    ignore: np.ndarray = None  # type: ignore[assignment]  # none given: all False, see __post_init__
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -39,7 +47,16 @@ class Truth:
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """Found in one image by a detector. boxes: float32 (n, 4). scores: float32 (n,) in [0, 1]. classes: int64 (n,)."""
+    """What a detector found in one image.
+
+    Attributes:
+        boxes: float32 (n, 4).
+        scores: float32 (n,) in [0, 1].
+        classes: int64 (n,), indices in a class list.
+
+    Raises:
+        ValueError: Lengths differ.
+    """
 
     boxes: np.ndarray
     scores: np.ndarray
@@ -61,8 +78,17 @@ def truth(
     width: int,
     class_aliases: Mapping[str, str] | None = None,
 ) -> Truth:
-    """The boxes of a pair as places in `classes`; boxes of other classes are left out."""
-    places = {name: place for place, name in enumerate(classes)}
-    found = [places.get(standard_name(name, class_aliases), -1) for name in names]
-    keep = np.array([place >= 0 for place in found], bool)
-    return Truth(np.asarray(boxes, np.float32).reshape(-1, 4)[keep], np.array(found, np.int64)[keep], height, width)
+    """Return the boxes of an image, numbered by a class list; boxes of other classes are left out.
+
+    Args:
+        boxes: (n, 4).
+        names: Class of each box.
+        classes: The class list.
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+        class_aliases: For the comparison of class names, see `standard_name`.
+    """
+    index = {name: i for i, name in enumerate(classes)}
+    indices = np.array([index.get(standard_name(name, class_aliases), -1) for name in names], np.int64)
+    keep = indices >= 0
+    return Truth(np.asarray(boxes, np.float32).reshape(-1, 4)[keep], indices[keep], height, width)

@@ -1,4 +1,4 @@
-"""Pictures of detections: what is there, what was found, what was missed."""
+"""Pictures of detections: labelled boxes, found and missed ones."""
 
 from __future__ import annotations
 
@@ -22,12 +22,21 @@ Plate = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 def draw(
     image: np.ndarray, truth: Truth, detections: Detections, classes: Sequence[str], threshold: float = 0.5
 ) -> np.ndarray:
-    """A copy of the image (uint8, H W 3, RGB) with boxes: thin white what is labelled and found, dashed red what is
-    labelled and missed, thin grey what is to be ignored; thick in the colour of its class, with name and score, every
-    detection of at least this score.
+    """Return a copy of the image with boxes.
 
-    Lines and letters grow with the longer side; they are made for 350 pixels and more. Raises ValueError for others
-    than uint8 H W 3, and for boxes of another image size.
+    Labelled boxes are thin: white if found, dashed red if missed, grey if to be ignored. Detections are thick, in the
+    colour of their class, with name and score. Lines and letters grow with the longer side; they are made for 350
+    pixels and more.
+
+    Args:
+        image: uint8, H W 3, RGB.
+        truth: The labelled boxes.
+        detections: The detections.
+        classes: The class list of both.
+        threshold: Least score of detections that are drawn and count.
+
+    Raises:
+        ValueError: Another image than uint8 H W 3, or boxes of another image size.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"an image of {image.dtype} {image.shape} instead of uint8 H W 3")
@@ -57,13 +66,14 @@ def draw(
 
 
 def colour(place: int) -> tuple[int, int, int]:
-    """The colour of a class, RGB."""
+    """Return the colour of a class, RGB, by its index in the class list."""
     return PALETTE[int(place) % len(PALETTE)]
 
 
 def found_boxes(truth: Truth, detections: Detections, threshold: float = 0.0, overlap: float = OVERLAP) -> np.ndarray:
-    """Bool (n,): which labelled boxes the detections of at least this score find, the best-scored first and each one
-    box of its class: COCO's matching at this IoU.
+    """Return which labelled boxes are found, bool (n,), by COCO's matching at this IoU.
+
+    Detections of at least the score `threshold`, the best-scored first, each find one box of their class.
     """
     found = np.zeros(len(truth.boxes), bool)
     iou = overlaps(detections.boxes, truth.boxes)
@@ -79,17 +89,20 @@ def found_boxes(truth: Truth, detections: Detections, threshold: float = 0.0, ov
     return found
 
 
-def overlaps(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """IoU of boxes (n, 4) and (m, 4): float64 (n, m); 0 where both are without area."""
-    one, other = one[:, None].astype(np.float64), other[None].astype(np.float64)
-    sides = np.minimum(one[..., 2:], other[..., 2:]) - np.maximum(one[..., :2], other[..., :2])
-    common = np.clip(sides, 0, None).prod(axis=-1)
-    both = (one[..., 2:] - one[..., :2]).prod(axis=-1) + (other[..., 2:] - other[..., :2]).prod(axis=-1) - common
-    return np.divide(common, both, out=np.zeros_like(common), where=common > 0)
+def overlaps(first_n4: np.ndarray, second_m4: np.ndarray) -> np.ndarray:
+    """Return the IoU of boxes (n, 4) and (m, 4), float64 (n, m); 0 where both are without area."""
+    first, second = first_n4[:, None].astype(np.float64), second_m4[None].astype(np.float64)
+    sides = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2])
+    intersection: np.ndarray = np.clip(sides, 0, None).prod(axis=-1)
+    areas = [(boxes[..., 2:] - boxes[..., :2]).prod(axis=-1) for boxes in (first, second)]
+    union = areas[0] + areas[1] - intersection
+    iou = np.zeros_like(intersection)
+    np.divide(intersection, union, out=iou, where=intersection > 0)
+    return iou
 
 
 def _corners(canvas: np.ndarray, box: np.ndarray) -> Plate:
-    """The pixels of a box's edges, inside the image."""
+    """Return the pixels of a box's edges, inside the image."""
     height, width = canvas.shape[:2]
     left, top, right, bottom = np.round(np.clip(box, -1e6, 1e6)).astype(int).tolist()
     left, top = min(max(left, 0), width - 1), min(max(top, 0), height - 1)
@@ -140,6 +153,6 @@ def _label(
 
 
 def _common(one: Plate, other: Plate) -> int:
-    """The area two plates share, in pixels."""
+    """Return the area that two plates share, in pixels."""
     wide, high = (min(one[i + 2], other[i + 2]) - max(one[i], other[i]) for i in (0, 1))
     return max(wide, 0) * max(high, 0)

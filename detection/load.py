@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from detection.boxes import Detections
-from detection.faster_rcnn.model import DETECTORS, detect
+from detection.faster_rcnn.model import DETECTORS, Detector, detect
 from detection.yolo.detector import Yolo
 from fusion import checkpoint, storage
 from fusion.data.class_names import standard_name
@@ -60,13 +60,20 @@ def load_detector(
             yolo = Yolo(path, device, size, classes=classes, class_aliases=class_aliases)
         return LoadedDetector(yolo, yolo.size)
 
-    model = checkpoint.load(checkpoint.fetch(weights), models=DETECTORS).model.to(device)
+    model = load_faster_rcnn(weights).to(device)
     known = [standard_name(name, class_aliases) for name in model.config.classes]
     missing = [name for name in classes if name not in known]
     if missing:
         raise UserError(f"{weights} does not know {', '.join(missing)}: its classes are {', '.join(known)}.")
     indices = [classes.index(name) if name in classes else -1 for name in known]
     return LoadedDetector(lambda images: detect(model, images, indices), None)
+
+
+def load_faster_rcnn(checkpoint_folder: str) -> Detector:
+    """Load a Faster R-CNN, on the CPU and in evaluation mode. UserError: it is not one."""
+    model = checkpoint.load(checkpoint.fetch(checkpoint_folder), models=DETECTORS).model
+    assert isinstance(model, Detector)  # DETECTORS has no other
+    return model
 
 
 def is_yolo(weights: str) -> bool:

@@ -144,9 +144,9 @@ def compare(
     own = {method: tuple(sorted(found.keys)) for method, found in matches.items()}
     scores = tuple(_score(method, matches[method], draws.of(method, own[method])) for method in matches)
     best = _best(scores)
-    chosen = itertools.combinations(matches, 2)
+    chosen = list(itertools.combinations(matches, 2))
     if pairs == "best":
-        chosen = ((best, method) for method in matches if best not in (None, method))
+        chosen = [] if best is None else [(best, method) for method in matches if method != best]
     differences = []
     for first, second in chosen:
         keys = tuple(sorted(set(own[first]) & set(own[second])))
@@ -296,9 +296,9 @@ def ranked_table(frame: pd.DataFrame) -> PaperTable:
             interval = f"95 % interval {format_value(one[f'{name}_low'])} to {format_value(one[f'{name}_high'])}"
             details[one["method"], name] = f"{interval}, {one['images']} images, {one[count]} boxes"
     plain = paper_table(pd.DataFrame(rows), metrics={name: _Measure(label) for name, label in labels.items()})
-    printed = []
-    for row in plain.rows:
-        pairs = zip(plain.columns, row.cells, strict=True)
-        cells = tuple(replace(cell, detail=details[row.method, column.metric]) for column, cell in pairs)
-        printed.append(replace(row, cells=cells))
-    return replace(plain, rows=tuple(printed))
+    detailed_rows = []
+    for printed in plain.rows:
+        pairs = zip(plain.columns, printed.cells, strict=True)
+        cells = tuple(replace(cell, detail=details[printed.method, column.metric]) for column, cell in pairs)
+        detailed_rows.append(replace(printed, cells=cells))
+    return replace(plain, rows=tuple(detailed_rows))

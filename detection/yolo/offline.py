@@ -127,7 +127,7 @@ def _import(folder: Path) -> None:
         cv2.setNumThreads(cv_threads)
         torch.save = save
         np.set_printoptions(**formats)
-        torch.set_printoptions(profile="default")
+        torch.set_printoptions(profile="default")  # type: ignore[no-untyped-call]  # torch does not annotate it
 
 
 def _apply_settings(folder: Path) -> None:
@@ -191,8 +191,8 @@ def fetch(name: str, allow_download: bool = False) -> Path:
     return cached
 
 
-def load_network(path: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
-    """Return the network of a detector's .pt file, and the file's other entries.
+def load_network(path: Path) -> tuple[Any, dict[str, Any]]:
+    """Return ultralytics' network of a detector's .pt file, and the file's other entries.
 
     Raises:
         UserError: No such file, a damaged one, or one of something else.
@@ -204,7 +204,7 @@ def load_network(path: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
         raise UserError(f"no weights at {path}: give the path of a .pt file that YOLO training wrote")
     try:
         with suppress_output():
-            network, checkpoint = load_checkpoint(path)
+            network, checkpoint = load_checkpoint(path)  # type: ignore[no-untyped-call]  # nor does ultralytics
     except Exception as error:  # a damaged pickle raises errors of any type
         reason = " ".join(str(error).split())[:200]
         hint = (
@@ -244,7 +244,8 @@ def isolated_training() -> Iterator[list[str]]:
     threads, cv_threads, own = torch.get_num_threads(), cv2.getNumThreads(), torch_utils.NUM_THREADS
     states = random.getstate(), np.random.get_state()
     exact, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    cudnn, fill = torch.backends.cudnn.deterministic, torch.utils.deterministic.fill_uninitialized_memory
+    deterministic: Any = torch.utils.deterministic  # its attributes are made at run time
+    cudnn, fill = torch.backends.cudnn.deterministic, deterministic.fill_uninitialized_memory
     names = ("CUBLAS_WORKSPACE_CONFIG", "PYTHONHASHSEED", "NO_ALBUMENTATIONS_UPDATE")
     before = {name: os.environ.get(name) for name in names}
     torch_utils.NUM_THREADS = threads  # what its choice of a device sets torch to
@@ -265,6 +266,6 @@ def isolated_training() -> Iterator[list[str]]:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.use_deterministic_algorithms(exact, warn_only=warn)
-        torch.backends.cudnn.deterministic, torch.utils.deterministic.fill_uninitialized_memory = cudnn, fill
+        torch.backends.cudnn.deterministic, deterministic.fill_uninitialized_memory = cudnn, fill
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
