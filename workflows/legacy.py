@@ -37,8 +37,6 @@ def upgrade_detection_column(name: str) -> str:
 def upgrade_settings(settings: JSON) -> JSON:
     """Return what claims a folder: plan.json, settings.json, model.json, method.json or search.json."""
     settings = rename_keys(settings, SETTINGS_KEYS)
-    if "recipe" in settings:
-        settings["recipe"] = upgrade_recipe(settings["recipe"])
     if isinstance(settings.get("config"), dict):  # of a corpus
         settings["config"] = upgrade_corpus_config(settings["config"])
     if "recipe" in settings:

@@ -18,6 +18,7 @@ from fusion.data.pairs import BadPair, read_pair
 from fusion.errors import UserError
 from fusion.images.decode import decode
 from fusion.images.formats import BadImage
+from fusion.legacy import upgrade_history
 from fusion.training.configs import AENetLoss
 from fusion.training.crops import training_batches, validation_batches
 from fusion.training.engine import Engine, Numbers, loss_terms
@@ -130,7 +131,7 @@ def train(
     saved = trainer.fit(job)
     with saved.as_directory() as folder:
         trainer.copy_checkpoint(folder, storage.join(out, "checkpoint"))
-        history = checkpoint.read_state(Path(folder))["history"]
+        history = upgrade_history(checkpoint.read_state(Path(folder))["history"])
     about = {"provenance": provenance(command), "settings": settings, "workers": workers, "history": history}
     write_json(done, about)
     log_progress(f"trained {len(history)} epochs in {time.time() - begin:.0f} s")

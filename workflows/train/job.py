@@ -22,6 +22,7 @@ from fusion import checkpoint, storage
 from fusion.config import to_dict
 from fusion.data.corpus import Manifest, open_corpus
 from fusion.errors import UserError
+from fusion.legacy import upgrade_history
 from fusion.models.registry import MODELS
 from fusion.seeds import derive_seed
 from fusion.training.engine import check_validation
@@ -100,7 +101,7 @@ def run(
         saved = fit(train_job(args, manifest, plan.workers, verbose, threads, (*loggers, *callbacks)))
         with saved.as_directory() as folder:
             copy_checkpoint(folder, storage.join(args.out, "checkpoint"))
-            history = checkpoint.read_state(Path(folder))["history"]
+            history = upgrade_history(checkpoint.read_state(Path(folder))["history"])
         about = {
             "provenance": provenance(["train", *command]),
             "settings": settings,

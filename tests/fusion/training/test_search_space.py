@@ -131,3 +131,8 @@ def test_both_ends_are_looked_at():
         {"model.experts": 2, "model.top_k": 1},
         {"model.experts": 16, "model.top_k": 16},
     ]
+
+
+def test_a_field_of_an_earlier_version_is_refused_with_its_name_of_today():
+    with pytest.raises(UserError, match=r"^--space: optim\.clip is now optim\.max_grad_norm\.$"):
+        search_space.parse("optim.clip=0,1", MOE)
