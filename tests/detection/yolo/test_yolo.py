@@ -26,6 +26,7 @@ from detection.yolo.offline import import_ultralytics, load_network
 from detection.yolo.train import train
 from fusion.errors import UserError
 from fusion.scenes import CLASSES, render
+from tests.helpers.jobs import CHECKOUT
 
 SIDE = 160
 CONFIG = YoloConfig(size=SIDE, epochs=2, batch=4, seed=3)
@@ -261,8 +262,8 @@ def test_offline_in_a_fresh_process(tmp_path):
     for name in ("OMP_NUM_THREADS", "YOLO_CONFIG_DIR", "YOLO_OFFLINE", "YOLO_AUTOINSTALL", "ULTRALYTICS_SAFE_LOAD"):
         environment.pop(name, None)
     command = [sys.executable, "-m", "tests.helpers.yolo_offline", str(tmp_path / "c"), str(tmp_path / "other")]
-    runs = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)]
-    runs.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    runs = [subprocess.Popen(command, env=environment, cwd=CHECKOUT, **pipes) for _ in range(2)]
     for run in runs:  # two at once
         printed, errors = run.communicate(timeout=120)
         assert run.returncode == 0, errors
