@@ -1,7 +1,7 @@
 """Folders that revision 103a0ad wrote: they are read, and what was interrupted goes on with today's commands.
 
-tests/fixtures/103a0ad was made by that revision's own commands; paths in its JSON begin with ROOT, in whose place a test
-puts its own folder. Images of the library and Ray's checkpoints of finished trainings were left out.
+tests/fixtures/103a0ad was made by that revision's own commands; paths in its JSON begin with ROOT, in whose place a
+test puts its own folder. Images of the library and Ray's checkpoints of finished trainings were left out.
 """
 
 import json

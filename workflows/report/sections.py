@@ -14,6 +14,7 @@ from detection.protocol import MEASURES, ranked_table
 from fusion import storage
 from fusion.images.decode import decode
 from fusion.legacy import upgrade_history
+from fusion.models.moefusion import MoEFusion
 from fusion.report import evolution as evolution_report
 from fusion.report.experts import expert_sheet, gate_choices
 from fusion.report.gallery import data_uri
@@ -218,7 +219,7 @@ def experts_section(methods: Mapping[str, str], runs: Sequence[TrainingRun], ite
 def expert_sheets(run: str, items: Sequence[Item]) -> list[FullWidthImage]:
     """Return what the local experts of a trained MoE-Fusion make of the first images; empty where it has none."""
     network = load_network(storage.absolute(run))
-    if network.model.config.ablation in NO_LOCAL_EXPERTS:
+    if not isinstance(network.model, MoEFusion) or network.model.config.ablation in NO_LOCAL_EXPERTS:
         return []
     sheets = []
     for item in items[:MAX_EXPERT_SHEETS]:
