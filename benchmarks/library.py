@@ -15,13 +15,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from fusion.classical import CLASSICAL
 from fusion.images.colour import to_grey
 from fusion.scenes import render
 from tests.helpers.plain_methods import PLAIN
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 
 SIZES = ((480, 640), (400, 400))
 

@@ -10,16 +10,21 @@ one core, as numpy does. The results are compared before anything is timed.
 """
 
 import argparse
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.ndimage import correlate1d
 from scipy.signal import convolve2d
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from fusion import scenes
 from fusion.images.colour import to_grey
 from fusion.metrics import score
+from tests.helpers.plain_qabf import plain_qabf
 
 NAMES = ["en", "sf", "sd", "mi", "vif", "ag", "scd", "qabf"]
 
@@ -96,18 +101,6 @@ def edges(x):
         return np.sqrt(sx**2 + sy**2), np.where(sx == 0, np.pi / 2, np.arctan(sy / sx))
 
 
-def qabf(a, b, f) -> float:
-    (gf, af), kept, weight = edges(f), 0.0, 0.0
-    for source in (a, b):
-        g, angle = edges(source)
-        with np.errstate(all="ignore"):
-            ratio = np.where(g > gf, gf / g, np.where(g == gf, gf, g / gf))
-        aligned = 1 - np.abs(angle - af) / (np.pi / 2)
-        quality = 0.9994 / (1 + np.exp(-15 * (ratio - 0.5))) * 0.9879 / (1 + np.exp(-22 * (aligned - 0.8)))
-        kept, weight = kept + (quality * g).sum(), weight + g.sum()
-    return kept / weight
-
-
 def eight(f, a, b, mean, joint) -> list[float]:
     return [
         entropy(np.bincount(f.astype(np.uint8).ravel(), minlength=256)),
@@ -117,7 +110,7 @@ def eight(f, a, b, mean, joint) -> list[float]:
         vif(a, f, mean) + vif(b, f, mean),
         ag(f),
         scd(a, b, f),
-        qabf(a, b, f),
+        plain_qabf(a, b, f, edges),
     ]
 
 

@@ -22,6 +22,7 @@ from scipy.signal import convolve2d
 from fusion.metrics import METRICS, score
 from fusion.metrics.dialects import DIALECTS
 from tests.helpers.data import DATA, evidence
+from tests.helpers.plain_qabf import plain_qabf
 
 # Plain versions: one source, float64 arrays on 0..255, no shared code with fusion.metrics
 
@@ -98,36 +99,6 @@ def plain_ag(f) -> float:
 
 def plain_scd(a, b, f) -> float:
     return np.corrcoef((f - b).ravel(), a.ravel())[0, 1] + np.corrcoef((f - a).ravel(), b.ravel())[0, 1]
-
-
-def plain_edges(x):
-    """Sobel as a full convolution, summed column by column over the kernel (the order matters for fractions)."""
-    vertical = np.array([[1, 2, 1], [0, 0, 0], [-1, -2, -1]])
-    horizontal = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
-    height, width = x.shape
-    padded = np.pad(x, 1)
-    sums = []
-    for kernel in (horizontal, vertical):
-        total = np.zeros_like(x)
-        for j in range(3):
-            for i in range(3):
-                total += kernel[i, j] * padded[2 - i : 2 - i + height, 2 - j : 2 - j + width]
-        sums.append(total)
-    sx, sy = sums
-    with np.errstate(all="ignore"):
-        return np.sqrt(sx**2 + sy**2), np.where(sx == 0, np.pi / 2, np.arctan(sy / sx))
-
-
-def plain_qabf(a, b, f) -> float:
-    (gf, af), kept, weight = plain_edges(f), 0.0, 0.0
-    for source in (a, b):
-        g, angle = plain_edges(source)
-        with np.errstate(all="ignore"):
-            ratio = np.where(g > gf, gf / g, np.where(g == gf, gf, g / gf))
-        aligned = 1 - np.abs(angle - af) / (np.pi / 2)
-        quality = 0.9994 / (1 + np.exp(-15 * (ratio - 0.5))) * 0.9879 / (1 + np.exp(-22 * (aligned - 0.8)))
-        kept, weight = kept + (quality * g).sum(), weight + g.sum()
-    return kept / weight
 
 
 def plain_sf(f) -> float:

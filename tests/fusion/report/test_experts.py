@@ -1,7 +1,5 @@
 """Pictures of experts and of the architecture study."""
 
-import re
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,10 +11,12 @@ from fusion.errors import UserError
 from fusion.inference import fuse_with_gates
 from fusion.models.configs import MoEFusionConfig
 from fusion.models.moefusion import MoEFusion
-from fusion.report import variants
+from fusion.report import experts, variants
 from fusion.report.experts import expert_sheet, gate_choices, heat
 from fusion.report.sheets import side_by_side
+from fusion.report.style import PALETTE
 from fusion.report.variants import bubbles
+from tests.helpers.figures import bars, figure_of
 
 TINY = MoEFusionConfig(experts=3, top_k=2, width=4, decoder_widths=(4, 4, 4), grid=(2, 3))
 
@@ -53,11 +53,9 @@ def test_gate_choices_are_counted():
 
 def test_bars_have_the_heights_of_the_shares():
     """Two choose expert 1 and two expert 2 on the foreground; all choose 1 and 2 of the global ones."""
-    svg = gate_choices(gates()).decode()
-    blue = re.findall(r'<path d="M ([\d.]+) ([\d.]+) \nL ([\d.]+) [\d.]+ \nL [\d.]+ ([\d.]+) [^"]*"[^>]*#0072b2', svg)
-    heights = [float(bottom) - float(top) for _, bottom, _, top in blue][:6]
-    full = max(heights)
-    np.testing.assert_allclose([h / full for h in heights], [1, 1, 0, 0.5, 0.5, 0], atol=1e-3)
+    figure = figure_of(experts, lambda: gate_choices(gates()))
+    heights = [bar.get_height() for bar in bars(figure, PALETTE[0])]
+    np.testing.assert_allclose(heights, [1, 1, 0, 0.5, 0.5, 0])
 
 
 @pytest.mark.parametrize("bad", [pd.DataFrame(), gates().iloc[:0], gates().drop(columns="weight")])
@@ -112,7 +110,7 @@ def test_bubbles():
         bubbles(study().drop(columns="e2_sd"))
 
 
-def test_labels_of_bubbles_hide_nothing(monkeypatch):
+def test_labels_of_bubbles_hide_nothing():
     """Ten networks close together: no label lies on another one, on a bubble or outside of the axes."""
     rng = np.random.default_rng(1)
     rows = [
@@ -120,8 +118,7 @@ def test_labels_of_bubbles_hide_nothing(monkeypatch):
         for i in range(10)
     ]
     table = pd.DataFrame(rows).assign(size_mb=rng.uniform(0.02, 0.9, 10))
-    monkeypatch.setattr(variants, "save_figure", lambda figure, format: figure)
-    figure = variants.bubbles(table)
+    figure = figure_of(variants, lambda: bubbles(table))
     (axis,) = figure.axes
     boxes = [text.get_window_extent() for text in axis.texts]
     assert [text.get_text().split()[0] for text in axis.texts] == [row["block"] for row in rows]

@@ -1,16 +1,18 @@
 """Tables and pictures of a search."""
 
 import math
-import re
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from fusion.errors import UserError
+from fusion.report import search
 from fusion.report.parallel import bend, numeric, parallel_coordinates, scale_of
 from fusion.report.search import learning_curves, pareto_figure, settings_figure
 from fusion.report.trials import higher_is_better, label_of, pareto_front, summary
+from tests.helpers.figures import figure_of
 
 PARAMETERS = ["model.experts", "loss.gradient", "balance"]
 
@@ -160,20 +162,21 @@ def test_missing_columns_are_told(draw):
         draw(table().drop(columns="val/qabf") if draw is not DRAWINGS["curves"] else table().iloc[:0])
 
 
-def dots(svg: str, colour: str) -> list[tuple[float, float]]:
-    """Where markers of a colour are: they are drawn by reference, at x and y."""
-    return [(float(x), float(y)) for x, y in re.findall(rf'<use [^>]*x="([\d.]+)" y="([\d.]+)"[^>]*{colour}', svg)]
+def markers(figure: Figure, marker: str, colour: str) -> list[tuple[float, float]]:
+    """Return the points of the first panel that are drawn with a marker in a colour."""
+    lines = [line for line in figure.axes[0].lines if (line.get_marker(), line.get_color()) == (marker, colour)]
+    return [point for line in lines for point in zip(line.get_xdata(), line.get_ydata(), strict=True)]
 
 
 def test_the_best_setting_is_marked_by_its_direction():
     trials = table()
     for metric, place in (("qabf", 3), ("niqe", 3), ("map50", 3)):
-        svg = settings_figure(trials, [metric]).decode()
-        means, best = dots(svg, "#0072b2"), dots(svg, "#d55e00")
-        assert len(means) == 4 + 1 and best[0] == means[place]  # the last of each is in the legend
+        figure = figure_of(search, lambda metric=metric: settings_figure(trials, [metric]))
+        means, best = markers(figure, "o", search.PLAIN), markers(figure, "D", search.BEST)
+        assert len(means) == 4 and best == [means[place]]
     trials["val/niqe"] *= -1
-    svg = settings_figure(trials, ["niqe"]).decode()
-    assert dots(svg, "#d55e00")[0] == dots(svg, "#0072b2")[0]
+    figure = figure_of(search, lambda: settings_figure(trials, ["niqe"]))
+    assert markers(figure, "D", search.BEST) == [markers(figure, "o", search.PLAIN)[0]]
 
 
 def test_shared_words_go_below_the_axis():
@@ -194,7 +197,9 @@ def test_a_trial_stopped_early_ends_with_a_dot():
     assert "stopped early" not in learning_curves(curves(trials), "qabf").decode()
     trials.loc[0, "epochs"] = 2
     svg = learning_curves(curves(trials), "qabf").decode()
-    assert "stopped early" in svg and len(dots(svg, "#0072b2")) == 1
+    assert "stopped early" in svg
+    figure = figure_of(search, lambda: learning_curves(curves(trials), "qabf"))
+    assert markers(figure, "o", search.PLAIN) == [(2, 0.0)]
 
 
 def test_the_front_is_labelled():
