@@ -32,7 +32,7 @@ def fuse(
 def fuse_with_gates(
     model: nn.Module | Method, visible: np.ndarray, infrared: np.ndarray, attention: torch.Tensor | None = None
 ) -> tuple[np.ndarray, dict[str, list[float]]]:
-    """As `fuse`, and the weight of every expert by gate; {} for a model that does not gate whole images."""
+    """Return the image of `fuse` and the weights of the experts by gate; {} for a model that gates no whole images."""
     _check(visible, infrared)
     if not isinstance(model, nn.Module):
         return attach_colour(model(luma(visible), luma(infrared)), visible), {}
@@ -59,8 +59,8 @@ def _check(visible: np.ndarray, infrared: np.ndarray) -> None:
         sizes = " and ".join(f"{image.shape[1]}x{image.shape[0]}" for image in (visible, infrared))
         raise ValueError(f"visible and infrared differ in size: {sizes}")
     if visible.dtype != np.uint8 or infrared.dtype != np.uint8 or infrared.ndim != 2:
-        found = f"{visible.dtype} {visible.shape} and {infrared.dtype} {infrared.shape}"
-        raise ValueError(f"visible must be uint8 H W 3 (or H W) and infrared uint8 H W, not {found}")
+        given = f"{visible.dtype} {visible.shape} and {infrared.dtype} {infrared.shape}"
+        raise ValueError(f"visible must be uint8 H W 3 (or H W) and infrared uint8 H W, not {given}")
 
 
 def _tensor(image: np.ndarray, device: torch.device) -> torch.Tensor:

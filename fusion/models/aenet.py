@@ -44,7 +44,7 @@ from fusion.models.configs import AENetConfig
 
 
 class Fused(NamedTuple):
-    """What the network gives."""
+    """The output of the network."""
 
     image: Tensor  # (B, 1, H, W)
 

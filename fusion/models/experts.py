@@ -18,7 +18,7 @@ from fusion.models.mixture import mixture
 
 
 class Routing(NamedTuple):
-    """What a gate decided: the K experts of each token and the log of their weights."""
+    """The decision of a gate: the K experts of each token and the log of their weights."""
 
     experts_TK: Tensor  # int64, in 0..N-1
     log_weights_TK: Tensor  # logsumexp over K is 0
@@ -26,7 +26,7 @@ class Routing(NamedTuple):
 
 
 def squared_cv(values_N: Tensor) -> Tensor:
-    """Squared coefficient of variation, var / mean^2 (unbiased variance); 0 for a single expert."""
+    """Return the squared coefficient of variation, var / mean^2 (unbiased variance); 0 for a single expert."""
     if values_N.numel() == 1:
         return values_N.new_zeros(())
     values_N = values_N.float()

@@ -36,7 +36,7 @@ class Fused(NamedTuple):
 
 
 class Mixed(NamedTuple):
-    """What a mixture, or what an ablation puts in its place, gives."""
+    """The output of a mixture, or of the layers that an ablation puts in its place."""
 
     features: Tensor  # (B, C, H, W)
     load: Tensor | None = None  # none without a gate

@@ -20,7 +20,7 @@ from fusion.models.restormer import Block, Down, PromptBank, Up, blocks, conv
 
 
 class Restored(NamedTuple):
-    """What stage 1 gives."""
+    """The output of stage 1."""
 
     image: Tensor  # (B, 1, H, W)
     features: Tensor  # (B, 2 * width, H, W) of the padded size, the level-1 decoder's
@@ -28,7 +28,7 @@ class Restored(NamedTuple):
 
 
 class Fused(NamedTuple):
-    """What stage 2 gives."""
+    """The output of stage 2."""
 
     image: Tensor  # (B, 1, H, W)
     visible: Tensor  # (B, 1, H, W), restored

@@ -18,7 +18,7 @@ from fusion.realtime.fold import Folded
 
 
 class Image(nn.Module):
-    """Of what a network answers, the fused image alone."""
+    """A network that returns the fused image alone."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

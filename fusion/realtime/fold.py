@@ -74,7 +74,7 @@ class Folded(nn.Module):
 
 
 class Edges(nn.Module):
-    """What the 5x5 convolution sees too much, from f's outermost rows and columns."""
+    """The part of the 5x5 convolution that lies outside the image, from f's outermost rows and columns."""
 
     def __init__(self, weight_CC33: Tensor, bias_C: Tensor, head_C33: Tensor) -> None:
         super().__init__()

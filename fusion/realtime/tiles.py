@@ -65,20 +65,20 @@ class Products:
         _, height, width = images_2HW.shape
         key = (len(self.stem_C19), rows, width)
         space = old if old is not None and old.key == key else Workspace(*key)
-        row, pixels, carried, made = space.row, space.pixels, 2 * REACH * space.row, rows * space.row
+        row, pixels, carried, filled = space.row, space.pixels, 2 * REACH * space.row, rows * space.row
         begin, end = max(start - REACH, 0), min(stop + REACH, height)  # rows of f, which has none outside the image
         above, below = max(begin - 1, 0), min(end + 1, height)
         padded = F.pad(images_2HW[:, above:below], (1, 1, int(above == begin), int(below == end)))
         image, line = padded.stride()[:2]
         # views of the buffers, made once: in the loop below every call counts
-        rows_19 = space.columns[:, :made].view(19, rows, row)
+        rows_19 = space.columns[:, :filled].view(19, rows, row)
         inside = rows_19[:18].view(2, 3, 3, rows, row)[..., REACH:]
         taps, sums = space.taps[:, :pixels], space.sums[:, carried:]
         tap, plane = space.taps.stride(0), space.sums.stride(0)
         shifted_5x5n = space.taps.as_strided((5, 5, pixels), (5 * tap, tap + 1, 1))
         shifted_5n = space.sums.as_strided((5, pixels), (plane + row, 1))
-        done = space.image[:made].view(rows, row)[:, :width]
-        earlier, later = space.sums[:, :carried], space.sums[:, made : made + carried]
+        done = space.image[:filled].view(rows, row)[:, :width]
+        earlier, later = space.sums[:, :carried], space.sums[:, filled : filled + carried]
         rows_19[18, :, REACH:] = 1
         earlier.zero_()
         for top in range(begin, stop + REACH, rows):

@@ -12,7 +12,7 @@ import torch
 
 
 def processors() -> int:
-    """Those this process may run on."""
+    """Return how many processors this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

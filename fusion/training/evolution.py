@@ -37,7 +37,7 @@ class Label:
 
 @dataclass(frozen=True, eq=False)
 class LabelledSample(Sample):
-    """A pair with what a network shall make of it: uint8 luma (H, W)."""
+    """A pair with its label, the image that the network learns to make of it: uint8 luma (H, W)."""
 
     label: np.ndarray | None = None
 
