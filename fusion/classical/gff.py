@@ -63,7 +63,7 @@ def mix(first: np.ndarray, second: np.ndarray, base: np.ndarray, detail: np.ndar
 
 
 def weights(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first image's weights in base and detail; the second's are the rest to 1."""
+    """Return the first image's weights in base and detail, (H, W) as both images; the second's are the rest to 1."""
     chosen = apply_in_strips(lambda first, second: first > second + NOISE, saliency_map(first), saliency_map(second))
     box = Box(first.shape, 1)
     base, detail = (

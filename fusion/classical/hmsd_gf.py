@@ -80,7 +80,10 @@ def _add_finest(
 
 
 def decompose(image: np.ndarray, box: Box) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
-    """Return (base, textures, edges), finest level first; base + all textures + all edges is the image."""
+    """Return (base, textures, edges) of an image, all (H, W), finest level first.
+
+    The base + all textures + all edges is the image.
+    """
     blurred = kept = image
     textures, edges = [], []
     for level in range(LEVELS):

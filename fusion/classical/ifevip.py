@@ -54,7 +54,7 @@ def _fuse(visible: np.ndarray, infrared: np.ndarray, dark: np.ndarray) -> np.nda
 
 
 def entropy(levels: np.ndarray) -> float:
-    """In bits, of the 256 grey levels."""
+    """Return the entropy of the 256 grey levels, in bits; `levels` is uint8 of any shape."""
     share = np.bincount(levels.ravel(), minlength=256) / levels.size
     share = share[share > 0]
     return float(-(share * np.log2(share)).sum())
@@ -67,7 +67,10 @@ def background(levels: np.ndarray) -> np.ndarray:
 
 
 def bezier_surface(square: np.ndarray) -> np.ndarray:
-    """Quadtree blocks of equal grey, filled with Bezier surfaces through samples of the eroded image."""
+    """Return the background of an image, uint8 (512, 512): float64 (512, 512) in grey levels.
+
+    Quadtree blocks of equal grey are filled with Bezier surfaces through samples of the eroded image.
+    """
     # 32 x 32 around a pixel reaches from 15 before it to 16 after it
     low = cv2.erode(square, np.ones((BLOCK, BLOCK), np.uint8), anchor=(BLOCK // 2 - 1, BLOCK // 2 - 1))
     low = np.pad(low.astype(np.float64), (0, 1), mode="edge")
@@ -82,7 +85,10 @@ def bezier_surface(square: np.ndarray) -> np.ndarray:
 
 
 def quadtree(square: np.ndarray, top: int = 0, left: int = 0, size: int = SIDE) -> list[tuple[int, int, int]]:
-    """(size, top, left) of the largest blocks in which max - min <= RANGE, or of the smallest size."""
+    """Return (size, top, left) of the largest blocks in which max - min <= RANGE, or of the smallest size.
+
+    `square` is uint8 (512, 512); only the block of `size` at `top`, `left` is divided.
+    """
     block = square[top : top + size, left : left + size]
     if size == BLOCK or int(block.max()) - int(block.min()) <= RANGE:
         return [(size, top, left)]
@@ -93,7 +99,7 @@ def quadtree(square: np.ndarray, top: int = 0, left: int = 0, size: int = SIDE) 
 
 
 def resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Both axes, the one that shrinks more first."""
+    """Return an image (H, W) in another `shape`, the axis that shrinks more first; uint8 stays uint8."""
     axes = sorted((0, 1), key=lambda axis: shape[axis] / image.shape[axis])
     for axis in axes:
         image = _resize(image, shape[axis], axis)
@@ -101,7 +107,10 @@ def resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _resize(image: np.ndarray, length: int, axis: int) -> np.ndarray:
-    """Bicubic (a = -1/2) along one axis, mirrored borders, wider kernel when shrinking; 8-bit stays 8-bit."""
+    """Resize an image (H, W) by a bicubic (a = -1/2) along one axis.
+
+    Borders are mirrored; the kernel is wider when shrinking; 8-bit stays 8-bit.
+    """
     before = image.shape[axis]
     scale = length / before
     stretch = max(1, 1 / scale)

@@ -43,7 +43,7 @@ def reduce(image: np.ndarray) -> np.ndarray:
 
 
 def expand(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the image with zeros between its pixels, under 4 w, cut to `shape`."""
+    """Return an image (h, w) with zeros between its pixels, under 4 w, cut to `shape` (H, W)."""
     rows = _double(image)
     return np.ascontiguousarray(_double(rows.T).T[: shape[0], : shape[1]])
 

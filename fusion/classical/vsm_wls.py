@@ -87,7 +87,7 @@ def rolling_guidance(image: np.ndarray, sigma: int, box: Box) -> np.ndarray:
 
 
 def add_detail(fused: np.ndarray, first: np.ndarray, second: np.ndarray, memory: list[np.ndarray]) -> None:
-    """Add the least-squares detail of one level to `fused`."""
+    """Add the least-squares detail of one level to `fused` in place; all arrays (H, W)."""
     share = gaussian(second_is_stronger(first, second), 13, 2, SYMMETRIC, out=memory[0])
     mean = cv2.blur(second, (7, 7), dst=memory[1], borderType=REPLICATE)
 

@@ -34,5 +34,5 @@ def variances(t: Triplet) -> Tensor:
 
 
 def ratio(product: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Pearson's r from sums of products; NaN where one of the two is constant."""
+    """Return Pearson's r from sums of products, all of one shape; NaN where one of the two is constant."""
     return (product / (first * second).sqrt()).masked_fill((first == 0) | (second == 0), torch.nan)

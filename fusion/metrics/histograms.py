@@ -16,12 +16,12 @@ LEVELS = 256
 
 
 def levels(t: Triplet) -> Tensor:
-    """8-bit levels, B T H W uint8: rounded, clamped to 0..255 (of a NaN, any: `score` answers NaN then)."""
+    """Return 8-bit levels, B T H W uint8: rounded, clamped to 0..255 (of a NaN, any: `score` answers NaN then)."""
     return t.image_BTHW.round().clamp_(0, LEVELS - 1).to(torch.uint8)
 
 
 def counts(index_BKHW: Tensor, bins: int) -> Tensor:
-    """Pixels in each bin, B K N int64, of an index in 0..bins-1."""
+    """Count the pixels in each bin, B K N int64, of an index in 0..bins-1."""
     batch, planes = index_BKHW.shape[:2]
     if index_BKHW.device.type == "cpu":
         rows = [plane.flatten().bincount(minlength=bins) for plane in index_BKHW.flatten(0, 1)]
@@ -49,7 +49,7 @@ def entropy(share: Tensor) -> Tensor:
 
 
 def entropies(t: Triplet) -> Tensor:
-    """H of visible, infrared and fused, B T, in bits."""
+    """Return H of visible, infrared and fused, B T, in bits."""
     return entropy(t.get(shares))
 
 

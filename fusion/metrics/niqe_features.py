@@ -81,7 +81,7 @@ def halve(image_BKHW: Tensor) -> Tensor:
 
 
 def fit_aggd(samples: Tensor) -> Aggd:
-    """Moment fit of an asymmetric generalised Gaussian to the last dimension.
+    """Fit by moments an asymmetric generalised Gaussian to the last dimension.
 
     With l, r the root mean squares of the samples below and above 0 and c = l / r, the shape a solves
     G(2/a)^2 / (G(1/a) G(3/a)) = mean(|x|)^2 / mean(x^2) * (c^3 + 1)(c + 1) / (c^2 + 1)^2,  G the gamma function,
@@ -114,7 +114,7 @@ def _grid(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _blocks(map_B1HW: Tensor, size: int) -> Tensor:
-    """B 1 H W -> B N size size."""
+    """Return the whole blocks of B 1 H W as B N size size."""
     batch, _, height, width = map_B1HW.shape
     grid = map_B1HW.view(batch, height // size, size, width // size, size)
     return grid.transpose(2, 3).flatten(1, 2)

@@ -23,7 +23,7 @@ def saturated(t: Triplet) -> Tensor:
 
 
 def round_half_away(image: Tensor) -> Tensor:
-    """As MATLAB rounds."""
+    """Round halves away from zero, as MATLAB does; any shape."""
     return image.abs().add(0.5).floor() * image.sign()
 
 

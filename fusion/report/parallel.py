@@ -97,7 +97,7 @@ def scale_of(values: pd.Series, log: bool) -> Scale:
 
 
 def numeric(values: np.ndarray, log: bool) -> Scale:
-    """Between the smallest and the largest value; up to eight different ones are all written."""
+    """Scale values (N) between the smallest and the largest; up to eight different ones are all written."""
     there = np.unique(values[np.isfinite(values)])
     log = log and len(there) > 0 and there[0] > 0
     if not len(there):
