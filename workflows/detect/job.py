@@ -13,27 +13,56 @@ OUT/detect.json is written last.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
+from detection.faster_rcnn.recipes import DetectorRecipe
 from detection.load import find_detector, load_detector
 from fusion import storage
 from fusion.data.class_names import parse_aliases
 from fusion.errors import UserError
 from workflows.cluster.connect import connect
 from workflows.console import log_progress
-from workflows.detect.evaluate import score
-from workflows.detect.labels import SOURCES, class_list, look_at, training_rows
-from workflows.detect.options import Args, size_of
-from workflows.detect.results import (
-    write,
+from workflows.detect.evaluate import detect_all
+from workflows.detect.labels import (
+    SOURCES,
+    LabelledPairs,
+    TrainingData,
+    choose_classes,
+    choose_training_images,
+    validate_pairs,
 )
+from workflows.detect.options import Args, size_of
+from workflows.detect.results import Evaluation, write_results
+from workflows.detect.train import train
 from workflows.inputs import parse_named_dirs
 from workflows.outputs import require_own_output
 
 
 def run(args: Args, command: list[str]) -> None:
-    from workflows.detect import train as detector_training
+    """Train a detector where none is given, run it on every method's images, and write the results."""
+    methods = check_options(args)
+    class_aliases = parse_aliases(args.class_aliases)
+    require_own_output(args.out, "splits.csv" if args.pairs else "table.csv", "detections")
+    connect()
+    pairs = validate_pairs(args, class_aliases)
+    classes = choose_classes(args, pairs, class_aliases)
+    log_progress(f"classes: {', '.join(classes)}")
+    if args.weights is None:
+        weights = train_detector(args, command, pairs, methods, classes, class_aliases)
+    else:
+        weights = find_detector(args.weights)
+        detector = load_detector(weights, classes, class_aliases, size_of(args) or None, "cpu")  # a bad one fails here
+        if detector.image_size is not None:
+            log_progress(f"YOLO looks at images at {detector.image_size} pixels")
+    storage.remove(storage.join(args.out, "detect.json"))  # from here to the end the folder is not complete
+    detections, problems = detect_all(args, pairs.refs, methods, weights, classes, class_aliases)
+    evaluation = Evaluation(weights, classes, methods, detections, [*pairs.problems, *problems])
+    write_results(args, command, evaluation)
 
+
+def check_options(args: Args) -> dict[str, str]:
+    """Return the folders of fused images by method. UserError: options that do not go together."""
     methods = parse_named_dirs(args.fused) if args.fused else {}
     clash = sorted(set(methods) & set(SOURCES))
     if clash:
@@ -42,30 +71,23 @@ def run(args: Args, command: list[str]) -> None:
         raise UserError("give --pairs, the labelled pairs (or --corpus and --weights, to score without training).")
     if args.split not in ("train", "val", "test", "all"):
         raise UserError(f"--split is {args.split!r}; it must be one of train, val, test, all")
-    same = parse_aliases(args.class_aliases)
-    require_own_output(args.out, "splits.csv" if args.pairs else "table.csv", "detections")
-    connect()
-    refs, problems, pairs = look_at(args, same)
-    refs = [ref for ref in refs if ref.key in pairs]  # the others are among the problems
-    classes = class_list(args, pairs, same)
-    log_progress(f"classes: {', '.join(classes)}")
-    if args.weights is None:
-        if hasattr(args.recipe.model, "classes"):
-            args = replace(args, recipe=replace(args.recipe, model=replace(args.recipe.model, classes=classes)))
-        rows = training_rows(args, refs, methods)
-        if args.corpus is None and args.split != "test":
-            log_progress(
-                f"--split {args.split}: the detector has seen some of what is scored, so its numbers are too good"
-            )
-        task = {"rows": rows, "classes": classes, "same": same}
-        weights = detector_training.train(
-            storage.join(args.out, "training"), args.recipe, task, args.start, ["detect", *command], args.workers
-        )
-    else:
-        weights = find_detector(args.weights)
-        detector = load_detector(weights, classes, same, size_of(args) or None, "cpu")  # a bad one fails here, once
-        if detector.image_size is not None:
-            log_progress(f"YOLO looks at images at {detector.image_size} pixels")
-    storage.remove(storage.join(args.out, "detect.json"))  # from here to the end the folder is not complete
-    found, more = score(args, refs, methods, weights, classes, same)
-    write(args, command, weights, classes, methods, found, problems + more)
+    return methods
+
+
+def train_detector(
+    args: Args,
+    command: list[str],
+    pairs: LabelledPairs,
+    methods: Mapping[str, str],
+    classes: tuple[str, ...],
+    class_aliases: dict[str, str],
+) -> str:
+    """Train the detector on the training pairs; return its folder."""
+    recipe = args.recipe
+    if isinstance(recipe, DetectorRecipe):
+        recipe = replace(recipe, model=replace(recipe.model, classes=classes))
+    data = TrainingData(choose_training_images(args, pairs.refs, methods), classes, class_aliases)
+    if args.corpus is None and args.split != "test":
+        log_progress(f"--split {args.split}: the detector has seen some of what is scored, so its numbers are too good")
+    out = storage.join(args.out, "training")
+    return train(out, recipe, data, args.start, ["detect", *command], args.workers)

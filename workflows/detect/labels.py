@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from detection.yolo.config import YoloConfig
 from fusion import storage
-from fusion.data.class_names import standard_name
+from fusion.config import fingerprint, to_dict
+from fusion.data.class_names import class_list, standard_name
 from fusion.data.corpus import open_corpus, read_shard
-from fusion.data.finding import Rejected
+from fusion.data.finding import PairRef, Rejected
 from fusion.data.pairs import BadPair, find_pairs, read_pair
 from fusion.data.splits import FILE, assign_splits, read_frozen_splits
 from fusion.errors import UserError
 from workflows.cluster.parallel import in_parallel
 from workflows.console import log_progress
-from workflows.inputs import pair_units
+from workflows.inputs import Problem, pair_units
 from workflows.splits import split_pairs
 
 if TYPE_CHECKING:
@@ -27,39 +29,76 @@ if TYPE_CHECKING:
 SOURCES = ("visible", "infrared")
 
 
-def look_at(args: Args, same: dict) -> tuple[list, list[dict], dict[str, dict]]:
-    """The pairs with their splits; what is wrong with them, by file and line; class counts and split by key."""
+@dataclass(frozen=True)
+class LabelledPairs:
+    """Pairs that can be used, with their splits.
 
+    refs        the pairs
+    boxes       key -> class -> number of boxes
+    problems    what is wrong with these and others, by file and line
+    """
+
+    refs: tuple[PairRef, ...] = ()
+    boxes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+
+    def count_boxes(self, *splits: str) -> Counter[str]:
+        """Count the boxes of each class in the pairs of these splits, or of all where "all" is one of them."""
+        counts: Counter[str] = Counter()
+        for ref in self.refs:
+            if ref.split in splits or "all" in splits:
+                counts.update(self.boxes[ref.key])
+        return counts
+
+
+@dataclass(frozen=True)
+class LabelTask:
+    """A few pairs whose labels are read together, and the names of their classes."""
+
+    refs: tuple[PairRef, ...]
+    class_aliases: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class PairLabels:
+    """The labels of a pair: class -> number of boxes, and what is wrong with them. boxes None: it cannot be read."""
+
+    key: str
+    boxes: Mapping[str, int] | None
+    problems: tuple[str, ...]
+
+
+def validate_pairs(args: Args, class_aliases: Mapping[str, str]) -> LabelledPairs:
+    """Read all pairs and split them. UserError: too many cannot be used, or OUT has other splits."""
     if args.pairs is None:
-        return [], [], {}
+        return LabelledPairs()
     found = find_pairs(args.pairs)
     check_splits(args, found.refs)
     refs = split_pairs(found.refs, args.pairs, args, args.out)
     rejected = list(found.rejected)
-    problems: list[dict] = []
-    good: dict[str, dict] = {}
-    rows = [{"refs": unit.refs, "same": same} for unit in pair_units(refs)]
-    split = {ref.key: ref.split for ref in refs}
+    problems = [Problem("", item.key, item.reason) for item in found.rejected]
+    boxes: dict[str, Mapping[str, int]] = {}
+    tasks = [LabelTask(unit.refs, class_aliases) for unit in pair_units(refs)]
     with tqdm(total=len(refs), unit="pair", desc="labels", mininterval=1) as bar:
-        for row in in_parallel(rows, census):
+        for labels in in_parallel(tasks, count_boxes):
             bar.update(1)
-            problems += [{"method": "", "image": row["key"], "problem": text} for text in row["problems"]]
-            if row["read"]:
-                good[row["key"]] = {"split": split[row["key"]], "boxes": row["boxes"]}
+            problems += [Problem("", labels.key, text) for text in labels.problems]
+            if labels.boxes is None:
+                rejected.append(Rejected(labels.key, labels.problems[0]))
             else:
-                rejected.append(Rejected(row["key"], row["problems"][0]))
-    if len(rejected) > args.max_rejected_fraction * (len(refs) + len(found.rejected)):
+                boxes[labels.key] = labels.boxes
+    total = len(refs) + len(found.rejected)
+    if len(rejected) > args.max_rejected_fraction * total:
         raise UserError(
-            f"{len(rejected)} of {len(refs) + len(found.rejected)} pairs cannot be used, more than "
+            f"{len(rejected)} of {total} pairs cannot be used, more than "
             f"--max-rejected-fraction {args.max_rejected_fraction:g}. {rejected[0].key}: {rejected[0].reason}"
         )
-    problems += [{"method": "", "image": item.key, "problem": item.reason} for item in found.rejected]
-    return refs, sorted(problems, key=lambda item: (item["image"], item["problem"])), good
+    problems.sort(key=lambda problem: (problem.image, problem.problem))
+    return LabelledPairs(tuple(ref for ref in refs if ref.key in boxes), boxes, tuple(problems))
 
 
-def check_splits(args: Args, refs) -> None:
-    """UserError when OUT keeps other splits of these pairs than the options now ask for."""
-
+def check_splits(args: Args, refs: Sequence[PairRef]) -> None:
+    """Raise UserError when OUT keeps other splits of these pairs than the options now ask for."""
     path = storage.join(args.out, FILE)
     if not storage.exists(path):
         return
@@ -77,77 +116,92 @@ def check_splits(args: Args, refs) -> None:
         )
 
 
-def census(row: dict) -> list[dict]:
-    """The boxes of a few pairs by class, in a Ray task."""
-
+def count_boxes(task: LabelTask) -> list[PairLabels]:
+    """Count the boxes of a few pairs by class, in a Ray task."""
     results = []
-    for ref in row["refs"]:
+    for ref in task.refs:
         try:
             pair = read_pair(ref)
         except BadPair as error:
-            where = f"{ref.labels}: " if str(error).startswith("labels") else ""
-            results.append({"key": ref.key, "read": False, "problems": [f"{where}{error}"], "boxes": {}})
+            file = f"{ref.labels}: " if str(error).startswith("labels") else ""
+            results.append(PairLabels(ref.key, None, (f"{file}{error}",)))
             continue
-        counts = Counter(standard_name(name, row["same"]) for name in pair.classes)
-        problems = [f"{ref.labels}: {warning}" for warning in pair.label_warnings]
-        results.append({"key": pair.key, "read": True, "problems": problems, "boxes": dict(counts)})
+        boxes = Counter(standard_name(name, task.class_aliases) for name in pair.classes)
+        problems = tuple(f"{ref.labels}: {warning}" for warning in pair.label_warnings)
+        results.append(PairLabels(pair.key, dict(boxes), problems))
     return results
 
 
-def class_list(args: Args, pairs: dict[str, dict], same: dict) -> tuple[str, ...]:
-    """The classes to detect. UserError: none, or one without boxes to learn from or to find."""
-    from fusion.data.class_names import class_list, standard_name
-
-    counts = {"train": Counter(), "scored": Counter()}
-    for pair in pairs.values():
-        if pair["split"] in ("train", "val"):
-            counts["train"].update(pair["boxes"])
-        if args.split in ("all", pair["split"]):
-            counts["scored"].update(pair["boxes"])
-    wanted = tuple(dict.fromkeys(standard_name(name, same) for name in args.classes.split(",") if name.strip()))
-    classes = wanted or class_list(counts["train"] or counts["scored"], same)
+def choose_classes(args: Args, pairs: LabelledPairs, class_aliases: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the classes to detect. UserError: none, or one without boxes to learn from."""
+    train, scored = pairs.count_boxes("train", "val"), pairs.count_boxes(args.split)
+    asked = (standard_name(name, class_aliases) for name in args.classes.split(",") if name.strip())
+    classes = tuple(dict.fromkeys(asked)) or class_list(train or scored, class_aliases)
     if not classes:
         if args.weights is not None and args.pairs is None:
             raise UserError("give --classes, the classes to score: there are no labelled pairs to take them from.")
         raise UserError(f"{args.pairs} has no labelled box. Give pairs with labels (YOLO txt or VOC xml).")
     if args.weights is None:
-        empty = [name for name in classes if not counts["train"][name]]
+        empty = [name for name in classes if not train[name]]
         if empty:
-            known = ", ".join(f"{name} {count}" for name, count in sorted(counts["train"].items()))
+            known = ", ".join(f"{name} {count}" for name, count in sorted(train.items()))
             raise UserError(f"class {empty[0]!r} has no box in the training pairs ({known}). Change --classes.")
     if args.corpus is None:
         for name in classes:
-            if not counts["scored"][name]:
+            if not scored[name]:
                 log_progress(f"class {name!r} has no box in what is scored: it has no AP, and is no part of the mean")
     return classes
 
 
-def training_rows(args: Args, refs: list, methods: dict[str, str]) -> list[dict]:
-    """One row for every image to train or validate on."""
+@dataclass(frozen=True)
+class TrainingImage:
+    """An image to train or validate on: which pair, and "visible", "infrared" or a folder of fused images."""
 
+    key: str
+    split: str
+    ref: PairRef
+    image: str
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Images to train and validate on, the classes to detect, and other names of these."""
+
+    images: tuple[TrainingImage, ...]
+    classes: tuple[str, ...]
+    class_aliases: dict[str, str]
+
+    def fingerprint(self) -> str:
+        """Return what is the same for the same data, also as revision 103a0ad wrote it into settings.json."""
+        rows = [to_dict(image) for image in self.images]
+        return fingerprint({"rows": rows, "classes": list(self.classes), "same": self.class_aliases})
+
+
+def choose_training_images(
+    args: Args, refs: Sequence[PairRef], methods: Mapping[str, str]
+) -> tuple[TrainingImage, ...]:
+    """Return the images to train or validate on. UserError: unknown names in --train-on, or no pair is left."""
     names = [name.strip() for name in args.train_on.split("+") if name.strip()]
     unknown = [name for name in names if name not in (*SOURCES, *methods)]
     if unknown or not names:
         known = ", ".join((*SOURCES, *methods))
         raise UserError(f"--train-on {args.train_on!r}: {unknown[0] if unknown else 'nothing'} is none of {known}.")
     scored: set[str] = set()
-    if args.corpus is not None:  # its test pairs must not be learnt from
+    if args.corpus is not None:  # its test pairs must not be in the training set
         for path in open_corpus(args.corpus).paths(args.split if args.split != "all" else None):
             scored.update(read_shard(path, ["key"])["key"].to_pylist())
         if not scored & {ref.key for ref in refs}:
-            log_progress("no image of the corpus is one of the pairs by its name: see that none of them is learnt from")
-    rows = [
-        {
-            "key": f"{ref.key}-{name}",
-            "split": ref.split,
-            "ref": asdict(ref),
-            "image": name if name in SOURCES else storage.absolute(methods[name]),
-        }
+            log_progress(
+                "warning: no corpus image matches a training pair by name; make sure the test images are not in the "
+                "training set"
+            )
+    images = tuple(
+        TrainingImage(f"{ref.key}-{name}", ref.split, ref, name if name in SOURCES else storage.absolute(methods[name]))
         for ref in refs
         for name in names
         if ref.split in ("train", "val") and ref.key not in scored
-    ]
+    )
     for split in ("train", "val") if isinstance(args.recipe, YoloConfig) else ("train",):
-        if not any(row["split"] == split for row in rows):
+        if not any(image.split == split for image in images):
             raise UserError(f"no pair is left for {split!r}: give more labelled pairs, or another --val-fraction.")
-    return rows
+    return images

@@ -17,22 +17,22 @@ from typing import Any
 import torch
 
 from detection.boxes import truth
-from detection.faster_rcnn.model import DETECTORS
 from detection.faster_rcnn.recipes import DetectorRecipe
-from detection.faster_rcnn.train import DetectorEngine, batches
-from detection.load import FOLDER, download_weights, find_detector
+from detection.faster_rcnn.train import DetectorEngine, Example, batches
+from detection.load import FOLDER, download_weights, find_detector, load_faster_rcnn
 from detection.yolo.config import YoloConfig
-from detection.yolo.data import write_dataset
+from detection.yolo.data import LabelledImage, write_dataset
 from detection.yolo.train import train as train_yolo
 from fusion import checkpoint, storage
-from fusion.config import fingerprint, from_dict, to_dict
-from fusion.data.finding import PairRef
+from fusion.config import fingerprint, to_dict
 from fusion.data.pairs import BadPair, read_pair
 from fusion.errors import UserError
 from fusion.legacy import upgrade_history
 from fusion.training.engine import Engine, Numbers
+from workflows.cache import ImageCache
 from workflows.cluster.connect import connect
 from workflows.console import log_progress
+from workflows.detect.labels import TrainingData
 from workflows.detect.options import Recipe, name_of
 from workflows.inputs import item_of_pair, read_fused_image
 from workflows.outputs import claim_output, write_json
@@ -44,58 +44,55 @@ from workflows.train.epochs import EpochReport, History, resume, run_epochs
 from workflows.train.tracking.callbacks import logger_callbacks
 from workflows.train.trainer import prepare_model
 
-MEMORY = 2**31  # bytes of decoded images a worker keeps
-
 
 class Examples:
-    """Labelled images by place in a list; each is read once and kept while there is room.
+    """The images of a TrainingData by their indices, with their boxes; those that fit into memory are read once."""
 
-    A row says which pair, which split, and which of its images: "visible", "infrared", or a folder of fused ones.
-    """
+    def __init__(self, data: TrainingData) -> None:
+        self.data = data
+        self._cache = ImageCache(self.read, lambda example: example.image.nbytes)
 
-    def __init__(self, rows: Sequence[dict], classes: Sequence[str], same: dict[str, str]) -> None:
-        self.rows, self.classes, self.same = rows, classes, same
-        self.kept: dict[int, Any] = {}
-        self.bytes = 0
+    def __getitem__(self, index: int) -> Example:
+        return self._cache[index]
 
-    def __len__(self) -> int:
-        return len(self.rows)
+    def indices(self, split: str) -> list[int]:
+        """Return the indices of the images of a split."""
+        return [index for index, image in enumerate(self.data.images) if image.split == split]
 
-    def __call__(self, place: int):
-        if place not in self.kept:
-            example = self.read(self.rows[place])
-            if self.bytes + example[1].nbytes > MEMORY:
-                return example
-            self.kept[place] = example
-            self.bytes += example[1].nbytes
-        return self.kept[place]
-
-    def read(self, row: dict):
-
+    def read(self, index: int) -> Example:
+        """Read an image and its boxes. UserError: it cannot be read, or the fused image has another size."""
+        chosen = self.data.images[index]
         try:
-            pair = read_pair(from_dict(PairRef, row["ref"]))
+            pair = read_pair(chosen.ref)
         except BadPair as error:
-            raise UserError(f"{row['ref']['visible']}: {error}") from error
-        known = {"visible": pair.visible, "infrared": pair.infrared}
-        image = known[row["image"]] if row["image"] in known else read_fused_image(row["image"], item_of_pair(pair))
+            raise UserError(f"{chosen.ref.visible}: {error}") from error
+        sources = {"visible": pair.visible, "infrared": pair.infrared}
+        if chosen.image in sources:
+            image = sources[chosen.image]
+        else:
+            image = read_fused_image(chosen.image, item_of_pair(pair))
         height, width = pair.infrared.shape
         if image.shape[:2] != (height, width):
-            raise UserError(f"{row['image']}: the fused image of {pair.key} has another size than the pair")
-        return row["key"], image, truth(pair.boxes, pair.classes, self.classes, height, width, self.same)
+            raise UserError(f"{chosen.image}: the fused image of {pair.key} has another size than the pair")
+        boxes = truth(pair.boxes, pair.classes, self.data.classes, height, width, self.data.class_aliases)
+        return Example(chosen.key, image, boxes)
 
 
-def train(out: str, recipe: Recipe, task: dict, start: str | None, command: list[str], workers: int = 0) -> str:
-    """Train, or go on; returns where the finished detector is. `task`: rows of `Examples`, their classes, `same`.
+def train(out: str, recipe: Recipe, data: TrainingData, start: str | None, command: list[str], workers: int = 0) -> str:
+    """Train a detector, or continue its training; return the folder of the finished detector.
 
-    UserError: `start` is no detector of these classes, or there are fewer images than a batch has.
+    UserError: `start` is not a detector of these classes, or there are fewer images than a batch has.
     """
-
-    images = sum(row["split"] == "train" for row in task["rows"])
+    images = sum(image.split == "train" for image in data.images)
     if isinstance(recipe, DetectorRecipe) and images < recipe.batch_size:
         raise UserError(f"{images} images to learn from are less than a batch of {recipe.batch_size}. Lower it.")
     start = start and storage.absolute(start)  # workers may run in another folder
-    settings = {"recipe": to_dict(recipe) | {"name": name_of(recipe)}, "classes": list(task["classes"])}
-    settings |= {"examples": fingerprint(task), "init_checkpoint": start and fingerprint(start)}
+    settings: dict[str, Any] = {
+        "recipe": to_dict(recipe) | {"name": name_of(recipe)},
+        "classes": list(data.classes),
+        "examples": data.fingerprint(),
+        "init_checkpoint": start and fingerprint(start),
+    }
     claim_output(out, "settings.json", settings, "detector")
     model = storage.join(out, FOLDER)
     if storage.exists(storage.join(out, "run.json")):
@@ -103,7 +100,7 @@ def train(out: str, recipe: Recipe, task: dict, start: str | None, command: list
         return model
     if start is not None:
         start = find_detector(start)
-        check_start(recipe, start, task["classes"])
+        check_start(recipe, start, data.classes)
     connect()
     batch = 1 if isinstance(recipe, YoloConfig) else recipe.batch_size  # YOLO's is not shared
     workers = trainer.batch_norm_workers(batch, 0 if isinstance(recipe, YoloConfig) else workers)
@@ -112,7 +109,7 @@ def train(out: str, recipe: Recipe, task: dict, start: str | None, command: list
     job = trainer.TrainJob(
         out=out,
         loop=train_loop,
-        settings=DetectorSettings(recipe, tuple(task["rows"]), tuple(task["classes"]), task["same"], start),
+        settings=DetectorSettings(recipe, data, start),
         workers=workers,
         batch_size=batch,
         worker_cpus=trainer.cpus_per_worker,
@@ -120,8 +117,7 @@ def train(out: str, recipe: Recipe, task: dict, start: str | None, command: list
     )
     saved = trainer.fit(job)
     with saved.as_directory() as folder:
-        found = Path(folder) / FOLDER
-        for path in sorted(found.iterdir()):  # state.json, which makes a checkpoint one, comes last
+        for path in sorted((Path(folder) / FOLDER).iterdir()):  # state.json, which makes a checkpoint one, comes last
             storage.write_bytes(storage.join(model, path.name), path.read_bytes())
         history = json.loads((Path(folder) / "history.json").read_text())
     about = {"provenance": provenance(command), "settings": settings, "workers": workers, "history": history}
@@ -131,13 +127,15 @@ def train(out: str, recipe: Recipe, task: dict, start: str | None, command: list
 
 
 def check_start(recipe: Recipe, start: str, classes: Sequence[str]) -> None:
-    """UserError where a training cannot start from there: by now, and not in every worker. YOLO takes any classes."""
+    """Raise UserError where a training cannot start from there: now, and not in every worker.
 
+    YOLO takes a detector of any classes.
+    """
     if isinstance(recipe, YoloConfig):
         with tempfile.TemporaryDirectory() as folder:
             download_weights(start, Path(folder))
         return
-    known = checkpoint.load(checkpoint.fetch(start), models=DETECTORS).model.config.classes
+    known = load_faster_rcnn(start).config.classes
     if tuple(known) != tuple(classes):
         raise UserError(
             f"{start} knows the classes {', '.join(known)}, in this order; here they are {', '.join(classes)}. "
@@ -147,18 +145,16 @@ def check_start(recipe: Recipe, start: str, classes: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class DetectorSettings:
-    """What a worker needs: rows of `Examples`, their classes and other names of these, a detector to start from."""
+    """What a worker needs. start: a detector to start from."""
 
     recipe: DetectorRecipe | YoloConfig
-    rows: tuple[dict[str, Any], ...]
-    classes: tuple[str, ...]
-    same: dict[str, str]
+    data: TrainingData
     start: str | None = None
 
 
 def train_loop(settings: DetectorSettings, worker: WorkerConfig) -> str | None:
     """Train a detector in a worker of Ray Train. Returns why it ended early, if it did."""
-    examples = Examples(settings.rows, settings.classes, settings.same)
+    examples = Examples(settings.data)
     if isinstance(settings.recipe, YoloConfig):
         yolo_loop(settings.recipe, settings.start, examples)
         return None
@@ -185,10 +181,10 @@ def faster_rcnn_loop(recipe: DetectorRecipe, start: str | None, examples: Exampl
 
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
-    train_places = [place for place, row in enumerate(examples.rows) if row["split"] == "train"]
+    train_indices = examples.indices("train")
     engine = DetectorEngine(
         recipe,
-        len(train_places) // recipe.batch_size,
+        len(train_indices) // recipe.batch_size,
         ray.train.torch.get_device(),
         rank,
         wrap=prepare_model,
@@ -212,7 +208,7 @@ def faster_rcnn_loop(recipe: DetectorRecipe, start: str | None, examples: Exampl
             print(note, flush=True)
 
     def make_batches(epoch: int) -> Iterable[Any]:
-        return batches(train_places, examples, recipe, epoch, rank, size)
+        return batches(train_indices, examples.__getitem__, recipe, epoch, rank, size)
 
     return run_epochs(engine, history, make_batches, dict, worker, report)
 
@@ -225,16 +221,15 @@ def yolo_loop(recipe: YoloConfig, start: str | None, examples: Examples) -> None
 
     def report(numbers: dict[str, Any]) -> None:
         folder = Path(numbers.pop("checkpoint"))
-        numbers = {named(key): value for key, value in numbers.items()}
+        numbers = {history_key(key): value for key, value in numbers.items()}
         history.append(numbers)
         (folder / "history.json").write_text(json.dumps(history))
         print(format_epoch(recipe, numbers, numbers["epochs"]), flush=True)
         ray.train.report(numbers, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
-    def rows() -> Iterator:
-        for row in examples.rows:
-            key, image, truth = examples.read(row)
-            yield row["split"], key, image, truth
+    def labelled_images() -> Iterator[LabelledImage]:
+        for index, image in enumerate(examples.data.images):
+            yield LabelledImage(image.split, *examples.read(index))
 
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
@@ -243,27 +238,24 @@ def yolo_loop(recipe: YoloConfig, start: str | None, examples: Examples) -> None
         if saved is not None:
             resume = home / "resume"
             saved.to_directory(resume)
-            if (resume / FOLDER).exists():  # it was trained to the end, and killed before the result was taken away
+            if (resume / FOLDER).exists():  # it was trained to the end, and killed before the result was copied
                 return
             history += upgrade_history(json.loads((resume / "history.json").read_text()))
-        data = write_dataset(home / "data", rows(), examples.classes)
+        data = write_dataset(home / "data", labelled_images(), examples.data.classes)
         device = "0" if torch.cuda.is_available() else "cpu"
-        if start is not None:
-            recipe_from_start = replace(recipe, model=str(download_weights(start, home)))
-        else:
-            recipe_from_start = recipe
-        done = train_yolo(data, recipe_from_start, home / "run", device=device, resume_from=resume, on_epoch=report)
-        for note in done.notes:
+        config = recipe if start is None else replace(recipe, model=str(download_weights(start, home)))
+        trained = train_yolo(data, config, home / "run", device=device, resume_from=resume, on_epoch=report)
+        for note in trained.notes:
             print(note, flush=True)
         final = home / "final"
         (final / FOLDER).mkdir(parents=True)
-        (final / FOLDER / "yolo.pt").write_bytes(done.weights.read_bytes())
+        (final / FOLDER / "yolo.pt").write_bytes(trained.weights.read_bytes())
         (final / "history.json").write_text(json.dumps(history))
         ray.train.report({"epoch": len(history)}, checkpoint=ray.train.Checkpoint.from_directory(final))
 
 
-def named(key: str) -> str:
-    """What YOLO reports, by the names that curves have."""
+def history_key(key: str) -> str:
+    """Return the name that a number reported by YOLO has in histories."""
     if key in ("epoch", "epochs", "seconds", "lr"):
         return key
     validation = key.startswith("val_") or key in ("precision", "recall", "map50", "map50_95")

@@ -25,6 +25,7 @@ from fusion.training.engine import Engine, Numbers, loss_terms
 from fusion.training.evolution import LabelledSample
 from fusion.training.losses import total
 from fusion.training.recipes import Recipe
+from workflows.cache import ImageCache
 from workflows.cluster.connect import connect
 from workflows.cluster.parallel import in_parallel
 from workflows.console import log_progress
@@ -40,30 +41,22 @@ from workflows.train.tracking.callbacks import logger_callbacks
 from workflows.train.trainer import prepare_model, steps_per_epoch
 from workflows.train.worker import format_epoch
 
-CACHE_BYTES = 2**31  # of decoded images, in each worker
-
 
 class LabelledDataset:
-    """Pairs with their labels as samples, read once and kept while they fit in memory."""
+    """Pairs with their labels as samples; those that fit into memory are read once."""
 
     def __init__(self, pairs: Sequence[LabelledPair]) -> None:
         self.pairs = pairs
-        self._cache: dict[int, LabelledSample] = {}
-        self._bytes = 0
+        self._cache = ImageCache(lambda index: read_sample(pairs[index]), image_bytes)
 
     def __iter__(self) -> Iterator[LabelledSample]:
         """Yield the samples in the order of the pairs."""
-        for index, pair in enumerate(self.pairs):
-            sample = self._cache.get(index)
-            if sample is None:
-                sample = read_sample(pair)
-                size = sum(
-                    image.nbytes for image in (sample.visible, sample.infrared, sample.label) if image is not None
-                )
-                if self._bytes + size <= CACHE_BYTES:
-                    self._cache[index] = sample
-                    self._bytes += size
-            yield sample
+        return (self._cache[index] for index in range(len(self.pairs)))
+
+
+def image_bytes(sample: LabelledSample) -> int:
+    """Return the bytes of a sample's images."""
+    return sum(image.nbytes for image in (sample.visible, sample.infrared, sample.label) if image is not None)
 
 
 def read_sample(labelled: LabelledPair) -> LabelledSample:

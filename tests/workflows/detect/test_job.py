@@ -194,12 +194,12 @@ def test_bad_labels_are_named_by_file_and_line(command, tmp_path):
     assert code == 2
     one_line(err, "1 of 8", "s02.txt: labels: line 2: class id 9", "3 names")
     from fusion.data.pairs import find_pairs
-    from workflows.detect.labels import census
+    from workflows.detect.labels import LabelTask, count_boxes
 
     (ref,) = (ref for ref in find_pairs(str(root)).refs if ref.key == "s01")
-    (found,) = census({"refs": [ref], "same": {}})
-    assert found["boxes"] == {"person": 1}
-    said = found["problems"]
+    (found,) = count_boxes(LabelTask((ref,), {}))
+    assert found.boxes == {"person": 1}
+    said = found.problems
     assert len(said) == 2 and "s01.txt: line 2" in said[0] and "s01.txt: line 3" in said[1]
 
 

@@ -10,10 +10,8 @@ from workflows.legacy import upgrade_detection_column
 from workflows.report.sections import detection_section
 
 COLUMNS = ("AP50 person", "mAP50", "mAP50-95")
-TABLE = ",".join(
-    ["method,degradation,level,images", *(f"{name},{name} low,{name} high" for name in COLUMNS)]
-    + ["boxes,detections,boxes person"]
-)
+ESTIMATES = ",".join(f"{name},{name} low,{name} high" for name in COLUMNS)
+TABLE = f"method,degradation,level,images,{ESTIMATES},boxes,detections,boxes person"
 ROWS = (
     "visible,all,all,3,0.5,0.4,0.6,0.5,0.4,0.6,0.25,0.2,0.3,7,9,7",
     "fused,all,all,3,0.7,0.6,0.8,0.7,0.6,0.8,,,,7,9,7",
