@@ -183,7 +183,7 @@ def faster_rcnn_loop(recipe: DetectorRecipe, start: str | None, examples: Exampl
     rank, size = context.get_world_rank(), context.get_world_size()
     train_indices = examples.indices("train")
     engine = DetectorEngine(
-        recipe,
+        recipe,  # type: ignore[arg-type]  # `Engine` declares a Recipe, of which a DetectorRecipe has what is read
         len(train_indices) // recipe.batch_size,
         ray.train.torch.get_device(),
         rank,
