@@ -1,7 +1,7 @@
 """What the project does not do with what others wrote: run it, follow it out of its folder, tell its secrets.
 
 The first part reads the source; the second tries. Hostile image folders have a file of their own,
-fusion/test_hostile.py, as pages of reports have in fusion/test_report.py.
+fusion/data/test_hostile.py, as pages of reports have in fusion/report/test_page.py.
 """
 
 import ast
@@ -155,7 +155,7 @@ def test_what_is_allowed_is_not_found():
     assert [faults(line) for line in lines] == [[]] * len(lines)
 
 
-@pytest.mark.parametrize("job", ["os", "../x", "watch", "inputs", "cluster.connect", "train.job"])
+@pytest.mark.parametrize("job", ["os", "../x", "console", "inputs", "cluster.connect", "train.job"])
 def test_only_jobs_are_imported_by_name(job, monkeypatch):
     """`duskfuse JOB` imports workflows.JOB, for the jobs of its table only."""
     imported = []

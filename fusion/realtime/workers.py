@@ -31,7 +31,7 @@ class Workers:
 
         # torch.set_num_threads is of the calling thread, but also what threads begin with that come after
         before = torch.get_num_threads()
-        self._pool = ThreadPoolExecutor(count, "fast")
+        self._pool = ThreadPoolExecutor(count, "realtime")
         waiting = [self._pool.submit(begin) for _ in range(count)]
         started.wait()
         for one in waiting:

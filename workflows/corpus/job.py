@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from tqdm import tqdm
 
@@ -17,7 +18,7 @@ from fusion import storage
 from fusion.config import fingerprint, to_dict
 from fusion.data.corpus import Manifest, checksum, open_corpus, write_manifest
 from fusion.data.corpus import verify as check
-from fusion.data.finding import Rejected
+from fusion.data.finding import PairList, Rejected
 from fusion.data.pairs import find_pairs
 from fusion.data.quotas import compare_with_quota
 from fusion.data.shards import CorpusConfig, ShardPlan, ShardRecord, build_shard, library_versions, plan_shards
@@ -85,31 +86,42 @@ def build_corpus(args: Args, command: list[str]) -> None:
         claim_output(args.out, "plan.json", plan, "corpus")  # another one may have claimed it in the same moment
         refs = split_pairs(found.refs, args.pairs, args, args.out)
         plans = plan_shards(refs, config)
-        records, rejected, seconds = build_all(plans, found, args, lease)
+        built = build_all(plans, found, args, lease)
         about = {
             "config": to_dict(config),
             "inputs": inputs,
             "provenance": provenance(["corpus", *command]),
-            "pairs": {"found": len(found.refs) + len(found.rejected), "used": sum(record.pairs for record in records)},
+            "pairs": {
+                "found": len(found.refs) + len(found.rejected),
+                "used": sum(record.pairs for record in built.records),
+            },
             "splits": {"file": FILE, "sha256": checksum(storage.read_bytes(storage.join(args.out, FILE)))},
-            "counts": count(records),
-            "boxes": sum(record.boxes for record in records),
-            "rejected": [asdict(item) for item in sorted(rejected, key=lambda item: (item.key, item.reason))],
-            "shards": [asdict(record.info) for record in records],
+            "counts": count_samples(built.records),
+            "boxes": sum(record.boxes for record in built.records),
+            "rejected": [asdict(item) for item in sorted(built.rejected, key=lambda item: (item.key, item.reason))],
+            "shards": [asdict(record.info) for record in built.records],
         }
-        manifest = finish(args, about)
-    summary(manifest.data, seconds)
+        manifest = write_visible_manifest(args.out, about)
+    print_summary(manifest, built.seconds)
     print(f"{args.out}: {manifest.rows()} samples in {len(manifest.shards())} shards, content {manifest.content[:12]}")
 
 
-def build_all(plans, found, args: Args, lease) -> tuple[list[ShardRecord], list[Rejected], float]:
-    """Build what is missing. The records of all shards in order, all rejected pairs, and the seconds it took."""
+@dataclass(frozen=True)
+class BuiltShards:
+    """The records of all shards in order, all rejected pairs, and the seconds that building took."""
 
+    records: list[ShardRecord]
+    rejected: list[Rejected]
+    seconds: float
+
+
+def build_all(plans: Sequence[ShardPlan], pairs: PairList, args: Args, lease: Lease) -> BuiltShards:
+    """Build the shards that are missing. UserError when too many pairs are rejected, or all."""
     connect()
-    total = len(found.refs) + len(found.rejected)
+    total = len(pairs.refs) + len(pairs.rejected)
     root = storage.absolute(args.out)  # tasks may run in another folder
     tasks = [ShardTask(plan, root) for plan in plans]
-    rejected = list(found.rejected)
+    rejected = list(pairs.rejected)
     records: list[ShardRecord] = []
     start = time.perf_counter()
     with tqdm(total=sum(plan.samples for plan in plans), unit="sample", desc="corpus", mininterval=1) as bar:
@@ -124,19 +136,17 @@ def build_all(plans, found, args: Args, lease) -> tuple[list[ShardRecord], list[
     if not sum(record.pairs for record in records):
         first = rejected[0].reason if rejected else "nothing was planned"
         raise UserError(f"no pair of {args.pairs} could be used; first reason: {first}")
-    return records, rejected, time.perf_counter() - start
+    return BuiltShards(records, rejected, time.perf_counter() - start)
 
 
-def finish(args: Args, data: dict):
-    """Look whether every shard can be seen from here, then write the manifest."""
+def write_visible_manifest(out: str, data: dict[str, Any]) -> Manifest:
+    """Write the manifest. UserError when a shard cannot be seen from here."""
+    require_visible(out, Manifest(out, data).missing(), "shards")
+    return write_manifest(out, data)
 
-    require_visible(args.out, Manifest(args.out, data).missing(), "shards")
-    return write_manifest(args.out, data)
 
-
-def finished(out: str, inputs: str):
-    """The manifest of a corpus that is all there, else None: the same command builds what is gone again."""
-
+def finished(out: str, inputs: str) -> Manifest | None:
+    """Return the manifest of a complete corpus, else None: the same command builds what is gone again."""
     try:
         manifest = open_corpus(out)
     except storage.StoreError:
@@ -146,32 +156,33 @@ def finished(out: str, inputs: str):
     return manifest if manifest.data.get("inputs") == inputs and not manifest.missing() else None
 
 
-def check_rejected(rejected: Sequence[Rejected], total: int, most: float) -> None:
-    if len(rejected) > most * total:
+def check_rejected(rejected: Sequence[Rejected], total: int, max_fraction: float) -> None:
+    """Raise UserError when more than this fraction of the pairs is rejected."""
+    if len(rejected) > max_fraction * total:
         shown = "; ".join(f"{item.key}: {item.reason}" for item in rejected[:3])
         raise UserError(
-            f"{len(rejected)} of {total} pairs rejected, more than --max-rejected-fraction {most:g} ({shown}). "
-            "Put them right, or allow a larger share."
+            f"{len(rejected)} of {total} pairs rejected, more than --max-rejected-fraction {max_fraction:g} ({shown}). "
+            "Put them right, or allow a larger fraction."
         )
 
 
-def count(records: Sequence[ShardRecord]) -> list[dict]:
-    """Samples by split, source, degradation and level."""
-    counts: Counter = Counter()
+def count_samples(records: Sequence[ShardRecord]) -> list[dict[str, Any]]:
+    """Count the samples by split, source, degradation and level: rows of the manifest."""
+    counts: Counter[tuple[str, str, str, str]] = Counter()
     for record in records:
         for source, degradation, level, number in record.counts:
             counts[record.split, source, degradation, level] += number
     names = ("split", "source", "degradation", "level")
-    return [dict(zip(names, what, strict=True)) | {"samples": number} for what, number in counts.items()]
+    return [dict(zip(names, values, strict=True)) | {"samples": number} for values, number in counts.items()]
 
 
-def summary(data: dict, seconds: float) -> None:
-    """What is in the corpus, how far from the preset's numbers, and how fast it was built."""
-
+def print_summary(manifest: Manifest, seconds: float) -> None:
+    """Print what is in the corpus, how far from the preset's numbers, and how fast it was built."""
+    data = manifest.data
     log_progress(f"{'split':6} {'source':16} {'degradation':28} {'level':8} {'samples':>8}")
     for row in data["counts"]:
         log_progress(f"{row['split']:6} {row['source']:16} {row['degradation']:28} {row['level']:8} {row['samples']:8}")
-    made: Counter = Counter()
+    made: Counter[tuple[str, str]] = Counter()
     for row in data["counts"]:
         made[row["split"], row["degradation"] + row["level"]] += row["samples"]
     for quota in compare_with_quota(data["config"]["preset"], made):

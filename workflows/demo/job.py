@@ -15,7 +15,7 @@ from workflows.pipeline import options as pipeline_options
 
 
 def run(args: Args, command: list[str]) -> None:
-
+    """Run the pipeline `tgecnet-tiny` with the options of the demo."""
     change = [f"corpus.preset={args.preset}", f"corpus.test-fraction={args.test_fraction:g}"]
     if args.epochs:
         change += [f"{stage}.recipe.epochs={args.epochs}" for stage in ("restore", "fuse")]

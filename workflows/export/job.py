@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from fusion import storage, weights
 from fusion.errors import UserError
@@ -19,11 +20,11 @@ from fusion.realtime.export import export_onnx
 from workflows.export.options import Args
 from workflows.fuse.methods import load_network
 
-EXACT = 1e-4  # largest difference to PyTorch that is let through
+MAX_DIFFERENCE = 1e-4  # to PyTorch, in luma of [0, 1]
 
 
 def run(args: Args, command: list[str]) -> None:
-
+    """Export a network, and write the file if it computes what PyTorch does."""
     if not args.out.endswith(".onnx"):
         raise UserError(f"--out {args.out}: give a file name that ends in .onnx.")
     network = load_network(str(weights.folder()) if args.checkpoint is None else args.checkpoint)
@@ -34,17 +35,17 @@ def run(args: Args, command: list[str]) -> None:
         path = Path(folder) / "model.onnx"
         try:
             export_onnx(model, str(path))
-            difference = check(model, path)
+            difference = max_difference(model, path)
         except ImportError as error:
             raise UserError(f"exporting needs {error.name}: pip install 'duskfuse[onnx]'.") from error
-        if not difference <= EXACT:  # nor if it is not a number
+        if not difference <= MAX_DIFFERENCE:  # nor if it is not a number
             raise UserError(f"the exported network differs from PyTorch by {difference:.2g}: it was not written.")
         storage.write_bytes(args.out, path.read_bytes())
         print(f"{args.out}: {path.stat().st_size / 1e3:.0f} kB, differs from PyTorch by at most {difference:.1g}")
 
 
-def check(model, path) -> float:
-    """The largest difference between ONNX Runtime and PyTorch over images of several sizes."""
+def max_difference(model: nn.Module, path: Path) -> float:
+    """Return the largest difference between ONNX Runtime and PyTorch over images of several sizes."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -55,6 +56,6 @@ def check(model, path) -> float:
         images = [torch.rand(shape, generator=generator) for _ in names]
         with torch.inference_mode():
             expected = model(*images).image
-        (found,) = session.run(None, {name: image.numpy() for name, image in zip(names, images, strict=True)})
-        differences.append((torch.from_numpy(found) - expected).abs().max())
+        (exported,) = session.run(None, {name: image.numpy() for name, image in zip(names, images, strict=True)})
+        differences.append((torch.from_numpy(exported) - expected).abs().max())
     return float(torch.stack(differences).max())  # this one keeps NaN

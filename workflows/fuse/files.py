@@ -81,8 +81,8 @@ def build_fuse_fn(args: Args) -> FuseFn:
         model = realtime.fold(model) if device == "cpu" else realtime.on_gpu(model)
     else:
         model = model.to(device)
-    if network.twin is not None:
-        network.twin.to(device)
+    if network.detectors is not None:
+        network.detectors.to(device)
     return lambda visible, infrared: inference.fuse(model, visible, infrared, network.attention(visible, infrared))
 
 

@@ -25,12 +25,12 @@ class LoadedNetwork:
 
     Args:
         checkpoint: The network as it was saved.
-        twin: The two detectors that tell a MoE-Fusion what to look at; None for other networks.
+        detectors: The two detectors that tell a MoE-Fusion what to look at; None for other networks.
         identity: What its images depend on: the fingerprints of both.
     """
 
     checkpoint: checkpoint.Checkpoint
-    twin: DualDetector | None
+    detectors: DualDetector | None
     identity: str
 
     @property
@@ -47,30 +47,30 @@ class LoadedNetwork:
     @property
     def num_parameters(self) -> int:
         """Parameters of the network and its detectors together."""
-        return sum(p.numel() for network in (self.model, self.twin) if network for p in network.parameters())
+        return sum(p.numel() for network in (self.model, self.detectors) if network for p in network.parameters())
 
     def to(self, device: str) -> LoadedNetwork:
         """Return the network after moving it, and its detectors, to a device."""
         self.model.to(device)
-        if self.twin is not None:
-            self.twin.to(device)
+        if self.detectors is not None:
+            self.detectors.to(device)
         return self
 
     def attention(self, visible: np.ndarray, infrared: np.ndarray) -> torch.Tensor | None:
         """Return the attention maps (1, 2, H, W) of its detectors on a pair; None without detectors."""
-        return None if self.twin is None else attention_maps(self.twin, visible, infrared)
+        return None if self.detectors is None else attention_maps(self.detectors, visible, infrared)
 
 
 def load_network(path: str) -> LoadedNetwork:
     """Load the network of a run or checkpoint folder, or URI. UserError where there is none."""
     folder = checkpoint.fetch(path)
     loaded = checkpoint.load(folder)
-    detectors = checkpoint.part(folder, "detectors")
-    if detectors is None:
+    part = checkpoint.part(folder, "detectors")
+    if part is None:
         return LoadedNetwork(loaded, None, loaded.fingerprint)
-    twin = checkpoint.load(detectors, models=DUAL_DETECTORS)
-    assert isinstance(twin.model, DualDetector)
-    return LoadedNetwork(loaded, twin.model, f"{loaded.fingerprint}+{twin.fingerprint}")
+    detectors = checkpoint.load(part, models=DUAL_DETECTORS)
+    assert isinstance(detectors.model, DualDetector)
+    return LoadedNetwork(loaded, detectors.model, f"{loaded.fingerprint}+{detectors.fingerprint}")
 
 
 def name_of_method(method: str, colour: str) -> str:

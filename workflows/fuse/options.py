@@ -44,7 +44,7 @@ class Args:
     workers: int = 0
     """Copies of the model; 0: one per GPU, or per CPU for small networks and per 4 CPUs for large ones."""
     max_rejected_fraction: float = 0.01
-    """Fail when more than this share of the images cannot be fused."""
+    """Fail when more than this fraction of the images cannot be fused."""
 
     @property
     def files(self) -> bool:
@@ -53,8 +53,7 @@ class Args:
 
 
 def check(args: Args) -> None:
-    """UserError: options that exclude each other, an unknown method, or an option that would do nothing."""
-
+    """Raise UserError for options that exclude each other, an unknown method, or an option that would do nothing."""
     if args.checkpoint is not None and args.method is not None:
         raise UserError("give either --checkpoint or --method, not both.")
     if args.method is not None and args.method not in CLASSICAL:
@@ -76,9 +75,9 @@ def check(args: Args) -> None:
 
 
 def _refuse(args: Args, names: tuple[str, ...], when: str) -> None:
-    """UserError when one of these options has another value than by default."""
-    given = [f"--{one.name.replace('_', '-')}" for one in fields(Args)
-             if one.name in names and getattr(args, one.name) != one.default]  # fmt: skip
+    """Raise UserError when one of these options has another value than by default."""
+    given = [f"--{field.name.replace('_', '-')}" for field in fields(Args)
+             if field.name in names and getattr(args, field.name) != field.default]  # fmt: skip
     if given:
-        them, does = ("it", "does") if len(given) == 1 else ("them", "do")
-        raise UserError(f"{' and '.join(given)} {does} nothing {when}. Leave {them} out.")
+        words = "does nothing {}. Leave it out." if len(given) == 1 else "do nothing {}. Leave them out."
+        raise UserError(f"{' and '.join(given)} {words.format(when)}")

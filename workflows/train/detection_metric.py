@@ -10,7 +10,7 @@ import numpy as np
 from detection.average_precision import ap, match
 from detection.boxes import truth
 from detection.load import find_detector, load_detector
-from detection.moefusion.joint import attention_maps
+from detection.moefusion.joint import JointEngine, attention_maps
 from detection.protocol import mean_of_present
 from fusion.data.class_names import standard_name
 from fusion.errors import UserError
@@ -24,12 +24,11 @@ if TYPE_CHECKING:
     from fusion.training.recipes import Recipe
 
 METRICS = ("map50", "map50_95")
-FUSING = ("fuse", "moefusion", "moefusion-joint", "aenet")
 
 
 def check(weights: str, recipe: Recipe) -> None:
     """Raise UserError, before anything runs, where the recipe makes no fused images or there is no such detector."""
-    if recipe.model.stage not in FUSING:
+    if not STAGES[recipe.model.stage].fuses:
         raise UserError(f"--detector looks at fused images; {recipe.name} restores. Use it with stage 2.")
     load_detector(find_detector(weights), (), {}, None, "cpu")
 
@@ -65,7 +64,6 @@ class DetectionMetric:
 
     def _fused(self, visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
         model = self.engine.model.eval()
-        detectors = getattr(self.engine, "detectors", None)
-        if detectors is None:
+        if not isinstance(self.engine, JointEngine):
             return fuse(model, visible, infrared)
-        return fuse(model, visible, infrared, attention_maps(detectors.eval(), visible, infrared))
+        return fuse(model, visible, infrared, attention_maps(self.engine.detectors.eval(), visible, infrared))

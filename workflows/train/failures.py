@@ -35,7 +35,7 @@ class FailFastCallback(UserCallback):
         self.out = out
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-
+        """End the run where an error of a worker is of those."""
         for error in worker_exceptions.values():
             known = error if isinstance(error, UserError) else user_error_in(error)
             if known is not None and not isinstance(error, StoreError):
@@ -43,7 +43,8 @@ class FailFastCallback(UserCallback):
             if isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS:
                 self._end(UserError(_full(self.out, error)))
 
-    def after_report(self, run_context: Any, metrics: list[dict], checkpoint: Any) -> None:
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        """Keep a copy of the index of checkpoints; end the run where the disk is full."""
         if checkpoint is not None and not storage.is_uri(self.out):  # an object of a store is never half written
             try:
                 storage.write_bytes(
@@ -107,7 +108,7 @@ def to_user_error(error: Exception, out: str) -> Exception:
 
 
 def _of_storage(error: OSError, out: str) -> UserError | None:
-
+    """Return what the user can do about an error of the store or the disk; None for any other."""
     if error.errno in DISK_FULL_ERRNOS:
         return UserError(_full(out, error))
     if s3.is_s3(out):

@@ -1,3 +1,5 @@
+"""What a search tries: objectives, settings or dimensions, seeds; checked before anything runs."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -1,3 +1,5 @@
+"""How a search shares the cluster out among its trials."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

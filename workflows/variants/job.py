@@ -1,7 +1,7 @@
 """duskfuse variants: the network-architecture study of AE-Netv2 (its Table VII) on the labels of an evolution.
 
     duskfuse variants --evolution EVOLVED --out DIR                          200 steps, two seeds
-    duskfuse variants --evolution EVOLVED --out DIR --steps 0 --num-seeds 1      the full recipe
+    duskfuse variants --evolution EVOLVED --out DIR --steps 0 --num-seeds 1  the full recipe
 
 Every block is trained alike; the held-out pairs are fused and scored by the paper's columns. OUT/table.csv has means
 and deviations over the seeds, OUT/runs.csv every run, OUT/bubbles.svg quality over time; finished runs are kept.

@@ -488,7 +488,7 @@ def test_checkpoints_are_fetched(bucket, tmp_path):
 
 
 def test_why_writes_do_not_go_through_pyarrow(bucket):
-    """It finishes what a writer that raised had begun. If this fails, `fusion.s3` may be simpler."""
+    """It finishes what a writer that raised had begun. If this fails, `fusion.storage.s3` may be simpler."""
     fs, inner = storage.resolve(join(bucket, "x"))
     assert isinstance(fs, pafs.S3FileSystem)
     with pytest.raises(ZeroDivisionError), fs.open_output_stream(inner) as file:
