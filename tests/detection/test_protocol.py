@@ -10,7 +10,8 @@ import pytest
 
 from detection.average_precision import Matches, ap, match
 from detection.boxes import Detections, Truth
-from detection.protocol import MEASURES, Estimate, compare, image_draws, mean_of_present, ranked_table, table
+from detection.protocol import MEASURES, Estimate, compare, image_draws, mean_of_present
+from detection.tables import ranked_table, scores_table
 from fusion.errors import UserError
 
 CLASSES = ("bicycle", "car", "person")
@@ -177,7 +178,7 @@ def test_no_boxes_at_all():
     assert result.best is None and result.differences == ()
     assert math.isnan(result.scores[0].map50.value) and math.isnan(result.scores[0].map50.high)
     assert result.scores[0].detections == (0, 3, 0)
-    assert {cell.text for row in ranked_table(table(result.scores)).rows for cell in row.cells} == {"n/a"}
+    assert {cell.text for row in ranked_table(scores_table(result.scores)).rows for cell in row.cells} == {"n/a"}
 
 
 def test_more_images_make_narrower_intervals():
@@ -203,7 +204,7 @@ def test_what_does_not_fit_together_is_refused(three):
 
 def test_table(three):
     result = compare(three, resamples=50)
-    frame = table(result.scores)
+    frame = scores_table(result.scores)
     names = [*(f"ap50_{name}" for name in CLASSES), *MEASURES]
     numbers = [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
     boxes = ["boxes", "detections", *(f"boxes_{name}" for name in CLASSES)]
@@ -220,7 +221,7 @@ def test_table(three):
 
 def test_marks(three):
     result = compare({**three, "twin": three["good"], "short": three["good"].select(three["good"].keys[:20])}, 50)
-    printed = ranked_table(table(result.scores))
+    printed = ranked_table(scores_table(result.scores))
     assert [column.label for column in printed.columns] == [*(f"AP50 {name}" for name in CLASSES), *MEASURES.values()]
     assert {column.arrow for column in printed.columns} == {"↑"}
     ranks = {row.method: row.cells[3].rank for row in printed.rows}
@@ -236,9 +237,9 @@ def test_marks(three):
     assert good.cells[3].detail == expected
     assert good.cells[0].detail.endswith(f"30 images, {result.scores[1].boxes[0]} boxes")
     with pytest.raises(UserError, match="scored twice: good"):
-        ranked_table(table([result.scores[1]] * 2))
+        ranked_table(scores_table([result.scores[1]] * 2))
     with pytest.raises(UserError, match="no method"):
-        ranked_table(table([]))
+        ranked_table(scores_table([]))
 
 
 def test_mean_of_present():

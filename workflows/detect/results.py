@@ -13,7 +13,8 @@ import numpy as np
 
 from detection.average_precision import match
 from detection.drawing import draw
-from detection.protocol import compare, table
+from detection.protocol import compare
+from detection.tables import scores_table
 from fusion import storage
 from fusion.images.colour import to_rgb
 from fusion.images.png import encode_png
@@ -154,7 +155,7 @@ def tables(
         chosen = {name: one for name, one in chosen.items() if one.keys}
         # an image under several degradations is one image: it is drawn, or not, as a whole
         compared[condition] = compare(chosen, resamples, seed, group=lambda key: key.rpartition("/")[2])
-        part = table(compared[condition].scores)
+        part = scores_table(compared[condition].scores)
         part.insert(1, "degradation", condition[0])
         part.insert(2, "level", condition[1])
         parts.append(part)

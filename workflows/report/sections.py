@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from detection.protocol import MEASURES, ranked_table
+from detection.protocol import MEASURES
+from detection.tables import ranked_table
 from fusion import storage
 from fusion.images.decode import decode
 from fusion.legacy import upgrade_history
