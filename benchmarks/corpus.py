@@ -14,6 +14,7 @@ be shared: the best round of each counts, and the ratio of the best.
 """
 
 import argparse
+import logging
 import multiprocessing
 import shutil
 import tempfile
@@ -133,8 +134,6 @@ def main() -> None:
 
 def connect_with(cores: int) -> None:
     """A local Ray of exactly so many cores, set up as the jobs set it up."""
-    import logging
-
     import ray
 
     ray.init(address="local", num_cpus=cores, include_dashboard=False, logging_level=logging.WARNING)

@@ -19,13 +19,29 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from detection.boxes import truth
+from detection.faster_rcnn.model import _read_weights
+from detection.yolo.data import write_dataset
+from detection.yolo.offline import load_network
 from fusion import checkpoint, storage
 from fusion.data import corpus
+from fusion.data.labels import BadLabels, read_names
+from fusion.data.pairs import find_pairs
 from fusion.errors import UserError
+from fusion.images.png import encode_png
+from fusion.metrics import niqe
+from fusion.models.configs import AENetConfig
+from fusion.models.registry import MODELS
 from fusion.secrets import mask_secrets, mask_secrets_in
+from fusion.storage import s3
 from workflows import cli
+from workflows.commonness import job as commonness_job
+from workflows.evolve import library as method_library
+from workflows.evolve import options as evolve_options
 from workflows.inputs import ShardUnit, read_items
 from workflows.provenance import provenance
+from workflows.train.recipes import find_recipe
+from workflows.train.tracking.servers import MLflow
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(
@@ -206,9 +222,6 @@ def test_the_trap_works(tmp_path):
 
 
 def test_weights_of_a_detector_run_nothing(tmp_path, mark):
-    from detection.faster_rcnn.model import _read_weights
-    from detection.yolo.offline import load_network
-
     path = tmp_path / "evil.pt"
     torch.save({"model": Evil(mark), "ema": None, "train_args": {}}, path)
     for read in (_read_weights, load_network):
@@ -221,9 +234,6 @@ def test_weights_of_a_detector_run_nothing(tmp_path, mark):
 
 
 def test_a_checkpoint_runs_nothing(tmp_path, mark):
-    from fusion.models.configs import AENetConfig
-    from fusion.models.registry import MODELS
-
     model = MODELS["aenet"].build(AENetConfig())
     checkpoint.save(tmp_path / "run", "aenet", model, recipe={}, state={})
     assert checkpoint.load(tmp_path / "run").name == "aenet"
@@ -244,9 +254,6 @@ def test_the_model_of_a_checkpoint_is_one_of_the_table(tmp_path, name):
 
 
 def test_yaml_makes_no_objects(tmp_path, mark):
-    from fusion.data.labels import BadLabels, read_names
-    from workflows.train.recipes import find_recipe
-
     text = f"!!python/object/apply:builtins.open ['{mark}', 'w']\n"
     (tmp_path / "recipe.yaml").write_text(text)
     with pytest.raises(UserError, match="not a recipe"):
@@ -256,8 +263,6 @@ def test_yaml_makes_no_objects(tmp_path, mark):
 
 
 def test_arrays_of_a_niqe_model_are_numbers(tmp_path, mark):
-    from fusion.metrics import niqe
-
     data = io.BytesIO()
     np.savez(data, mean=np.array([Evil(mark)], dtype=object))
     (tmp_path / "model.npz").write_bytes(data.getvalue())
@@ -307,9 +312,6 @@ def test_a_manifest_names_no_files_elsewhere(tmp_path, name):
 
 @pytest.mark.parametrize("key", [*OUTSIDE[:4], "..%2fx", "C:\\x"])
 def test_a_data_set_for_yolo_stays_in_its_folder(tmp_path, key):
-    from detection.boxes import truth
-    from detection.yolo.data import write_dataset
-
     boxes = truth(np.array([[2, 2, 20, 20]], np.float32), ("car",), ("car",), 32, 32)
     image = np.zeros((32, 32), np.uint8)
     write_dataset(tmp_path / "set", [("train", key, image, boxes), ("val", key, image, boxes)], ("car",))
@@ -320,10 +322,6 @@ def test_a_data_set_for_yolo_stays_in_its_folder(tmp_path, key):
 
 @pytest.mark.parametrize("name", ["..", "../x", "a/b", ".x"])
 def test_methods_and_tasks_are_called_by_names(tmp_path, name):
-    from workflows.commonness import job as commonness_job
-    from workflows.evolve import library as method_library
-    from workflows.evolve import options as evolve_options
-
     args = evolve_options.Args(
         pairs="scenes:4", out=str(tmp_path / "out"), methods="average", fused=(f"{name}={tmp_path}",)
     )
@@ -334,9 +332,6 @@ def test_methods_and_tasks_are_called_by_names(tmp_path, name):
 
 
 def test_links_out_of_an_image_folder_are_not_followed(tmp_path):
-    from fusion.data.pairs import find_pairs
-    from fusion.images.png import encode_png
-
     outside = tmp_path / "outside"
     outside.mkdir()
     image = encode_png(np.zeros((32, 32), np.uint8))
@@ -354,8 +349,6 @@ def test_links_out_of_an_image_folder_are_not_followed(tmp_path):
 @pytest.mark.parametrize("part", ["..", "a?b", "a#b", "a/../b", "a%2e%2e"])
 def test_parts_of_an_address_stay_parts_of_the_key(part):
     """On S3 `..` is a name like any other: a key never leads to another bucket."""
-    from fusion.storage import s3
-
     address = s3.parse_address(storage.join("s3://bucket/root", part))
     assert address.bucket == "bucket" and address.key == f"root/{part}" and address.options == ()
 
@@ -425,8 +418,6 @@ def test_a_job_with_a_key_in_an_address_leaves_nothing_behind(tmp_path, capsys, 
 
 def test_what_a_training_shows_and_keeps_has_no_password(tmp_path):
     """The URI of MLflow is in no settings, and the callback does not tell it when it is printed."""
-    from workflows.train.tracking.servers import MLflow
-
     tracker = MLflow(str(tmp_path), {}, 1, f"https://user:{SECRET}@host")
     assert SECRET not in repr(tracker) and not list(tmp_path.iterdir())
     tracker.write_run_id("abc")

@@ -16,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from torchvision.ops import batched_nms  # ultralytics uses it, too, where torchvision is imported
 
 from detection.boxes import Detections
 from detection.yolo.config import STRIDE
@@ -123,7 +124,6 @@ class Yolo:
     @torch.inference_mode()
     def _run(self, images: list[np.ndarray]) -> list[Detections]:
         """Return the detections in images of one size."""
-        import torchvision  # noqa: F401  ultralytics takes its non-maximum suppression if it is imported, else its own
         from ultralytics.utils.nms import non_max_suppression
 
         padded, zoom, offset = zip(*(self._fit(image) for image in images), strict=True)
@@ -173,8 +173,6 @@ class Yolo:
         scores, classes = values[:, 4].astype(np.float32), self._class_index[values[:, 5].astype(np.int64)]
         if len(set(self._class_index[self._class_index >= 0].tolist())) < np.count_nonzero(self._class_index >= 0):
             # Two of the detector's classes are one of the list: an object found as both counts once.
-            from torchvision.ops import batched_nms
-
             parts = torch.from_numpy(boxes), torch.from_numpy(scores), torch.from_numpy(classes)
             keep = batched_nms(*parts, self._overlap).numpy()
             boxes, scores, classes = boxes[keep], scores[keep], classes[keep]

@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
@@ -268,7 +269,6 @@ def test_it_prints_nothing(capsys):
 
 def yolo_ap(truths, detections):
     """YOLO's own scoring: its AP (T, C), and hits (N, T), scores and classes of all detections."""
-    import torch
     from ultralytics.engine.validator import BaseValidator
     from ultralytics.utils.metrics import ap_per_class, box_iou
 

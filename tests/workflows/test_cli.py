@@ -7,11 +7,21 @@ import sys
 import numpy as np
 import pytest
 
+from fusion.classical import CLASSICAL, fuse_colour
+from fusion.data.pairs import find_pairs, read_pair
 from fusion.errors import UserError
+from fusion.images.decode import decode
 from fusion.images.png import encode_png
+from fusion.training.recipes import RECIPES
 from tests.helpers.command_line import one_line, write_pair
 from workflows.cli import JOBS, read_options
+from workflows.fuse.methods import name_of_method
+from workflows.fuse.worker import STAMP, Fuser, FuserSettings, read_png_text
+from workflows.inputs import PairUnit
 from workflows.options import RENAMED, RENAMED_RECIPE_OPTIONS
+from workflows.train import job as train_job
+from workflows.train import options as train_options
+from workflows.train import trainer
 
 
 def test_help_imports_nothing_heavy():
@@ -191,13 +201,6 @@ def test_another_colour_is_another_piece_of_work(command, tmp_path):
 
 def test_a_method_fuses_every_channel(tmp_path):
     """As the actor of `duskfuse fuse` does it; the stamp in the PNG tells the two ways apart."""
-    from fusion.classical import CLASSICAL, fuse_colour
-    from fusion.data.pairs import find_pairs, read_pair
-    from fusion.images.decode import decode
-    from workflows.fuse.methods import name_of_method
-    from workflows.fuse.worker import Fuser, FuserSettings
-    from workflows.inputs import PairUnit
-
     write_pair(tmp_path / "p", "a")
     (ref,) = find_pairs(str(tmp_path / "p")).refs
     pair = read_pair(ref)
@@ -213,8 +216,6 @@ def test_a_method_fuses_every_channel(tmp_path):
 
 
 def test_a_truncated_fused_image_is_not_taken_for_done(tmp_path):
-    from workflows.fuse.worker import STAMP, read_png_text
-
     path = tmp_path / "a.png"
     whole = encode_png(np.zeros((40, 40, 3), np.uint8), {STAMP: "s"})
     path.write_bytes(whole)
@@ -232,11 +233,6 @@ def test_an_output_below_a_file_is_one_line(command, tmp_path):
 
 def test_default_workers_always_share_the_batch(monkeypatch):
     """Any number of GPUs or CPUs starts any recipe without options."""
-    from fusion.training.recipes import RECIPES
-    from workflows.train import job as train_job
-    from workflows.train import options as train_options
-    from workflows.train import trainer
-
     for cpus, gpus in [(1, 0), (2, 0), (7, 0), (64, 0), (8, 1), (16, 3), (48, 6), (64, 8)]:
         for module in (train_job, trainer):
             monkeypatch.setattr(module, "resources", lambda cpus=cpus, gpus=gpus: (float(cpus), gpus))

@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -12,8 +14,8 @@ import psutil
 import pytest
 
 from fusion.errors import UserError
-from tests.helpers.jobs import duskfuse, end, free_ports
-from workflows import cli, console
+from tests.helpers.jobs import CHECKOUT, duskfuse, end, free_ports
+from workflows import cli, console, provenance
 from workflows.cluster import connect, join
 
 
@@ -174,12 +176,6 @@ def test_gpus_are_asked_for_until_they_are_there(monkeypatch, capfd):
 
 def test_the_revision_without_a_repository(tmp_path, monkeypatch):
     """A copy knows its commit from DUSKFUSE_REVISION as long as its files are those it was said of."""
-    import shutil
-    import sys
-
-    from tests.helpers.jobs import CHECKOUT
-    from workflows import provenance
-
     for name in provenance.PACKAGES_HASHED:
         shutil.copytree(CHECKOUT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
 

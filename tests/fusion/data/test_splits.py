@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fusion import scenes
-from fusion.data import quotas
+from fusion.data import near_duplicates, quotas
 from fusion.data.finding import PairRef
 from fusion.data.near_duplicates import NEAR, group_near_duplicates, image_signature
 from fusion.data.shards import CorpusConfig, plan_shards
@@ -82,8 +82,6 @@ def test_links_form_chains():
 
 
 def test_many_pairs_are_compared_in_pieces(monkeypatch):
-    from fusion.data import near_duplicates as module
-
     rng = np.random.default_rng(0)
     signatures = {f"{i:04d}": rng.bytes(64) + b"\xff" * 64 for i in range(300)}
     signatures["0299"] = signatures["0001"]
@@ -91,10 +89,10 @@ def test_many_pairs_are_compared_in_pieces(monkeypatch):
         signatures[f"{i:04d}"] = signatures["0120"]
     whole = group_near_duplicates(signatures)
     assert whole["0299"] == "0001" and whole["0139"] == "0120" and len(set(whole.values())) == 300 - 1 - 19
-    monkeypatch.setattr(module, "CHUNK", 7)
+    monkeypatch.setattr(near_duplicates, "CHUNK", 7)
     assert group_near_duplicates(signatures) == whole
-    monkeypatch.setattr(module, "ALL_PAIRS", 10)
-    monkeypatch.setattr(module, "NEIGHBOURS", 5)
+    monkeypatch.setattr(near_duplicates, "ALL_PAIRS", 10)
+    monkeypatch.setattr(near_duplicates, "NEIGHBOURS", 5)
     near = group_near_duplicates(signatures)
     assert near["0299"] == "0299" and near["0139"] == "0120"
 

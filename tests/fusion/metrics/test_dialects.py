@@ -12,6 +12,7 @@ import torch
 from fusion.images.colour import to_grey
 from fusion.metrics import METRICS, score
 from fusion.metrics.dialects import DIALECTS
+from fusion.metrics.qabf import rounded_root
 
 COLOUR = np.random.default_rng(3).integers(0, 256, (60, 70, 3), dtype=np.uint8)
 
@@ -178,8 +179,6 @@ def test_qabf_by_dialect_differs_only_by_rounding_and_the_equality_rule():
 
 
 def test_a_root_that_is_rounded_right():
-    from fusion.metrics.qabf import rounded_root
-
     values = np.concatenate([np.random.default_rng(0).uniform(0, 3, 200_000), [0, 1e-30, 2, 4, 1e12]])
     assert np.array_equal(rounded_root(torch.tensor(values)).numpy(), np.sqrt(values))
 

@@ -8,6 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.helpers.jobs import duskfuse, end
@@ -69,8 +70,6 @@ def test_a_driver_killed_again_and_again(undisturbed, tmp_path):
 
 def test_killed_workers(undisturbed, tmp_path):
     """Ray's processes that build shards are killed, one after the other: their shards are built by others."""
-    import psutil
-
     job = duskfuse(*WORDS, cwd=tmp_path)
     killed = set()
     for count in (1, 4, 8):

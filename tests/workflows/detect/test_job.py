@@ -7,10 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from detection.average_precision import ap, match
+from detection.boxes import Detections, Truth
 from fusion import scenes
+from fusion.data.pairs import find_pairs
 from fusion.images.decode import decode
 from fusion.images.png import encode_png
 from tests.helpers.command_line import one_line, succeed, write_pair
+from workflows.detect.labels import LabelTask, count_boxes
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
@@ -93,9 +97,6 @@ def test_the_tables(faster):
 
 def test_ap_is_that_of_the_detections(faster):
     """From detections.parquet alone, by pycocotools, the numbers of table.csv."""
-    from detection.average_precision import ap, match
-    from detection.boxes import Detections, Truth
-
     out, _ = faster
     boxes = pd.read_parquet(out / "detections.parquet")
     place = {"person": 0, "car": 1}
@@ -193,9 +194,6 @@ def test_bad_labels_are_named_by_file_and_line(command, tmp_path):
     code, _, err = command(*words)
     assert code == 2
     one_line(err, "1 of 8", "s02.txt: labels: line 2: class id 9", "3 names")
-    from fusion.data.pairs import find_pairs
-    from workflows.detect.labels import LabelTask, count_boxes
-
     (ref,) = (ref for ref in find_pairs(str(root)).refs if ref.key == "s01")
     (found,) = count_boxes(LabelTask((ref,), {}))
     assert found.boxes == {"person": 1}

@@ -9,8 +9,9 @@ import pytest
 from fusion.config import fingerprint, to_dict
 from fusion.errors import UserError
 from tests.helpers.command_line import one_line, write_pair
+from workflows.cli import JOBS
+from workflows.pipeline import contents, spec
 from workflows.pipeline import jobs as pipeline_jobs
-from workflows.pipeline import spec
 from workflows.pipeline.contents import Inputs
 from workflows.pipeline.plan import State, plan
 
@@ -158,8 +159,6 @@ def test_files_from_outside_count_by_content(steps, tmp_path):
 
 
 def test_files_are_read_once(tmp_path, monkeypatch):
-    from workflows.pipeline import contents
-
     for i in range(3):
         write_pair(tmp_path / "pairs", f"p{i}", seed=i)
     out, where = str(tmp_path / "out"), str(tmp_path / "pairs")
@@ -352,8 +351,6 @@ def test_built_in_pipelines(name, command, tmp_path):
 
 
 def test_every_job_of_the_table_is_a_job():
-    from workflows.cli import JOBS
-
     assert set(pipeline_jobs.JOB_SPECS) <= set(JOBS) and set(pipeline_jobs.CHECKS) <= set(pipeline_jobs.JOB_SPECS)
 
 

@@ -12,6 +12,7 @@ import pytest
 from tests.helpers.command_line import succeed
 from tests.helpers.folders import put_back, times
 from tests.helpers.jobs import duskfuse, end
+from workflows.train.recipes import find_recipe
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
@@ -51,8 +52,6 @@ def searched(saved, place) -> Path:
 
 
 def test_a_grid_leaves_tables_pictures_and_recipes(searched):
-    from workflows.train.recipes import find_recipe
-
     trials, curves = pd.read_csv(searched / "trials.csv"), pd.read_csv(searched / "curves.csv")
     assert list(trials["state"]) == ["finished"] * 2 and sorted(trials["loss.gradient"]) == [1, 10]
     assert len(curves) == 4 and trials[["val/qabf", "val/ssim"]].notna().all(axis=None)

@@ -2,18 +2,21 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from fusion import storage
 from fusion.errors import UserError
 from fusion.training.recipes import RECIPES
+from fusion.training.search_space import apply
 from workflows.tune import job as tune_job
 from workflows.tune import plan as tune_plan
 from workflows.tune import records
 from workflows.tune import resources as tune_resources
 from workflows.tune.options import Args
 from workflows.tune.plan import parse_objectives, plan_search, with_objective_metrics
+from workflows.tune.search import build_scheduler, build_searcher
 from workflows.tune.trial import values_of
 
 ARGS = Args(recipe=RECIPES["moefusion-tiny"](), corpus="corpus", out="out")
@@ -65,8 +68,6 @@ def test_a_loss_whose_weights_are_searched_is_no_objective():
 
 
 def test_without_rows_to_validate_on_nothing_begins(tmp_path, monkeypatch):
-    from types import SimpleNamespace
-
     monkeypatch.setattr(
         "workflows.tune.job.open_corpus", lambda where: SimpleNamespace(rows=lambda split: 0, content="x")
     )
@@ -117,10 +118,6 @@ def history(values):
 
 def test_asha_knows_the_trials_that_have_ended():
     """A trial that is worse than those before is stopped at its first rung, although they are not run again."""
-    from types import SimpleNamespace
-
-    from workflows.tune.search import build_scheduler
-
     args = replace(ARGS, recipe=replace(ARGS.recipe, epochs=9), grace=1, reduction=3)
     good = {f"t{i}": records.TrialRecord(f"t{i}", history=history([0.5 + i / 100] * 9)) for i in range(6)}
     for ended, decision in ((good, "STOP"), ({}, "CONTINUE")):
@@ -131,9 +128,6 @@ def test_asha_knows_the_trials_that_have_ended():
 
 
 def test_optuna_draws_what_a_recipe_allows(tmp_path):
-    from fusion.training.search_space import apply
-    from workflows.tune.search import build_searcher
-
     plan = plan_search(replace(ARGS, preset="nka", search="optuna", num_samples=8))
     write(tmp_path, "begun", state="running", raw={**dict.fromkeys(plan.names, 0.5), "model.experts": 6})
     done = {"model.experts": 4, "model.top_k": 0.3, "loss.gradient": 10.0, "loss.load_global": 0.02}
