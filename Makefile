@@ -19,8 +19,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/duskfuse demo
 
+# Tests without Ray on two processes, then those that share one Ray.
 test: check
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not ray and not slow"
+	$(BIN)/python -m pytest -m "ray and not slow"
 
 test-all: check
 	$(BIN)/python -m pytest

@@ -6,6 +6,7 @@ Without that variable they are looked for in `../shared/data`, beside the checko
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +24,7 @@ SETS = {
 }
 HOW = f"set {VARIABLE} to a folder with them (docs/test_data.md)"
 
-skipped: dict[str, int] = {}  # by set, how many tests asked for it in vain
+SKIPPED, IN = "Skipped: no ", f" in {VARIABLE}"  # how the reason of a skipped test begins and ends
 
 
 def evidence(*names: str) -> pytest.MarkDecorator:
@@ -40,16 +41,25 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     needed = [name for mark in item.iter_markers("evidence") for name in mark.args]
     missing = [name for name in needed if not (DATA / name).is_dir()]
-    for name in missing:
-        skipped[name] = skipped.get(name, 0) + 1
     if missing:
-        pytest.skip(f"no {', '.join(missing)} in {VARIABLE}")
+        pytest.skip(f"no {', '.join(missing)}{IN}")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
-    """Say last, in one line, what was not shown and how to have it shown."""
+    """Say last, in one line, what was not shown and how to have it shown.
+
+    Reasons are read from the reports, which also come from the processes of pytest-xdist.
+    """
     yield
-    if skipped:
-        sets = ", ".join(f"{about} ({name}: {skipped[name]} tests)" for name, about in SETS.items() if name in skipped)
+    reasons = [report.longrepr[2] for report in terminalreporter.stats.get("skipped", ())]
+    names = [
+        name
+        for reason in reasons
+        if reason.startswith(SKIPPED) and reason.endswith(IN)
+        for name in reason.removeprefix(SKIPPED).removesuffix(IN).split(", ")
+    ]
+    if names:
+        counts = Counter(names)
+        sets = ", ".join(f"{about} ({name}: {counts[name]} tests)" for name, about in SETS.items() if name in counts)
         terminalreporter.write_line(f"evidence skipped: {sets}: {HOW}", yellow=True)

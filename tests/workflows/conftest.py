@@ -19,6 +19,7 @@ def no_ray_address() -> Iterator[None]:
     """Jobs start a Ray on this machine, whatever cluster the tests run beside."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("RAY_num_workers_soft_limit", "12")  # fewer idle processes are started, which cost most
         yield
 
 
