@@ -151,9 +151,9 @@ def load_backbone(net: FasterRCNN, backbone: str, weights: str) -> BackboneWeigh
     if weights == "imagenet":
         if backbone == "resnet10":
             return BackboneWeights(False, "backbone from random weights: there are none of ImageNet's for resnet10")
+        # The first ones: the later ones, of a longer training, are not what published detectors start from.
+        weights_of = get_model_weights(backbone)["IMAGENET1K_V1"]
         try:
-            # The first ones: the later ones, of a longer training, are not what published detectors start from.
-            weights_of = get_model_weights(backbone)["IMAGENET1K_V1"]
             state = weights_of.get_state_dict(progress=False, check_hash=True, weights_only=True)
         except Exception as error:  # no network, another checksum, a damaged cache: torchvision documents no type
             return BackboneWeights(

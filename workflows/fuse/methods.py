@@ -14,6 +14,7 @@ from detection.moefusion.attention import DUAL_DETECTORS, DualDetector
 from detection.moefusion.joint import attention_maps
 from fusion import checkpoint, inference
 from fusion.classical import CLASSICAL, fuse_colour
+from fusion.training.stages import STAGES
 
 FuseFn = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(visible uint8 (H, W, 3) or (H, W), infrared uint8 (H, W)) -> fused uint8, of the size of the pair."""
@@ -42,7 +43,7 @@ class LoadedNetwork:
     def restores(self) -> bool:
         """Whether it restores both images of a pair instead of fusing them."""
         config: Any = self.model.config  # of every model of MODELS
-        return bool(config.stage == "restore")
+        return not STAGES[config.stage].fuses
 
     @property
     def num_parameters(self) -> int:

@@ -130,7 +130,7 @@ def check_start(recipe: Recipe, start: str) -> str:
     folder = checkpoint.fetch(start)
     loaded = checkpoint.load(folder, expect=recipe.model_name)
     config: Any = loaded.model.config
-    if config.stage != "restore":
+    if STAGES[config.stage].fuses:
         raise UserError(f"{start} is a stage-2 checkpoint; --from wants stage 1, as tgecnet-restore trains it.")
     checkpoint.load_weights(MODELS[recipe.model_name].build(recipe.model), folder, only="restoration.")
     return loaded.fingerprint

@@ -29,7 +29,7 @@ def test_one_network_for_all_tasks(common, command):
     out, words = common
     table = pd.read_csv(out / "table.csv").set_index("task")
     assert list(table.index) == ["scenes", "multifocus"]
-    assert list(table.columns) == ["pairs", "scenes", "multifocus", "mixed", "kept"]
+    assert list(table.columns) == ["pairs", "unscored", "scenes", "multifocus", "mixed", "kept"]
     assert table["pairs"].tolist() == [2, 2]
     for task, row in table.iterrows():
         assert row["kept"] == pytest.approx(row["mixed"] / row[task])
