@@ -152,6 +152,7 @@ def test_degraded_images_by_level(faster, place, command, tmp_path):
         assert part in text, part
 
 
+@pytest.mark.slow
 def test_yolo(place, command, tmp_path):
     out = tmp_path / "yolo"
     words = ["detect", "--pairs", place / "pairs", "--out", out, "--detector", "yolo-small", "--recipe.epochs", 1]

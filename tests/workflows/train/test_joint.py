@@ -9,7 +9,7 @@ import pytest
 from fusion.images.decode import decode
 from tests.helpers.command_line import succeed
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
 SIZES = ["--recipe.crops.size", 80, "--recipe.validation.size", 80, "--recipe.validation.rows", 4]
 SCENES = "scenes:12:112x96:5"
