@@ -7,7 +7,7 @@ PAIRS is a folder of pairs, or scenes:COUNT:WIDTHxHEIGHT (rendered to PNG files 
 (a) limit: as many processes as cores, each building whole shards in a bare loop: decode, degrade, pack, write
 (b) script: a multiprocessing.Pool that writes every sample as PNG files, the usual way
 (c) one: the bare loop in one process
-job: `in_parallel(rows, build)` on Ray, as `duskfuse corpus` runs it; Ray is started and has run once before
+job: `in_parallel(tasks, build)` on Ray, as `duskfuse corpus` runs it; Ray is started and has run once before
 
 Every way starts warm (its processes have imported and run everything), and the rounds are interleaved, as machines may
 be shared: the best round of each counts, and the ratio of the best.
@@ -24,7 +24,6 @@ from pathlib import Path
 
 import cv2
 
-from fusion.config import to_dict
 from fusion.data.pairs import find_pairs, read_pair
 from fusion.data.shards import CorpusConfig, build_shard, plan_shards
 from fusion.data.splits import assign_splits
@@ -32,7 +31,7 @@ from fusion.degrade import degrade, parse_degradation
 from fusion.images.png import encode_png
 from workflows.cluster.connect import connect
 from workflows.cluster.parallel import in_parallel
-from workflows.corpus.job import build
+from workflows.corpus.job import ShardTask, build
 
 
 def rendered(pairs: str, folder: Path) -> str:
@@ -105,8 +104,8 @@ def main() -> None:
             return sum(pool.imap_unordered(png_files, [(*task, out) for task in pairs_of], chunksize=1))
 
         def job(out: str) -> int:
-            rows = [{"plan": to_dict(plan), "root": out} for plan in plans]
-            return sum(record["rows"] for record in in_parallel(rows, build))
+            tasks = [ShardTask(plan, out) for plan in plans]
+            return sum(record.rows for record in in_parallel(tasks, build))
 
         ways = {"job": job, "limit": limit, "script": script, "one": one}
         best = dict.fromkeys(ways, float("inf"))
