@@ -69,9 +69,14 @@ class Sample:
     @property
     def degraded_modalities(self) -> tuple[str, ...]:
         """Those of "visible" and "infrared" that differ from their clean images by plan."""
-        if self.degradation == "clean":
-            return ()
-        return tuple(dict.fromkeys(FAMILIES[family].modality for family in self.degradation.split("+")))
+        return degraded_modalities(self.degradation)
+
+
+def degraded_modalities(degradation: str) -> tuple[str, ...]:
+    """Return the modalities that a degradation changes, given without levels: "haze+noise", "clean"."""
+    if degradation == "clean":
+        return ()
+    return tuple(dict.fromkeys(FAMILIES[family].modality for family in degradation.split("+")))
 
 
 def to_row(sample: Sample) -> dict[str, Any]:

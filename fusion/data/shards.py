@@ -16,13 +16,23 @@ import pyarrow as pa
 
 from fusion import storage
 from fusion.config import fingerprint, from_dict, to_dict
-from fusion.data.corpus import SCHEMA_VERSION, SPLITS, Sample, ShardInfo, ShardWriter, checksum
+from fusion.data.corpus import (
+    SCHEMA_VERSION,
+    SPLITS,
+    Sample,
+    ShardInfo,
+    ShardWriter,
+    checksum,
+    degraded_modalities,
+    read_shard,
+)
 from fusion.data.finding import PairRef, Rejected
 from fusion.data.pairs import BadPair, Pair, read_pair
 from fusion.data.quotas import choose_degradations, find_quota
 from fusion.data.synthetic import is_synthetic
-from fusion.degrade import degrade, expand_preset, parse_degradation
+from fusion.degrade import GREY_VERSION, degrade, expand_preset, parse_degradation
 from fusion.errors import UserError
+from fusion.images.colour import is_grey
 from fusion.images.formats import BadImage, read_size
 
 SHARED_PIXELS = 4_000_000  # larger images draw their noise anew for every level, which needs less memory
@@ -87,7 +97,8 @@ class ShardRecord:
     """What is in a finished shard, as kept in OUT/records/NAME.json.
 
     pairs: how many were used; bytes, sha256: of the file; counts: (source, degradation, level, samples); boxes: in all
-    samples; plan: the fingerprint of the `ShardPlan`.
+    samples; plan: the fingerprint of the `ShardPlan`; grey_version: `degrade.GREY_VERSION` at the time; records
+    that do not say are of version 1.
     """
 
     name: str
@@ -101,6 +112,7 @@ class ShardRecord:
     boxes: int
     rejected: tuple[Rejected, ...]
     plan: str
+    grey_version: int = 1
 
     @property
     def info(self) -> ShardInfo:
@@ -173,13 +185,18 @@ def build_shard(plan: ShardPlan, root: str) -> ShardRecord:
         boxes=boxes,
         rejected=tuple(rejected),
         plan=plan.fingerprint,
+        grey_version=GREY_VERSION,
     )
     storage.write_text(_record_path(plan, root), json.dumps(to_dict(record)) + "\n")
     return record
 
 
 def read_finished_record(plan: ShardPlan, root: str) -> ShardRecord | None:
-    """Return the record of a shard that an earlier run of the same plan finished, else None. Raises StoreError."""
+    """Return the record of a shard that an earlier run of the same plan finished, else None.
+
+    None too where grey visible images were degraded in another way than today's, so that no corpus has both. Raises
+    StoreError, and UserError for a shard that is damaged.
+    """
     try:
         data = json.loads(storage.read_bytes(_record_path(plan, root)))
     except (OSError, ValueError):
@@ -188,8 +205,19 @@ def read_finished_record(plan: ShardPlan, root: str) -> ShardRecord | None:
         record = from_dict(ShardRecord, data, "record")
     except UserError:  # a record that is damaged, or of another revision
         return None
-    whole = storage.file_size(storage.join(root, "shards", plan.name)) == record.bytes
-    return record if whole and record.plan == plan.fingerprint else None
+    path = storage.join(root, "shards", plan.name)
+    if storage.file_size(path) != record.bytes or record.plan != plan.fingerprint:
+        return None
+    return None if record.grey_version != GREY_VERSION and _has_degraded_grey(path) else record
+
+
+def _has_degraded_grey(path: str) -> bool:
+    """Whether a shard has a grey visible image under a degradation of the visible camera."""
+    for row in read_shard(path, ["degradation", "height", "width", "visible"]).to_pylist():
+        pixels = np.frombuffer(row["visible"], np.uint8).reshape(row["height"], row["width"], 3)
+        if "visible" in degraded_modalities(row["degradation"]) and is_grey(pixels):
+            return True
+    return False
 
 
 def make_sample(ref: PairRef, pair: Pair, degradation: str, seed: int, cache: dict[str, Any] | None = None) -> Sample:

@@ -6,6 +6,9 @@ A family is one file with MODALITY, LEVELS, `draw` (what is random about one ima
 scales it by the level), and one line in `FAMILIES`. The order of that table is the order of the imaging chain: the
 scene, the lens, the visible sensor, the infrared sensor; a combination always runs in it.
 
+A grey visible image (three equal channels) runs through the chain as one channel, and so stays grey: noise has its full
+sigma in the luma, the airlight no tint.
+
 Images are uint8 at rest and float32 in [0, 1] inside a chain; they are clipped and rounded (half to even) once, at
 its end. Draws depend on (seed, key, family) alone: see `fusion.seeds`. So the result does not depend on the number of
 workers or threads, on the order of the work, or on a restart. With the same versions of numpy and OpenCV the bytes are
@@ -25,10 +28,22 @@ import numpy as np
 
 from fusion.degrade import defocus, haze, noise, stripes
 from fusion.errors import UserError
+from fusion.images.colour import is_grey, to_rgb
 from fusion.seeds import make_rng
 
-__all__ = ["FAMILIES", "PRESETS", "Degradation", "Degraded", "Family", "degrade", "expand_preset", "parse_degradation"]
+__all__ = [
+    "FAMILIES",
+    "GREY_VERSION",
+    "PRESETS",
+    "Degradation",
+    "Degraded",
+    "Family",
+    "degrade",
+    "expand_preset",
+    "parse_degradation",
+]
 
+GREY_VERSION = 2  # of what grey visible images become; in version 1 noise and haze coloured them
 Parameters = Mapping[str, float | str]  # what one family drew and used, by name
 
 
@@ -189,11 +204,13 @@ def degrade(
         family = FAMILIES[name]
         image = chain.get(family.modality)
         if image is None:
-            image = _cached(cache, family.modality, partial(_to_unit, images[family.modality]))
+            image = _cached(cache, family.modality, partial(_to_chain, images[family.modality]))
         height, width, channels = (*image.shape, 1)[:3]
         draws = _cached(cache, name, partial(_draw, family, seed, key, height, width, channels))
         chain[family.modality], parameters[name] = family.apply(image, draws, family.levels[level], depth)
     images.update({modality: _to_uint8(image) for modality, image in chain.items()})
+    if images["visible"].shape[2] == 1:
+        images["visible"] = to_rgb(images["visible"][..., 0])
     return Degraded(images["visible"], images["infrared"], parameters)
 
 
@@ -211,8 +228,10 @@ def _draw(family: Family, seed: int, key: str, height: int, width: int, channels
     return family.draw(make_rng(seed, key, family.name), height, width, channels)
 
 
-def _to_unit(pixels: np.ndarray) -> np.ndarray:
-    """Convert uint8 to float32 in [0, 1], in C order."""
+def _to_chain(pixels: np.ndarray) -> np.ndarray:
+    """Convert uint8 to float32 in [0, 1], in C order; a grey (H, W, 3) image to (H, W, 1)."""
+    if pixels.ndim == 3 and is_grey(pixels):
+        pixels = pixels[..., :1]
     unit: np.ndarray = np.divide(pixels, np.float32(255), order="C")
     return unit
 

@@ -73,7 +73,8 @@ def apply(
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Blur by the disc that `strength` means at this size; the disc may be larger than the image.
 
-    image_HWC: float32. Returns the blurred image, of the same kind, and the radius used in pixels.
+    image_HWC: float32, three channels or one. Returns the blurred image, of the same kind, and the radius used in
+    pixels.
     """
     radius = radius_for(strength, *image_HWC.shape[:2])
     # filter2D sums directly up to 11 x 11 and by Fourier transform in blocks above; it beat a whole-image transform

@@ -39,9 +39,13 @@ class Air:
 
 
 def draw(rng: np.random.Generator, height: int, width: int, channels: int) -> Air:
-    """Draw the airlight, a grey and a small tint with every channel in `AIRLIGHT`, then the horizon of the proxy."""
+    """Draw the airlight, a grey and a small tint with every channel in `AIRLIGHT`, then the horizon of the proxy.
+
+    An image of one channel sees the grey alone.
+    """
     grey = rng.uniform(AIRLIGHT[0] + TINT, AIRLIGHT[1] - TINT)
-    red, green, blue = (float(grey + tint) for tint in rng.uniform(-TINT, TINT, 3))
+    tints = rng.uniform(-TINT, TINT, 3) * (channels > 1)
+    red, green, blue = (float(grey + tint) for tint in tints)
     return Air((red, green, blue), float(rng.uniform(*HORIZON)))
 
 
@@ -50,7 +54,8 @@ def apply(
 ) -> tuple[np.ndarray, dict[str, float | str]]:
     """Add haze of density beta = `strength` over the given depth in [0, 1], or over the proxy of this image.
 
-    image_HWC: float32 in [0, 1], RGB. Returns the hazy image, of the same kind, and what was drawn and used.
+    image_HWC: float32 in [0, 1], RGB or one channel. Returns the hazy image, of the same kind, and what was drawn and
+    used.
     """
     source = "proxy" if depth_HW is None else "map"
     if depth_HW is None:
@@ -58,7 +63,9 @@ def apply(
     # exp in float64, rounded afterwards: its float32 form differs between processors in the last bit
     t_HW = np.exp(-strength * depth_HW.astype(np.float64)).astype(np.float32)
     hazy_HWC = np.empty_like(image_HWC)
-    for c, air in enumerate(draws.airlight):  # broadcasting over the three channels took three times as long
+    for c, air in enumerate(
+        draws.airlight[: image_HWC.shape[2]]
+    ):  # broadcasting over the three channels took three times as long
         hazy_HWC[..., c] = (image_HWC[..., c] - np.float32(air)) * t_HW + np.float32(air)
     red, green, blue = draws.airlight
     used: dict[str, float | str] = {"beta": strength, "airlight_r": red, "airlight_g": green, "airlight_b": blue}
@@ -69,7 +76,7 @@ def apply(
 
 
 def depth_proxy(image_HWC: np.ndarray, horizon: float) -> np.ndarray:
-    """Return a depth proxy, float64 (H, W) in [0, 1], of an RGB image in [0, 1].
+    """Return a depth proxy, float64 (H, W) in [0, 1], of an image in [0, 1], RGB or one channel.
 
     horizon: its height from the top, as a part of the image height.
     """
@@ -77,7 +84,7 @@ def depth_proxy(image_HWC: np.ndarray, horizon: float) -> np.ndarray:
     # not a matrix product: BLAS may split and fuse it in another way on another machine
     luma_HW = np.zeros((height, width))
     for c, weight in enumerate(LUMA):
-        luma_HW += weight * image_HWC[..., c]
+        luma_HW += weight * image_HWC[..., min(c, image_HWC.shape[2] - 1)]
     scale = min(1.0, SIDE / max(height, width))
     small = (max(1, round(width * scale)), max(1, round(height * scale)))
     guide = cv2.resize(luma_HW, small, interpolation=cv2.INTER_AREA)

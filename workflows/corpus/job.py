@@ -23,6 +23,7 @@ from fusion.data.pairs import find_pairs
 from fusion.data.quotas import compare_with_quota
 from fusion.data.shards import CorpusConfig, ShardPlan, ShardRecord, build_shard, library_versions, plan_shards
 from fusion.data.splits import FILE
+from fusion.degrade import GREY_VERSION
 from fusion.errors import UserError
 from workflows.cluster.connect import connect
 from workflows.cluster.parallel import in_parallel
@@ -90,6 +91,7 @@ def build_corpus(args: Args, command: list[str]) -> None:
         about = {
             "config": to_dict(config),
             "inputs": inputs,
+            "grey_version": GREY_VERSION,
             "provenance": provenance(["corpus", *command]),
             "pairs": {
                 "found": len(found.refs) + len(found.rejected),

@@ -352,6 +352,26 @@ def test_another_plan_of_the_same_name_is_built(one):
     assert build_shard(replace(plan, seed=9), str(root)).sha256 != record.sha256
 
 
+@pytest.mark.parametrize(
+    ("grey", "preset", "kept"), [(True, "noise1", False), (True, "stripes1,clean", True), (False, "noise1", True)]
+)
+def test_an_old_shard_with_degraded_grey_images_is_built_again(tmp_path, grey, preset, kept):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 1 if grey else 3), dtype=np.uint8)
+    for name, image in (("visible", np.broadcast_to(pixels, (20, 30, 3))), ("infrared", pixels[..., 0])):
+        (tmp_path / "pairs" / name).mkdir(parents=True)
+        (tmp_path / "pairs" / name / "a.png").write_bytes(encode_png(np.ascontiguousarray(image)))
+    config = replace(CONFIG, pairs=str(tmp_path / "pairs"), preset=preset, val_fraction=0.0, test_fraction=0.0)
+    (plan,) = plans(config)
+    record = build_shard(plan, str(tmp_path))
+    assert planning.read_finished_record(plan, str(tmp_path)) == record and record.grey_version == 2
+    about = tmp_path / "records" / plan.name.replace(".parquet", ".json")
+    old = {name: value for name, value in to_dict(record).items() if name != "grey_version"}
+    about.write_text(json.dumps(old))
+    expected = replace(record, grey_version=1) if kept else None
+    assert planning.read_finished_record(plan, str(tmp_path)) == expected
+    assert build_shard(plan, str(tmp_path)) == (expected or record)
+
+
 # pairs from files
 
 

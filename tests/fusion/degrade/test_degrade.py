@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from itertools import combinations, pairwise
@@ -308,6 +309,53 @@ def test_levels_scale_one_noise():
     error = (high - pair[0]) - (low - pair[0]) * 50 / 15
     assert inside.mean() > 0.8
     assert np.abs(error[inside]).max() <= 0.5 + 0.5 * 50 / 15 + 1e-3  # both were rounded
+
+
+VISIBLE = [text for text in map(str, SINGLES) if FAMILIES[parse_degradation(text).name].modality == "visible"]
+
+
+@pytest.mark.parametrize("size", [(61, 83), (120, 160)])  # the small one sums discs by Fourier transform
+@pytest.mark.parametrize("text", [*VISIBLE, "haze2+defocus2+noise3"])
+def test_a_grey_image_stays_grey(text, size):
+    visible, infrared = scene(*size)
+    grey = np.repeat(visible[..., :1], 3, axis=2)
+    result = degrade(grey, infrared, parse_degradation(text), seed=7, key="a")
+    assert result.visible.shape == (*size, 3) and result.visible.flags.c_contiguous
+    assert (result.visible == result.visible[..., :1]).all()
+    assert not np.array_equal(result.visible, grey) or text == "defocus1"  # a disc inside one pixel, if small
+
+
+@pytest.mark.parametrize(("level", "sigma"), [(1, 15), (2, 25), (3, 50)])
+def test_the_luma_of_grey_noise_has_all_of_sigma_and_that_of_colour_two_thirds(level, sigma):
+    """In a colour image sigma is per channel: three independent draws, of which luma takes the weighted mean."""
+    grey = np.full((200, 250, 3), 128, np.uint8)
+    colour = grey.copy()
+    colour[0, 0, 0] = 127
+    for image, factor in ((grey, 1.0), (colour, math.sqrt(0.299**2 + 0.587**2 + 0.114**2))):
+        noisy = degrade(image, image[..., 1], Degradation((("noise", level),)), seed=7, key="a").visible
+        luma = noisy @ np.array([0.299, 0.587, 0.114])
+        assert luma.std() == pytest.approx(factor * sigma, rel=0.025)  # clipping takes 1 % at level 3
+
+
+def test_haze_over_a_grey_image_is_that_of_its_airlight():
+    visible, infrared = scene()
+    grey = np.repeat(visible[..., :1], 3, axis=2)
+    used = degrade(grey, infrared, parse_degradation("haze2"), seed=7, key="a").parameters["haze"]
+    tinted = degrade(visible, infrared, parse_degradation("haze2"), seed=7, key="a").parameters["haze"]
+    assert used["airlight_r"] == used["airlight_g"] == used["airlight_b"] != tinted["airlight_r"]
+    assert abs(used["airlight_r"] - tinted["airlight_r"]) <= haze.TINT and used["horizon"] == tinted["horizon"]
+
+
+# sha256 of what the revision before grey images were told apart made of this colour pair
+COLOUR = {"noise1": "2a587f1e859e3d4d", "noise3": "6fb4b4ebfde10ef5"}
+
+
+@pytest.mark.parametrize("text", COLOUR)
+def test_colour_images_keep_their_bytes(text):
+    rng = np.random.default_rng(0)
+    visible = rng.integers(0, 256, (61, 83, 3), dtype=np.uint8)
+    infrared = rng.integers(0, 256, (61, 83), dtype=np.uint8)
+    assert hashlib.sha256(as_bytes((visible, infrared), text, seed=7, key="a")).hexdigest()[:16] == COLOUR[text]
 
 
 # --- haze -------------------------------------------------------------------------------------------------------------
