@@ -79,6 +79,19 @@ def load(folder: str | Path, expect: str | None = None, models: Mapping[str, Mod
     UserError when the folder is no checkpoint, is damaged, or holds another model than `expect`.
     """
     folder = _inside(Path(folder))
+    name, config, recipe = _read_about(folder, expect, models)
+    model = models[name].build(config)
+    load_weights(model, folder)
+    return Checkpoint(name, model.eval(), recipe, read_state(folder), _digest(folder))
+
+
+def read_config(folder: str | Path, expect: str | None = None, models: Mapping[str, Model] = MODELS) -> Any:
+    """Return the config of the model in a local folder, without its weights. Raises as `load` does."""
+    return _read_about(_inside(Path(folder)), expect, models)[1]
+
+
+def _read_about(folder: Path, expect: str | None, models: Mapping[str, Model]) -> tuple[str, Any, dict[str, Any]]:
+    """Return the name of the model, its config and its recipe."""
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise UserError(
@@ -93,11 +106,8 @@ def load(folder: str | Path, expect: str | None = None, models: Mapping[str, Mod
         )
     if expect is not None and name != expect:
         raise UserError(f"{folder} holds {name}, not {expect}. Give a {expect} checkpoint.")
-    config = upgrade_config(name, about.get("config"))
-    model = models[name].build(configs.from_dict(models[name].config, config, f"{folder}/config.json"))
-    load_weights(model, folder)
-    recipe = upgrade_recipe(about.get("recipe", {}))
-    return Checkpoint(name, model.eval(), recipe, read_state(folder), _digest(folder))
+    config = configs.from_dict(models[name].config, upgrade_config(name, about.get("config")), f"{folder}/config.json")
+    return name, config, upgrade_recipe(about.get("recipe", {}))
 
 
 def _inside(folder: Path) -> Path:

@@ -40,6 +40,14 @@ CONFIG_FIELDS: dict[str, dict[str, str]] = {
     "detectors": {f"detector.{old}": f"detector.{new}" for old, new in FASTER_RCNN_FIELDS.items()},
 }
 
+# What a setting meant before there was a field for it: dotted fields of recipes, by model, where their group is there.
+ADDED_RECIPE_FIELDS: dict[str, dict[str, Any]] = {
+    "tgecnet": {"model.fusion_experts": 0, "model.fusion_top_k": 0},
+}
+ADDED_CONFIG_FIELDS: dict[str, dict[str, Any]] = {
+    "tgecnet": {"fusion_experts": 0, "fusion_top_k": 0},
+}
+
 # Parts of the names of weights in checkpoints of format 1, by model.
 WEIGHT_NAMES: dict[str, dict[str, str]] = {
     "tgecnet": {
@@ -61,13 +69,28 @@ HISTORY_KEYS = {
 
 
 def upgrade_recipe(recipe: Any) -> Any:
-    """Return the settings of a recipe, nested as in JSON, with the fields' names of today. Others stay as they are."""
-    return _renamed(recipe, RECIPE_FIELDS)
+    """Return the settings of a recipe, nested as in JSON, with the fields of today. Others stay as they are."""
+    model = recipe.get("model_name") if isinstance(recipe, dict) else None
+    return _completed(_renamed(recipe, RECIPE_FIELDS), ADDED_RECIPE_FIELDS.get(str(model), {}))
 
 
 def upgrade_config(model: str, config: Any) -> Any:
-    """Return the config of a model, nested as in JSON, with the fields' names of today. Others stay as they are."""
-    return _renamed(config, CONFIG_FIELDS.get(model, {}))
+    """Return the config of a model, nested as in JSON, with the fields of today. Others stay as they are."""
+    return _completed(_renamed(config, CONFIG_FIELDS.get(model, {})), ADDED_CONFIG_FIELDS.get(model, {}))
+
+
+def _completed(settings: Any, fields: Mapping[str, Any]) -> Any:
+    """Return nested settings with the dotted fields that they lack, where the group of such a field is there."""
+    if not isinstance(settings, dict):
+        return settings
+    completed = dict(settings)
+    for name, value in fields.items():
+        group, dot, inner = name.partition(".")
+        if not dot:
+            completed.setdefault(name, value)
+        elif group in completed:
+            completed[group] = _completed(completed[group], {inner: value})
+    return completed
 
 
 def _renamed(settings: Any, fields: Mapping[str, str]) -> Any:

@@ -19,6 +19,9 @@ T = TypeVar("T")
 # Given as often as needed, one value each time: --fused A=DIR --fused B=DIR.
 Repeated = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
+# No option: what `given_fields` finds.
+GivenFields = Annotated[tuple[str, ...] | None, tyro.conf.Suppress, tyro.conf.Fixed]
+
 
 @dataclass(frozen=True, kw_only=True)
 class SplitOptions:
@@ -114,6 +117,12 @@ def parse_with_recipe(kind: type[T], job: str, arguments: Sequence[str], recipe:
     required = {name: tyro.MISSING for name in ("corpus", "out") if _has_no_default(kind, name)}
     default = own(recipe=recipe, **required)
     return parse(own, job, arguments, default=default, config=(tyro.conf.AvoidSubcommands,))
+
+
+def given_fields(arguments: Sequence[str]) -> tuple[str, ...]:
+    """Return the dotted fields of the recipe that are set on a command line, in their order."""
+    options = (word.partition("=")[0].replace("-", "_") for word in arguments if word.startswith("--recipe."))
+    return tuple(dict.fromkeys(option.removeprefix("__recipe.") for option in options))
 
 
 def _has_no_default(kind: type, name: str) -> bool:

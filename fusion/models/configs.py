@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 from fusion.errors import UserError
 
@@ -74,7 +74,12 @@ AT_LEAST_ONE = ("heads", "prompt_atoms", "prompt_width", "bank_maps", "bank_chan
 
 @dataclass(frozen=True)
 class TGECNetConfig:
-    """The paper's sizes by default. `experts` is N, `top_k` is K, in every gate."""
+    """The paper's sizes by default. `experts` is N, `top_k` is K, in every gate; the gate of stage 2 may have its own.
+
+    Stage 2 holds stage 1, frozen: all fields but those of FUSION_FIELDS must be those that stage 1 was trained with.
+    """
+
+    FUSION_FIELDS: ClassVar[tuple[str, ...]] = ("stage", "residual", "fusion_experts", "fusion_top_k")
 
     stage: str = "restore"
     width: int = 48
@@ -91,12 +96,19 @@ class TGECNetConfig:
     bank_sizes: tuple[int, int, int] = (64, 32, 16)
     bank_heads: int = 4
     residual: float = 1.0  # theta and gamma at the start; 0.5 starts from the average of the restored images
+    fusion_experts: int = 0  # N of the gate of stage 2; 0: `experts`
+    fusion_top_k: int = 0  # K of it; 0: `top_k`
 
     def __post_init__(self) -> None:
         if self.stage not in TGECNET_STAGES:
             raise UserError(f"model.stage is {self.stage!r}; it must be one of {', '.join(TGECNET_STAGES)}")
         if not 1 <= self.top_k <= self.experts:
             raise UserError(f"model.top_k (K) is {self.top_k} of {self.experts} experts (N); it must be 1..N")
+        if self.stage == "restore" and (self.fusion_experts or self.fusion_top_k):
+            raise UserError("model.fusion_experts and model.fusion_top_k are of the gate of stage 2; leave them at 0")
+        if min(self.fusion_experts, self.fusion_top_k) < 0 or self.fusion_gate[1] > self.fusion_gate[0]:
+            experts, top_k = self.fusion_gate
+            raise UserError(f"model.fusion_top_k (K of stage 2) is {top_k} of {experts} experts (N); it must be 1..N")
         if self.width < 4 or self.width % 4:
             raise UserError(f"model.width is {self.width}; it must be a positive multiple of 4")
         for name in ("blocks", "refinement", *AT_LEAST_ONE):
@@ -112,3 +124,12 @@ class TGECNetConfig:
         for bank, channels in zip(self.bank_channels, (2 * self.width, 4 * self.width, 8 * self.width), strict=True):
             if (bank + channels) % self.bank_heads:
                 raise UserError(f"model.bank_channels: {bank} + {channels} is not a multiple of {self.bank_heads}")
+
+    @property
+    def fusion_gate(self) -> tuple[int, int]:
+        """N and K of the gate of stage 2."""
+        return self.fusion_experts or self.experts, self.fusion_top_k or self.top_k
+
+    def restoration_fields(self) -> dict[str, Any]:
+        """Return the fields that shape stage 1."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in self.FUSION_FIELDS}

@@ -138,7 +138,7 @@ class FusionHead(nn.Module):
         self.theta = nn.Parameter(torch.full((), c.residual))
         self.gamma = nn.Parameter(torch.full((), c.residual))
         self.prompt = TaskPrompt(width, c.prompt_width, c.prompt_atoms)
-        self.moe = TaskMoE(width, c.prompt_width, c.experts, c.top_k, c.expansion)
+        self.moe = TaskMoE(width, c.prompt_width, *c.fusion_gate, c.expansion)
         self.decoder = blocks(c.blocks[0], width, c.heads[0], c.expansion)
         self.refine = blocks(c.refinement, width, c.heads[0], c.expansion)
         self.output = output_conv(width)

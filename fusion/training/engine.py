@@ -25,6 +25,7 @@ from fusion.seeds import derive_torch_seed
 from fusion.training import losses
 from fusion.training.configs import OptimConfig
 from fusion.training.crops import Batch
+from fusion.training.first_stage import follow_first_stage
 from fusion.training.recipes import Recipe
 from fusion.training.stages import STAGES
 
@@ -115,7 +116,11 @@ class Engine:
         return self._network
 
     def start_from(self, folder: Path) -> None:
-        """Take the restoration network of a stage-1 checkpoint, for stage 2."""
+        """Take the restoration network of a stage-1 checkpoint, for stage 2.
+
+        UserError: its settings are not those of this recipe.
+        """
+        follow_first_stage(self.recipe, folder)
         checkpoint.load_weights(self.model, folder, only="restoration.")
 
     def train_epoch(

@@ -186,7 +186,10 @@ def test_stage_2_needs_a_stage_1_that_fits(restore_run, fuse_run, corpus, tmp_pa
     one_line(err, "stage-2")
     code, _, err = command(*words, "--from", restore_run, "--recipe.model.width", 24)
     assert code == 2
-    one_line(err, "do not fit")
+    one_line(err, "model.width is 12 there and 24 here")
+    code, _, err = command(*words, "--from", restore_run, "--recipe.model.top-k", 1)
+    assert code == 2
+    one_line(err, "model.top_k is 2 there and 1 here")
     assert not (tmp_path / "none").exists()
 
 

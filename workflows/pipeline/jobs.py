@@ -34,6 +34,7 @@ RUNTIME_OPTIONS = frozenset(
         "node_timeout",
         "mlflow",
         "wandb",
+        "given",
     }
 )
 

@@ -1,7 +1,7 @@
 """OUT/stages/NAME-HASH.json: the record of a finished stage.
 
-Records of earlier versions, whose options and recipe fields had other names, are read as if they were written today, so
-that what was done then is not done again.
+Records of earlier versions, whose options and recipe fields had other names or were fewer, are read as if they were
+written today, so that what was done then is not done again.
 """
 
 from __future__ import annotations
@@ -65,12 +65,7 @@ def write_record(out: str, name: str, record: StageRecord, provenance: Provenanc
 def read_record(out: str, name: str) -> StageRecord | None:
     """Read the record of NAME-HASH; None where there is none, or none that can be read."""
     content = read_json(_path(out, name))
-    if "made of" in content:
-        return _upgrade(out, content["made of"])
-    try:
-        return StageRecord(content["fingerprint"], Dependencies(**content["made_of"]))
-    except (KeyError, TypeError):
-        return None
+    return _upgrade(out, content.get("made_of", content.get("made of")))
 
 
 def find_earlier(out: str) -> dict[tuple[str, str], str]:
@@ -78,13 +73,14 @@ def find_earlier(out: str) -> dict[tuple[str, str], str]:
     found = {}
     for file in storage.list_files(storage.join(out, FOLDER)):
         name = file.removesuffix(".json")
-        if "made of" in read_json(_path(out, name)) and (record := read_record(out, name)):
+        record = read_record(out, name)
+        if record is not None and name != record_name(name.rpartition("-")[0], record.fingerprint):
             found[name.rpartition("-")[0], record.fingerprint] = name
     return found
 
 
-def _upgrade(out: str, made_of: dict[str, Any]) -> StageRecord | None:
-    """Return the record of an earlier version with today's names, and so with today's fingerprint."""
+def _upgrade(out: str, made_of: Any) -> StageRecord | None:
+    """Return a record with today's names and fields, and so with today's fingerprint; None for what is none."""
     try:
         job = made_of["job"]
         stages = {}

@@ -13,9 +13,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from detection.moefusion.recipes import JointRecipe
 from fusion import checkpoint, storage
@@ -23,9 +23,9 @@ from fusion.config import to_dict
 from fusion.data.corpus import Manifest, open_corpus
 from fusion.errors import UserError
 from fusion.legacy import upgrade_history
-from fusion.models.registry import MODELS
 from fusion.seeds import derive_seed
 from fusion.training.engine import check_validation
+from fusion.training.first_stage import follow_first_stage
 from fusion.training.recipes import Recipe
 from fusion.training.stages import STAGES
 from workflows.cluster.connect import connect, resources
@@ -77,7 +77,9 @@ def run(
     if STAGES[args.recipe.model.stage].continues:
         if args.start is None:
             raise UserError(f"{args.recipe.name} starts from stage 1: give --from, the run of its restore recipe.")
-        settings["init_checkpoint"] = check_start(args.recipe, args.start)
+        recipe, settings["init_checkpoint"] = with_first_stage(args.recipe, args.start, args.given)
+        args = replace(args, recipe=recipe)
+        settings["recipe"] = to_dict(recipe)
     elif args.start is not None:
         raise UserError(f"{args.recipe.name} starts afresh; --from is for stage 2 of TG-ECNet.")
     if args.detector is not None:
@@ -125,15 +127,17 @@ def check_steps(args: Args, manifest: Manifest, workers: int) -> int:
     return steps
 
 
-def check_start(recipe: Recipe, start: str) -> str:
-    """Return the fingerprint of a stage-1 checkpoint. Raises UserError when it is none or does not fit the recipe."""
+def with_first_stage(recipe: Recipe, start: str, given: Sequence[str] | None) -> tuple[Recipe, str]:
+    """Return the recipe of stage 2 with what is not `given` as in the stage 1 at `start`, and its fingerprint.
+
+    Raises UserError when it is no stage 1, or what is given is not as there.
+    """
     folder = checkpoint.fetch(start)
-    loaded = checkpoint.load(folder, expect=recipe.model_name)
-    config: Any = loaded.model.config
-    if STAGES[config.stage].fuses:
-        raise UserError(f"{start} is a stage-2 checkpoint; --from wants stage 1, as tgecnet-restore trains it.")
-    checkpoint.load_weights(MODELS[recipe.model_name].build(recipe.model), folder, only="restoration.")
-    return loaded.fingerprint
+    followed = follow_first_stage(recipe, folder, given)
+    before, now = asdict(recipe.model), asdict(followed.model)
+    if words := ", ".join(f"model.{name} {now[name]}" for name in now if now[name] != before[name]):
+        log_progress(f"{recipe.name}: {words}, as in stage 1")
+    return followed, checkpoint.load(folder).fingerprint
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import tyro
 
 from fusion.training.recipes import Recipe
-from workflows.options import parse_with_recipe
-from workflows.train.recipes import find_recipe, show_recipes
+from workflows.options import GivenFields, given_fields, parse_with_recipe
+from workflows.train.recipes import RECIPES, find_recipe, show_recipes
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Args:
     files are in OUT/tensorboard.)"""
     wandb: str | None = None
     """Also send the numbers of every epoch to Weights & Biases: the name of a project."""
+    given: GivenFields = None
+    """The fields of a named recipe that were set; stage 2 takes others from its stage 1. None: all count as set."""
 
 
 def options(arguments: list[str]) -> Args:
@@ -46,4 +48,5 @@ def options(arguments: list[str]) -> Args:
     if first in ("-h", "--help"):
         show_recipes("train")
         raise SystemExit(0)
-    return parse_with_recipe(Args, f"train {first}", arguments[1:], find_recipe(first))
+    args = parse_with_recipe(Args, f"train {first}", arguments[1:], find_recipe(first))
+    return replace(args, given=given_fields(arguments[1:]) if first in RECIPES else None)

@@ -23,8 +23,9 @@ from fusion.errors import UserError
 from workflows.cluster.connect import connect
 from workflows.console import log_progress
 from workflows.outputs import Lease, claim_output
+from workflows.train.job import with_first_stage
 from workflows.tune.options import Args
-from workflows.tune.plan import check_search, parse_objectives, plan_search, start_fingerprint, with_objective_metrics
+from workflows.tune.plan import check_search, parse_objectives, plan_search, with_objective_metrics
 from workflows.tune.records import ended_trials
 from workflows.tune.resources import CPU_OVERSUBSCRIPTION, plan_resources
 from workflows.tune.results import write_results
@@ -50,7 +51,11 @@ def run(args: Args, command: list[str]) -> None:
         "search": plan.search,
     }
     settings |= {"objective": list(objectives), "seed": args.seed}
-    settings["init_checkpoint"] = start_fingerprint(args.recipe, args.start) if args.start else args.start
+    settings["init_checkpoint"] = None
+    if args.start is not None:
+        recipe, settings["init_checkpoint"] = with_first_stage(args.recipe, args.start, args.given)
+        args = replace(args, recipe=recipe)
+        settings["recipe"] = to_dict(recipe)
     settings |= {"detector": storage.absolute(args.detector)} if args.detector else {}
     claim_output(args.out, "search.json", settings, "search")
     with Lease(args.out):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import tyro
 
 from fusion.training.recipes import Recipe
-from workflows.options import Repeated, parse_with_recipe
-from workflows.train.recipes import find_recipe, show_recipes
+from workflows.options import GivenFields, Repeated, given_fields, parse_with_recipe
+from workflows.train.recipes import RECIPES, find_recipe, show_recipes
 
 SEARCHES = ("grid", "random", "optuna")
 
@@ -55,6 +55,8 @@ class Args:
     """CPUs that Ray sets aside for a worker; 0: one, or less where reading data would have none left."""
     seed: int = 0
     """Of the random draws and Optuna's; the trials' own seeds count up from the recipe's."""
+    given: GivenFields = None
+    """The fields of a named recipe that were set; stage 2 takes others from its stage 1. None: all count as set."""
 
 
 def options(arguments: list[str]) -> Args:
@@ -63,4 +65,5 @@ def options(arguments: list[str]) -> Args:
     if first in ("-h", "--help"):
         show_recipes("tune")
         raise SystemExit(0)
-    return parse_with_recipe(Args, f"tune {first}", arguments[1:], find_recipe(first))
+    args = parse_with_recipe(Args, f"tune {first}", arguments[1:], find_recipe(first))
+    return replace(args, given=given_fields(arguments[1:]) if first in RECIPES else None)

@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fusion import checkpoint
 from fusion.errors import UserError
 from fusion.metrics import METRICS
+from fusion.models.configs import TGECNetConfig
 from fusion.training import search_space
 from fusion.training.engine import check_validation
 from fusion.training.recipes import Recipe
 from fusion.training.search_space import Dimension
 from fusion.training.stages import STAGES
 from workflows.train import detection_metric
-from workflows.train import job as train_job
 from workflows.train.detection_metric import METRICS as DETECTED
 from workflows.tune.options import SEARCHES, Args
 from workflows.tune.records import TrialRecord, trial_name
@@ -37,11 +36,6 @@ def parse_objectives(args: Args) -> dict[str, bool]:
             known = ", ".join((*METRICS, *DETECTED, "loss"))
             raise UserError(f"--objective: unknown metric {name!r}. Known: {known}.")
     return objectives
-
-
-def start_fingerprint(recipe: Recipe, start: str) -> str:
-    """Return the fingerprint of the stage 1 that all trials start from."""
-    return checkpoint.load(checkpoint.fetch(start), expect=recipe.model_name).fingerprint
 
 
 def with_objective_metrics(recipe: Recipe, objectives: dict[str, bool]) -> Recipe:
@@ -124,11 +118,13 @@ def check_search(args: Args, plan: Plan) -> None:
         search_space.apply(args.recipe, values)
     if args.detector is not None:
         detection_metric.check(args.detector, args.recipe)
-    if STAGES[args.recipe.model.stage].continues and args.start is None:
-        raise UserError(f"{args.recipe.name} starts from stage 1: give --from, the run of its restore recipe.")
-    for values in plan.settings[:1]:
-        if args.start is not None:
-            train_job.check_start(search_space.apply(args.recipe, values), args.start)
+    if STAGES[args.recipe.model.stage].continues:
+        if args.start is None:
+            raise UserError(f"{args.recipe.name} starts from stage 1: give --from, the run of its restore recipe.")
+        assert isinstance(args.recipe.model, TGECNetConfig)
+        frozen = {f"model.{name}" for name in args.recipe.model.restoration_fields()}
+        if name := next((name for name in plan.names if name in frozen), None):
+            raise UserError(f"{args.recipe.name}: {name} is of stage 1, which --from gives and stage 2 keeps as it is.")
     if args.workers < 1 or args.recipe.batch_size % args.workers:
         raise UserError(f"a batch of {args.recipe.batch_size} cannot be shared by {args.workers} workers.")
     if plan.search == "optuna":
