@@ -28,7 +28,7 @@ from fusion.data.corpus import (
 )
 from fusion.data.finding import PairRef, Rejected
 from fusion.data.pairs import BadPair, Pair, read_pair
-from fusion.data.quotas import choose_degradations, find_quota
+from fusion.data.quotas import choose_degradations, find_data_sets, find_quota, parse_data_sets
 from fusion.data.synthetic import is_synthetic
 from fusion.degrade import GREY_VERSION, degrade, expand_preset, parse_degradation
 from fusion.errors import UserError
@@ -43,6 +43,7 @@ DEFAULT_PIXELS = 640 * 480  # of a pair whose size cannot be read when shards ar
 class CorpusConfig:
     """What shapes a corpus. `preset` is a preset or a list of degradations, as in "demmi-rf" or "noise2,haze2+noise3".
 
+    `data_sets`, "SOURCE=NAME,...", says what data sets sources are of, for a preset that has a quota of each.
     `val_fraction` of the training pairs becomes "val"; `test_fraction` of all becomes "test" where the folders have no
     test split of their own. `sequences`: near-duplicates stay in one split. `splits`: a frozen split file instead.
     Shards hold at most `shard_samples` samples and `shard_megabytes` of pixels.
@@ -50,6 +51,7 @@ class CorpusConfig:
 
     pairs: str
     preset: str = "demmi-rf"
+    data_sets: str = ""
     seed: int = 0
     val_fraction: float = 0.1
     test_fraction: float = 0.2
@@ -60,7 +62,8 @@ class CorpusConfig:
 
     def __post_init__(self) -> None:
         expand_preset(self.preset)
-        find_quota(self.preset)
+        if find_quota(self.preset) is None and parse_data_sets(self.data_sets):
+            raise UserError(f"--data-sets is for presets with numbers of samples; --preset {self.preset} has none.")
         for name in ("val_fraction", "test_fraction"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(
@@ -128,12 +131,14 @@ def library_versions() -> dict[str, Any]:
 def plan_shards(refs: Sequence[PairRef], config: CorpusConfig) -> list[ShardPlan]:
     """Plan shards of one split each, of whole pairs, in the order of the keys."""
     degradations = tuple(str(degradation) for degradation in expand_preset(config.preset))
-    wanted = choose_degradations(refs, degradations, config.preset, config.seed)
-    row_group = rows_per_group(len(degradations))
+    data_sets = find_data_sets((ref.source for ref in refs), config.preset, config.data_sets)
+    wanted = choose_degradations(refs, degradations, config.preset, config.seed, data_sets)
+    most = max(map(len, wanted.values()), default=1)  # of one pair: a preset with a quota gives most pairs few
+    row_group = rows_per_group(most)
     plans: list[ShardPlan] = []
     for split in SPLITS:
         chosen = sorted((ref for ref in refs if ref.split == split and wanted[ref.key]), key=lambda ref: ref.key)
-        step = _pairs_per_shard(chosen, len(degradations), config)
+        step = _pairs_per_shard(chosen, most, config)
         for start in range(0, len(chosen), step):
             part = tuple(chosen[start : start + step])
             name = f"{len(plans):06d}-{split}.parquet"

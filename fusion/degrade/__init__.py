@@ -129,25 +129,29 @@ def _parse_all(text: str) -> tuple[Degradation, ...]:
     return tuple(parse_degradation(item) for item in text.split())
 
 
+_DEMMI_RF = _parse_all("noise1 noise2 noise3 haze2 defocus2 stripes2")
+_COMBINATIONS = _parse_all(
+    "haze2+noise1 haze2+noise2 haze2+noise3 "
+    "defocus2+noise1 defocus2+noise2 defocus2+noise3 "
+    "noise1+stripes2 noise2+stripes2 noise3+stripes2 "
+    "haze2+defocus2 haze2+stripes2 defocus2+stripes2 "
+    "haze2+defocus2+stripes2 haze2+noise3+stripes2 haze2+defocus2+noise3 defocus2+noise3+stripes2 "
+    "haze2+defocus2+noise3+stripes2"
+)
 PRESETS: dict[str, tuple[Degradation, ...]] = {
     # the six of DeMMI-RF (TG-ECNet)
-    "demmi-rf": _parse_all("noise1 noise2 noise3 haze2 defocus2 stripes2"),
-    # the same six, as many of each as the paper has: see fusion.data.quotas
-    "demmi-rf-counts": _parse_all("noise1 noise2 noise3 haze2 defocus2 stripes2"),
+    "demmi-rf": _DEMMI_RF,
+    # the same six, as many of each from each data set as the paper has: see fusion.data.quotas
+    "demmi-rf-counts": _DEMMI_RF,
     # every family at every level, and the clean pair
     "grid": (
         Degradation(),
         *(Degradation(((name, level),)) for name, family in FAMILIES.items() for level in family.levels),
     ),
     # the 17 mixtures that TG-ECNet is tried on; the middle level where the paper names none
-    "combinations": _parse_all(
-        "haze2+noise1 haze2+noise2 haze2+noise3 "
-        "defocus2+noise1 defocus2+noise2 defocus2+noise3 "
-        "noise1+stripes2 noise2+stripes2 noise3+stripes2 "
-        "haze2+defocus2 haze2+stripes2 defocus2+stripes2 "
-        "haze2+defocus2+stripes2 haze2+noise3+stripes2 haze2+defocus2+noise3 defocus2+noise3+stripes2 "
-        "haze2+defocus2+noise3+stripes2"
-    ),
+    "combinations": _COMBINATIONS,
+    # the same 17, each of 30 test pairs: the paper's multi-task test set of 510 images
+    "demmi-rf-combinations": _COMBINATIONS,
 }
 
 

@@ -87,6 +87,13 @@ def test_no_old_key_is_left(file, upgrade):
     assert upgrade(after) == after
 
 
+def test_the_preset_that_had_one_number_for_all_data_sets_is_another_one():
+    config = read(OLD / "corpus" / "plan.json")["config"] | {"preset": "demmi-rf-counts"}
+    old, new = upgrade_settings({"config": config})["config"], upgrade_settings({"config": config | {"data_sets": ""}})
+    assert old["preset"] == "demmi-rf-counts by totals" and new["config"]["preset"] == "demmi-rf-counts"
+    assert upgrade_settings({"config": old})["config"] == old
+
+
 def test_an_evolution_is_read(old):
     assert count_evolutions(str(old / "evolve")) == 2
     result, before = read_evolution(str(old / "evolve"), 2), read(old / "evolve" / "evolve.json")["evolutions"][1]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from fusion.data.corpus import Manifest, checksum, open_corpus, write_manifest
 from fusion.data.corpus import verify as check
 from fusion.data.finding import PairList, Rejected
 from fusion.data.pairs import find_pairs
-from fusion.data.quotas import compare_with_quota
+from fusion.data.quotas import ANY, compare_with_quota, find_data_sets
 from fusion.data.shards import CorpusConfig, ShardPlan, ShardRecord, build_shard, library_versions, plan_shards
 from fusion.data.splits import FILE
 from fusion.degrade import GREY_VERSION
@@ -75,6 +75,9 @@ def build_corpus(args: Args, command: list[str]) -> None:
     found = find_pairs(args.pairs)
     frozen = check_splits_file(args.splits, found.refs)
     log_progress(f"{args.pairs}: {len(found.refs)} pairs ({found.layout}), {len(found.rejected)} rejected")
+    data_sets = find_data_sets((ref.source for ref in found.refs), args.preset, args.data_sets)
+    for source, name in data_sets.items():
+        log_progress(f"source {source}: {name or 'none of the data sets of DeMMI-RF'}")
 
     inputs = fingerprint([[asdict(ref) for ref in found.refs], frozen, library_versions()])
     plan = {"inputs": inputs, "config": to_dict(config)}
@@ -104,7 +107,7 @@ def build_corpus(args: Args, command: list[str]) -> None:
             "shards": [asdict(record.info) for record in built.records],
         }
         manifest = write_visible_manifest(args.out, about)
-    print_summary(manifest, built.seconds)
+    print_summary(manifest, built.seconds, data_sets)
     print(f"{args.out}: {manifest.rows()} samples in {len(manifest.shards())} shards, content {manifest.content[:12]}")
 
 
@@ -178,19 +181,25 @@ def count_samples(records: Sequence[ShardRecord]) -> list[dict[str, Any]]:
     return [dict(zip(names, values, strict=True)) | {"samples": number} for values, number in counts.items()]
 
 
-def print_summary(manifest: Manifest, seconds: float) -> None:
-    """Print what is in the corpus, how far from the preset's numbers, and how fast it was built."""
+def print_summary(manifest: Manifest, seconds: float, data_sets: Mapping[str, str]) -> None:
+    """Print what is in the corpus, how far from the preset's numbers, and how fast it was built.
+
+    data_sets: source -> data set, see `find_data_sets`.
+    """
     data = manifest.data
     log_progress(f"{'split':6} {'source':16} {'degradation':28} {'level':8} {'samples':>8}")
     for row in data["counts"]:
         log_progress(f"{row['split']:6} {row['source']:16} {row['degradation']:28} {row['level']:8} {row['samples']:8}")
-    made: Counter[tuple[str, str]] = Counter()
+    made: Counter[tuple[str, str, str]] = Counter()
     for row in data["counts"]:
-        made[row["split"], row["degradation"] + row["level"]] += row["samples"]
-    for quota in compare_with_quota(data["config"]["preset"], made):
+        parts = zip(row["degradation"].split("+"), row["level"].split("+"), strict=True)
+        made[row["split"], "+".join(map("".join, parts)), row["source"]] += row["samples"]
+    for quota in compare_with_quota(data["config"]["preset"], made, data_sets):
         share = quota.made / quota.wanted
+        name = "" if quota.data_set == ANY else f"of {quota.data_set}"
         log_progress(
-            f"{quota.split:6} {quota.degradation:12} {quota.made:6} of the paper's {quota.wanted:6} ({share:.0%})"
+            f"{quota.split:6} {quota.degradation:30} {name:15} {quota.made:6} of the paper's {quota.wanted:6} "
+            f"({share:.0%})"
         )
     samples = sum(row["samples"] for row in data["counts"])
     size = sum(shard["bytes"] for shard in data["shards"])

@@ -19,7 +19,10 @@ class Args(SplitOptions):
     out: str
     """Where the corpus goes: a folder or s3://bucket/path. The same command goes on where it was stopped."""
     preset: str = "demmi-rf"
-    """demmi-rf, demmi-rf-counts (the paper's numbers), grid, combinations, or a list: noise2,haze2+noise3."""
+    """demmi-rf, demmi-rf-counts (the paper's numbers from each data set), grid, combinations, demmi-rf-combinations (30
+    test pairs of each: the paper's 510), or a list: noise2,haze2+noise3."""
+    data_sets: str = ""
+    """Which data set of DeMMI-RF a folder is, where its name does not say: day=M3FD,night=MSRS."""
     shard_samples: int = 64
     """Samples of a shard, at most."""
     shard_megabytes: int = 128

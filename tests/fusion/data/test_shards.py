@@ -438,6 +438,8 @@ def test_a_shard_of_which_all_pairs_are_rejected_is_empty(folder, tmp_path):
         ({"shard_megabytes": 0}, "at least 1"),
         ({"preset": "fog"}, "fog"),
         ({"preset": "demmi-rf-counts,clean"}, "stands alone"),
+        ({"data_sets": "day=M3FD"}, "--preset demmi-rf,clean has none"),
+        ({"preset": "demmi-rf-counts", "data_sets": "day=TNO"}, "'day=TNO'.*M3FD"),
     ],
 )
 def test_impossible_settings_are_named(changes, named):

@@ -1,4 +1,4 @@
-"""Sequences of near-duplicates stay in one split; frozen split files; presets with numbers."""
+"""Sequences of near-duplicates stay in one split; frozen split files."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from fusion import scenes
-from fusion.data import near_duplicates, quotas
+from fusion.data import near_duplicates
 from fusion.data.finding import PairRef
 from fusion.data.near_duplicates import NEAR, group_near_duplicates, image_signature
-from fusion.data.shards import CorpusConfig, plan_shards
+from fusion.data.shards import CorpusConfig
 from fusion.data.splits import assign_splits, read_frozen_splits, splits_to_csv
 from fusion.errors import UserError
 
@@ -188,28 +188,3 @@ def test_other_files_are_named(tmp_path, text, named):
         read_frozen_splits(refs(3), str(path))
     with pytest.raises(UserError, match="cannot read"):
         read_frozen_splits(refs(3), str(tmp_path / "none.csv"))
-
-
-def test_the_paper_numbers_add_up():
-    assert sum(quotas.DEMMI_RF["train"].values()) == 26_631
-    assert sum(quotas.DEMMI_RF["test"].values()) == 9_895
-
-
-def test_a_quota_is_kept_where_there_are_enough_pairs(monkeypatch):
-    small = {"train": {"noise1": 5, "haze2": 9, "stripes2": 99}, "test": {"noise1": 2, "haze2": 0}}
-    monkeypatch.setitem(quotas.QUOTAS, "demmi-rf-counts", small)
-    config = replace(CONFIG, preset="demmi-rf-counts")
-    placed = assign_splits(refs(40), config)
-    plans = plan_shards(placed, config)
-    made = Counter((plan.split, text) for plan in plans for texts in plan.degradations for text in texts)
-    split = Counter(ref.split for ref in placed)
-    assert made["train", "haze2"] + made["val", "haze2"] == 9
-    assert made["train", "stripes2"] == split["train"]  # as many as there are
-    assert made["train", "defocus2"] == split["train"] and made["val", "defocus2"] == split["val"]  # no quota: all
-    assert made["test", "noise1"] == 2 and made["test", "haze2"] == 0
-    assert made["train", "noise1"] + made["val", "noise1"] == 5  # validation is carved out of training
-    assert plan_shards(placed[::-1], config) == plans
-    told = {(row.split, row.degradation): (row.made, row.wanted) for row in
-            quotas.compare_with_quota(config.preset, dict(made))}  # fmt: skip
-    assert told["train", "stripes2"] == (split["train"] + split["val"], 99)
-    assert quotas.compare_with_quota("demmi-rf", dict(made)) == []
