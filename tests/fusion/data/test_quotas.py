@@ -83,10 +83,13 @@ def test_every_data_set_gives_its_number():
 
 def test_another_seed_draws_other_pairs():
     given = refs(200, "LLVIP", "test")
-    keys = [
-        {ref.key for plan in plan_shards(given, replace(COUNTS, seed=seed)) for ref in plan.refs} for seed in (4, 4, 5)
-    ]
-    assert keys[0] == keys[1] != keys[2]
+    drawn = []
+    for seed in (4, 4, 5):
+        plans = plan_shards(given, replace(COUNTS, seed=seed))
+        pairs = [pair for plan in plans for pair in zip(plan.refs, plan.degradations, strict=True)]
+        drawn.append({(ref.key, text) for ref, texts in pairs for text in texts})
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert Counter(text for _, text in drawn[0]) == Counter(text for _, text in drawn[2])
 
 
 def test_the_multi_task_test_set_is_17_times_30():
