@@ -40,12 +40,16 @@ CONFIG_FIELDS: dict[str, dict[str, str]] = {
     "detectors": {f"detector.{old}": f"detector.{new}" for old, new in FASTER_RCNN_FIELDS.items()},
 }
 
-# What a setting meant before there was a field for it: dotted fields of recipes, by model, where their group is there.
+# What a setting meant before there was a field for it: dotted fields of recipes, where their group is there; of all
+# recipes, and by model.
+ADDED_COMMON_FIELDS: dict[str, Any] = {"crops.box_attention": False}
 ADDED_RECIPE_FIELDS: dict[str, dict[str, Any]] = {
     "tgecnet": {"model.fusion_experts": 0, "model.fusion_top_k": 0},
+    "moefusion": {"model.gate_inputs": "pooled", "model.gate_bias_rate": 0.0, "detectors.exchange": "per_level"},
 }
 ADDED_CONFIG_FIELDS: dict[str, dict[str, Any]] = {
     "tgecnet": {"fusion_experts": 0, "fusion_top_k": 0},
+    "detectors": {"exchange": "per_level"},
 }
 
 # Parts of the names of weights in checkpoints of format 1, by model.
@@ -71,7 +75,8 @@ HISTORY_KEYS = {
 def upgrade_recipe(recipe: Any) -> Any:
     """Return the settings of a recipe, nested as in JSON, with the fields of today. Others stay as they are."""
     model = recipe.get("model_name") if isinstance(recipe, dict) else None
-    return _completed(_renamed(recipe, RECIPE_FIELDS), ADDED_RECIPE_FIELDS.get(str(model), {}))
+    added = ADDED_COMMON_FIELDS | ADDED_RECIPE_FIELDS.get(str(model), {})
+    return _completed(_renamed(recipe, RECIPE_FIELDS), added)
 
 
 def upgrade_config(model: str, config: Any) -> Any:

@@ -5,7 +5,12 @@ On every level of the two pyramids, with f_V and f_I the features of the visible
     m = ReLU(conv1x1([f_V, f_I]))                 f = f + m                      cross-modal features
     Att = sigmoid(BN(conv1x1(ReLU(BN(conv1x1(f))))))    f = f + f * Att          attention, for each modality
 
-The maps of the finest level, stride 4, tell the fusion network what is foreground.
+The maps of the finest level, stride 4, tell the fusion network what is foreground. No loss fixes whether objects are
+high or low in them.
+
+As in the authors' files all levels share one set of these layers, whose batch norms also share their statistics (in
+training each level is normalised by its own, in evaluation by the running ones of all). The option "per_level" gives
+each level a set of its own.
 
 Shapes: B batch, H height, W width, C channels of the pyramid, h x w size of a level.
 """
@@ -29,15 +34,18 @@ from fusion.models.registry import Model
 MODALITIES = ("visible", "infrared")
 
 
-class Attention(nn.Module):
-    """The attention of one modality on one level."""
+INITIAL_STD = 0.01  # of the weights of a shared set, as in the authors' files
 
-    def __init__(self, channels: int) -> None:
+
+class Attention(nn.Module):
+    """The attention of one modality. Without `bias`, which the normalisation would take out again, as in the files."""
+
+    def __init__(self, channels: int, bias: bool = False) -> None:
         super().__init__()
         hidden = max(channels // 2, 1)
         self.layers = nn.Sequential(
-            *(nn.Conv2d(channels, hidden, 1), nn.BatchNorm2d(hidden), nn.ReLU()),
-            *(nn.Conv2d(hidden, 1, 1), nn.BatchNorm2d(1), nn.Sigmoid()),
+            *(nn.Conv2d(channels, hidden, 1, bias=bias), nn.BatchNorm2d(hidden), nn.ReLU()),
+            *(nn.Conv2d(hidden, 1, 1, bias=bias), nn.BatchNorm2d(1), nn.Sigmoid()),
         )
 
     def forward(self, features_BChw: Tensor) -> Tensor:
@@ -47,15 +55,27 @@ class Attention(nn.Module):
 
 
 class Exchange(nn.Module):
-    """Cross-modal features and attention of both modalities, on one level."""
+    """Cross-modal features and attention of both modalities.
 
-    def __init__(self, channels: int) -> None:
+    Args:
+        channels: Of the pyramid.
+        as_published: The attention's convolutions have no bias, and all weights start from a normal distribution of
+            `INITIAL_STD`. Otherwise biases, and PyTorch's initial weights.
+    """
+
+    def __init__(self, channels: int, as_published: bool = True) -> None:
         super().__init__()
         self.shared = nn.Conv2d(2 * channels, channels, 1)
-        self.visible, self.infrared = Attention(channels), Attention(channels)
+        self.visible, self.infrared = (Attention(channels, bias=not as_published) for _ in MODALITIES)
+        if as_published:
+            for layer in self.modules():
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.normal_(layer.weight, std=INITIAL_STD)
+            assert self.shared.bias is not None
+            nn.init.zeros_(self.shared.bias)
 
     def forward(self, visible_BChw: Tensor, infrared_BChw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the features of visible and infrared, and both attention maps (B, 2, h, w), visible first."""
+        """Return a level's features of visible and infrared, and both attention maps (B, 2, h, w), visible first."""
         common = F.relu(self.shared(torch.cat([visible_BChw, infrared_BChw], 1)))
         visible_BChw, infrared_BChw = visible_BChw + common, infrared_BChw + common
         maps = [self.visible(visible_BChw), self.infrared(infrared_BChw)]
@@ -81,6 +101,7 @@ class DualDetector(nn.Module):
 
     Attributes:
         config: Their sizes.
+        exchange: The one `Exchange` of all levels, or one for each, from the finest.
         frozen: As in `detection.faster_rcnn.model.Detector`, of both.
     """
 
@@ -89,7 +110,9 @@ class DualDetector(nn.Module):
         self.config = config
         self.frozen = False
         self.visible, self.infrared = build(config.detector), build(config.detector)
-        self.exchange = nn.ModuleList(Exchange(config.detector.channels) for _ in range(LEVELS))
+        shared = config.exchange == "shared"
+        sets = (Exchange(config.detector.channels, as_published=shared) for _ in range(1 if shared else LEVELS))
+        self.exchange = nn.ModuleList(sets)
 
     def forward(
         self,
@@ -113,7 +136,8 @@ class DualDetector(nn.Module):
         features = {name: self.detector(name).backbone(batches[name].tensors) for name in MODALITIES}
         levels = list(features["visible"])
         maps = []
-        for level, exchange in zip(levels, self.exchange, strict=True):
+        exchanges = list(self.exchange) * (LEVELS // len(self.exchange))
+        for level, exchange in zip(levels, exchanges, strict=True):
             visible_BChw, infrared_BChw, maps_B2hw = exchange(features["visible"][level], features["infrared"][level])
             features["visible"][level], features["infrared"][level] = visible_BChw, infrared_BChw
             maps.append(maps_B2hw)

@@ -12,14 +12,27 @@ from fusion.training.configs import CropConfig, OptimConfig, ValidationConfig
 from fusion.training.recipes import Recipe, moefusion, moefusion_tiny
 
 
+EXCHANGES = ("shared", "per_level")
+
+
 @dataclass(frozen=True)
 class DualDetectorConfig:
     """Sizes of both detectors, which are equal.
 
     They see the images as fusion does: the detector's `size` and `max_size` are not used.
+
+    Attributes:
+        detector: Sizes of one.
+        exchange: "shared": one set of layers that exchange features and attend, for all levels of the pyramid, as in
+            the authors' files. "per_level": a set for each level.
     """
 
     detector: FasterRCNNConfig = field(default_factory=FasterRCNNConfig)
+    exchange: str = "shared"
+
+    def __post_init__(self) -> None:
+        if self.exchange not in EXCHANGES:
+            raise UserError(f"detectors.exchange is {self.exchange!r}; it must be one of {', '.join(EXCHANGES)}")
 
 
 MIN_CROP_SIZE = (
@@ -45,6 +58,8 @@ class JointRecipe(Recipe):
         super().__post_init__()
         if self.model.stage != "moefusion":
             raise UserError(f"recipe {self.name}: only moefusion trains together with detectors")
+        if self.crops.box_attention:
+            raise UserError(f"recipe {self.name}: crops.box_attention is for a training without detectors")
         if self.crops.classes != self.detectors.detector.classes:
             raise UserError(
                 f"recipe {self.name}: crops.classes {self.crops.classes} and detectors.detector.classes "

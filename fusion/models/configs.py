@@ -30,6 +30,7 @@ class AENetConfig:
 
 ABLATIONS = ("none", "no_mole", "no_moge", "att_local")
 ATTENTION_MODES = ("max", "conv")
+GATE_INPUTS = ("pooled", "layer_norm", "standardised")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ class MoEFusionConfig:
     ablation        "no_mole": no local features, MoGE takes the dense ones alone. "no_moge": one decoder in its place.
                     "att_local": a 1x1 convolution of the attention-weighted features in place of each MoLE.
     attention_mode  "max": maximum of both maps. "conv": a 3x3 convolution of each first, as in the paper's text.
+    gate_inputs     what the gates make of the pooled features. "pooled": nothing, as in the paper; after training all
+                    images then choose the same experts. "layer_norm", "standardised": see `fusion.models.experts`.
+    gate_bias_rate  above 0: balance by a bias for the choice, see there; the loads' weights may then be 0
     """
 
     stage: ClassVar[str] = "moefusion"
@@ -48,6 +52,8 @@ class MoEFusionConfig:
     grid: tuple[int, int] = (15, 20)  # rows and columns that the gates see
     ablation: str = "none"
     attention_mode: str = "max"
+    gate_inputs: str = "pooled"
+    gate_bias_rate: float = 0.0
     width: int = 16  # channels of a layer of an encoder; its dense features have four times as many
     decoder_widths: tuple[int, int, int] = (64, 32, 16)
 
@@ -61,6 +67,10 @@ class MoEFusionConfig:
         if self.attention_mode not in ATTENTION_MODES:
             known = ", ".join(ATTENTION_MODES)
             raise UserError(f"model.attention_mode is {self.attention_mode!r}; it must be one of {known}")
+        if self.gate_inputs not in GATE_INPUTS:
+            raise UserError(f"model.gate_inputs is {self.gate_inputs!r}; it must be one of {', '.join(GATE_INPUTS)}")
+        if not 0 <= self.gate_bias_rate < float("inf"):
+            raise UserError(f"model.gate_bias_rate is {self.gate_bias_rate}; it must be at least 0")
         if self.width < 2 or self.width % 2:
             raise UserError(f"model.width is {self.width}; it must be a positive multiple of 2")
         for name in ("grid", "decoder_widths"):

@@ -33,14 +33,15 @@ def squared_cv(values_N: Tensor) -> Tensor:
     return values_N.var() / (values_N.mean().square() + 1e-10)
 
 
-def noisy_top_k(clean_TN: Tensor, raw_std_TN: Tensor | None, top_k: int) -> Routing:
-    """Keep the K largest of `clean + noise * std`, softmax over them.
+def noisy_top_k(clean_TN: Tensor, raw_std_TN: Tensor | None, top_k: int, bias_N: Tensor | None = None) -> Routing:
+    """Keep the K largest of `clean + noise * std`, softmax over them. `bias_N` is added for the choice alone.
 
     std = softplus(raw_std) + 0.01; without `raw_std_TN` (evaluation) there is no noise.
     Importance is the sum of the weights, load the expected number of tokens that keep an expert if its own
     noise were drawn again (Shazeer et al. 2017, appendix A). With K = N every expert is always kept: no load term.
     """
-    clean_TN = clean_TN.float()
+    scores_TN = clean_TN.float()
+    clean_TN = scores_TN if bias_N is None else scores_TN + bias_N
     experts = clean_TN.shape[1]
     noisy_TN, std_TN = clean_TN, None
     if raw_std_TN is not None:
@@ -48,7 +49,8 @@ def noisy_top_k(clean_TN: Tensor, raw_std_TN: Tensor | None, top_k: int) -> Rout
         noisy_TN = clean_TN + torch.randn_like(clean_TN) * std_TN
     top_TK, index_TK = noisy_TN.topk(min(top_k + 1, experts), dim=1)
     experts_TK = index_TK[:, :top_k]
-    log_weights_TK = top_TK[:, :top_k].log_softmax(dim=1)
+    kept_TK = top_TK[:, :top_k] if bias_N is None else top_TK[:, :top_k] - bias_N[experts_TK]
+    log_weights_TK = kept_TK.log_softmax(dim=1)
 
     weights_TN = torch.zeros_like(clean_TN).scatter(1, experts_TK, log_weights_TK.exp())
     balance = squared_cv(weights_TN.sum(0))
@@ -131,27 +133,97 @@ class TaskMoE(nn.Module):
         return x_BCHW + y_TD.view(batch, height, wide, width).permute(0, 3, 1, 2), routing.balance
 
 
+class RunningStandardiser(nn.Module):
+    """Standardise every input over images: (x - mean) / std, by running statistics, in training as in evaluation.
+
+    What all images have in common is taken out, so the scores of a linear gate are about 0 in the mean over images, for
+    every expert, and what differs from image to image decides. Under data-parallel training the statistics are those of
+    the first worker's images.
+    """
+
+    RATE = 0.05  # of the running means; at first they are plain means of all batches so far
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.mean_G: Tensor
+        self.square_G: Tensor
+        self.batches: Tensor
+        self.register_buffer("mean_G", torch.zeros(inputs))
+        self.register_buffer("square_G", torch.ones(inputs))
+        self.register_buffer("batches", torch.zeros(()))
+
+    def forward(self, x_BG: Tensor) -> Tensor:
+        """(B, G) -> (B, G). In training the statistics first take in the batch."""
+        if self.training:
+            with torch.no_grad():
+                self.batches += 1
+                rate = (1 / self.batches).clamp_min(self.RATE)
+                self.mean_G += rate * (x_BG.mean(0) - self.mean_G)
+                self.square_G += rate * (x_BG.square().mean(0) - self.square_G)
+        variance_G = (self.square_G - self.mean_G.square()).clamp_min(0)
+        return (x_BG - self.mean_G) * (variance_G + 1e-5).rsqrt()
+
+
 class ImageGate(nn.Module):
     """Noisy top-K softmax gate (Shazeer et al. 2017), one decision per image, from features pooled to a fixed grid.
 
     Weights start at zero, as there: at first noise alone chooses, so all experts get their share.
+
+    Args:
+        channels: Of the features.
+        grid: Rows and columns that they are pooled to.
+        experts: N.
+        top_k: K.
+        inputs: One of `fusion.models.configs.GATE_INPUTS`: "pooled", the pooled features G as they are, as in the
+            paper. What they have in common then soon outweighs what differs, and without noise all images choose alike.
+            "layer_norm" normalises each image's over G, "standardised" each of G over images; both divide by sqrt(G),
+            so that a step of the optimiser does not grow with G.
+        bias_rate: Above 0: experts are chosen by score + bias, and after every training step the bias of one that was
+            chosen less than its share, noise apart, grows by this, that of the others falls (Wang et al. 2024, "auxiliary-
+            loss-free load balancing"). Weights come from the scores alone.
     """
 
-    def __init__(self, channels: int, grid: tuple[int, int], experts: int, top_k: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        grid: tuple[int, int],
+        experts: int,
+        top_k: int,
+        inputs: str = "pooled",
+        bias_rate: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.grid, self.top_k = grid, top_k
-        inputs = channels * grid[0] * grid[1]
-        self.choice = nn.Parameter(torch.zeros(inputs, experts))
-        self.noise = nn.Parameter(torch.zeros(inputs, experts))
+        self.grid, self.top_k, self.inputs, self.bias_rate = grid, top_k, inputs, bias_rate
+        width = channels * grid[0] * grid[1]
+        self.choice = nn.Parameter(torch.zeros(width, experts))
+        self.noise = nn.Parameter(torch.zeros(width, experts))
+        self.standardiser = RunningStandardiser(width) if inputs == "standardised" else None
+        self.bias_N: Tensor | None
+        self.register_buffer("bias_N", torch.zeros(experts) if bias_rate else None)
+
+    def normalised(self, pooled_BG: Tensor) -> Tensor:
+        """Return the inputs of the linear scores: (B, G) -> (B, G)."""
+        if self.inputs == "pooled":
+            return pooled_BG
+        if self.standardiser is not None:
+            pooled_BG = self.standardiser(pooled_BG)
+        else:
+            pooled_BG = F.layer_norm(pooled_BG, pooled_BG.shape[1:])
+        return pooled_BG / math.sqrt(pooled_BG.shape[1])
 
     def forward(self, features: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
         """(B, C, H, W), in parts or not -> weights (B, N), K of a row not zero, and the balance loss (scalar)."""
         pooled_BG = torch.cat([F.adaptive_avg_pool2d(part, self.grid) for part in features], 1).flatten(1)
         with torch.autocast(pooled_BG.device.type, enabled=False):  # a sum over thousands of inputs, in float32
-            pooled_BG = pooled_BG.float()
-            clean_BN = pooled_BG @ self.choice
-            routing = noisy_top_k(clean_BN, pooled_BG @ self.noise if self.training else None, self.top_k)
+            inputs_BG = self.normalised(pooled_BG.float())
+            clean_BN = inputs_BG @ self.choice
+            noise_BN = inputs_BG @ self.noise if self.training else None
+            routing = noisy_top_k(clean_BN, noise_BN, self.top_k, self.bias_N)
             gates_BN = torch.zeros_like(clean_BN).scatter(1, routing.experts_TK, routing.log_weights_TK.exp())
+            if self.bias_N is not None and self.training:
+                chosen_BK = (clean_BN.detach() + self.bias_N).topk(self.top_k, dim=1).indices
+                counts_N = chosen_BK.flatten().bincount(minlength=len(self.bias_N))
+                self.bias_N += self.bias_rate * torch.sign(counts_N.float().mean() - counts_N)
         return gates_BN, routing.balance
 
 

@@ -64,13 +64,19 @@ class Encoder(nn.Module):
         return dense
 
 
+def image_gate(channels: int, config: MoEFusionConfig) -> ImageGate:
+    """Return a gate that sees features of this many channels."""
+    sizes = (config.grid, config.experts, config.top_k)
+    return ImageGate(channels, *sizes, inputs=config.gate_inputs, bias_rate=config.gate_bias_rate)
+
+
 class LocalExperts(nn.Module):
     """MoLE: the first N // 2 experts take the visible features, the others the infrared ones; the gate sees both."""
 
     def __init__(self, config: MoEFusionConfig) -> None:
         super().__init__()
         width, hidden = config.width, config.width // 2
-        self.gate = ImageGate(2 * width, config.grid, config.experts, config.top_k)
+        self.gate = image_gate(2 * width, config)
         self.experts = nn.ModuleList(
             nn.Sequential(conv(width, hidden), nn.ReLU(), conv(hidden, width)) for _ in range(config.experts)
         )
@@ -120,7 +126,7 @@ class GlobalExperts(nn.Module):
 
     def __init__(self, channels: int, config: MoEFusionConfig) -> None:
         super().__init__()
-        self.gate = ImageGate(channels, config.grid, config.experts, config.top_k)
+        self.gate = image_gate(channels, config)
         self.experts = nn.ModuleList(Decoder(channels, config) for _ in range(config.experts))
 
     def forward(self, features_BCHW: Tensor) -> Mixed:

@@ -23,16 +23,39 @@ COLUMNS = ("image", "gate", "expert", "weight")
 BRIGHTEST = 99.5  # per cent: what is shown as white
 
 
+def choice_table(gates: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per gate: images, sets, most_chosen, entropy. `gates`: as in `gate_choices`.
+
+    sets: how many different sets of experts the images chose. most_chosen: how many images chose the most frequent set.
+    entropy: of the set, in bits, over the images; 0 where all chose alike, and at most log2(images). The choice of
+    evaluation follows from the image, so this is also the mutual information of image and choice.
+    """
+    _check_gates(gates)
+    rows = []
+    for name, part in gates.groupby("gate", sort=False):
+        chosen = part[part["weight"] > 0].groupby("image")["expert"].apply(frozenset)
+        counts = chosen.value_counts()
+        shares = counts / counts.sum()
+        entropy = max(float(-(shares * np.log2(shares)).sum()), 0.0)
+        rows.append((name, len(chosen), len(counts), int(counts.max()), entropy))
+    return pd.DataFrame(rows, columns=["gate", "images", "sets", "most_chosen", "entropy"])
+
+
+def _check_gates(gates: pd.DataFrame) -> None:
+    """Raise UserError for a table without the columns or rows of gates."""
+    absent = [name for name in COLUMNS if name not in gates.columns]
+    if absent or gates.empty:
+        what = f"has no column {', '.join(absent)}" if absent else "is empty"
+        raise UserError(f"the table of gates {what}; it needs rows of {', '.join(COLUMNS)}.")
+
+
 def gate_choices(gates: pd.DataFrame, *, format: str = "svg") -> bytes:
     """Draw a panel per gate: the share of images that chose each expert, and its mean weight over all images.
 
     `gates`: image, gate, expert (from 1), weight; an expert is chosen where its weight is not 0. A dashed line is what
     an even choice would give. Raises UserError for a table without these columns or rows.
     """
-    absent = [name for name in COLUMNS if name not in gates.columns]
-    if absent or gates.empty:
-        what = f"has no column {', '.join(absent)}" if absent else "is empty"
-        raise UserError(f"the table of gates {what}; it needs rows of {', '.join(COLUMNS)}.")
+    _check_gates(gates)
     names = list(dict.fromkeys(gates["gate"]))
     keys: list[Artist] = [
         Patch(color=PALETTE[0], label="images that chose it"),

@@ -17,6 +17,8 @@ class CropConfig:
     identity_probability    how often stage 1 sees the modality that is not degraded, to learn to leave it alone
     shuffle_buffer          crops held back to mix images and degradations within a batch
     classes                 which boxes detectors learn
+    box_attention           MoE-Fusion without detectors takes the labelled boxes as its attention, in training and in
+                            validation: 1 inside, 0 outside. For studies: where there are no boxes it is 0.5 everywhere
     """
 
     size: int = 128
@@ -25,6 +27,7 @@ class CropConfig:
     identity_probability: float = 0.2
     shuffle_buffer: int = 512
     classes: tuple[str, ...] = ()
+    box_attention: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 8 or self.size % 8:

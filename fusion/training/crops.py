@@ -21,7 +21,7 @@ from fusion.seeds import make_rng
 from fusion.training.configs import CropConfig
 from fusion.training.stages import STAGES
 
-# Luma in [0, 1], (B, 1, H, W), but "colour": RGB (B, 3, H, W). "mask": 1 inside boxes. "boxes": (B, most, 5), x1 y1
+# Luma in [0, 1], (B, 1, H, W), but "colour": RGB (B, 3, H, W). "mask", "attention": 1 inside boxes. "boxes": (B, most, 5), x1 y1
 # x2 y2 in pixels and a place in `CropConfig.classes`, or -1 in rows that are no box.
 Batch = dict[str, Tensor]
 MIN_VISIBLE_FRACTION = 0.3  # of a box's area must lie in a crop
@@ -39,7 +39,7 @@ def crops(sample: Sample, stage: str, config: CropConfig, seed: int, epoch: int)
     image_of = _image_getter(sample, config.classes)
     crops_of_sample = []
     for _ in range(config.per_image):
-        roles = STAGES[stage].inputs(sample, rng, config.identity_probability)
+        roles = STAGES[stage].inputs(sample, rng, config.identity_probability) | _attention(config.box_attention)
         top = int(rng.integers(max(height - size, 0) + 1))
         left = int(rng.integers(max(width - size, 0) + 1))
         down, across = (rng.random(2) < 0.5) & config.flips
@@ -128,14 +128,23 @@ def training_batches(
             ready = []
 
 
-def validation_batches(samples: Iterable[Sample], stage: str, size: int) -> Iterator[Batch]:
-    """Yield a centre crop per sample, at most `size` on a side and a multiple of 8 where the image allows it."""
+def _attention(box_attention: bool) -> dict[str, str]:
+    return {"attention": "boxes"} if box_attention else {}
+
+
+def validation_batches(
+    samples: Iterable[Sample], stage: str, size: int, box_attention: bool = False
+) -> Iterator[Batch]:
+    """Yield a centre crop per sample, at most `size` on a side and a multiple of 8 where the image allows it.
+
+    `box_attention`: as in `CropConfig`.
+    """
     for sample in samples:
         height, width = sample.infrared.shape
         high, wide = (min(n, size) // 8 * 8 or min(n, size) for n in (height, width))
         top, left = (height - high) // 2, (width - wide) // 2
         window = (slice(top, top + high), slice(left, left + wide))
-        roles = STAGES[stage].inputs(sample, None, 0.0)
+        roles = STAGES[stage].inputs(sample, None, 0.0) | _attention(box_attention)
         image_of = _image_getter(sample)
         yield _collate(
             [{role: _to_float(image_of(name)[window], role) for role, name in roles.items() if role != "boxes"}]

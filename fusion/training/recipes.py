@@ -40,6 +40,8 @@ class Recipe:
         wanted = STAGES[self.model.stage].loss
         if not isinstance(self.loss, wanted):
             raise UserError(f"recipe {self.name}: stage {self.model.stage} needs the loss {wanted.__name__}")
+        if self.crops.box_attention and self.model.stage != "moefusion":
+            raise UserError(f"recipe {self.name}: crops.box_attention is for MoE-Fusion alone")
 
 
 def tgecnet_restore() -> Recipe:

@@ -248,6 +248,10 @@ def _alpha(recipe: Any) -> list[Values]:
     return [{"loss.gradient": alpha} for alpha in (1.0, 5.0, 10.0, 20.0, 40.0)]
 
 
+def _ablations(recipe: Any) -> list[Values]:
+    return [{"model.ablation": ablation} for ablation in ("no_mole", "no_moge", "att_local", "none")]
+
+
 def _nka(recipe: Any) -> tuple[str, ...]:
     moefusion = recipe.model_name == "moefusion"  # half of its experts are for each modality
     balance = "loss.load_global=0.002..0.2:log" if moefusion else "loss.balance=0.01..1:log"
@@ -259,6 +263,8 @@ PRESETS: dict[str, Preset] = {
     "experts": Preset("number of experts, and how many are kept: E2K2 E4K2 E6K2 E8K2 E4K1 E4K3 E4K4 "
                       "(MoE-Fusion, Fig. 7)", settings=_experts),
     "alpha": Preset("weight of the gradient loss: 1 5 10 20 40 (MoE-Fusion, Fig. 8)", settings=_alpha),
+    "ablations": Preset("without MoLE, without MoGE, attention in place of local experts, and all of it: no_mole "
+                        "no_moge att_local none (MoE-Fusion, Table 2)", settings=_ablations),
     "nka": Preset("N, K, alpha and the weight of the experts' balance together", dimensions=_nka),
 }  # fmt: skip
 

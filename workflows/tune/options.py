@@ -23,7 +23,7 @@ class Args:
     out: str
     """Folder or s3://bucket/path of the search. Every node must reach it."""
     preset: str = ""
-    """experts or alpha, the paper's grids; or nka, N, K, alpha and balance together."""
+    """experts, alpha or ablations, the grids of MoE-Fusion's paper; or nka, N, K, alpha and balance together."""
     space: Repeated = ()
     """A field and its values, as often as needed: loss.gradient=1,5,10 or model.experts=2..16 or optim.lr=1e-4..0.1:log
     or model.top-k=1..model.experts."""

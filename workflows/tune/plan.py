@@ -75,7 +75,7 @@ class Plan:
 def plan_search(args: Args) -> Plan:
     """Plan what is tried. Raises UserError where the options do not make a search."""
     if bool(args.preset) == bool(args.space):
-        raise UserError("give --preset (experts, alpha or nka) or --space NAME=VALUES, one of them.")
+        raise UserError("give --preset (experts, alpha, ablations or nka) or --space NAME=VALUES, one of them.")
     if args.search and args.search not in SEARCHES:
         raise UserError(f"--search is {args.search!r}; it must be one of {', '.join(SEARCHES)}")
     if args.num_samples < 1 or args.num_seeds < 1 or args.reduction < 2:

@@ -15,8 +15,10 @@ from detection.moefusion.attention import DUAL_DETECTORS, MODALITIES, Attention,
 from detection.moefusion.recipes import DualDetectorConfig
 from fusion import checkpoint
 from fusion.config import from_dict, to_dict
+from fusion.errors import UserError
 
 CONFIG = DualDetectorConfig(replace(TINY, proposals=40, rois_per_image=16))
+PER_LEVEL = replace(CONFIG, exchange="per_level")
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
 
@@ -49,19 +51,47 @@ def count(module) -> int:
 
 @pytest.mark.parametrize(
     ("config", "exchange", "total"),
-    [(PAPER, 989_470, 83_714_532), (SMALL, 63_070, 12_117_284), (TINY, 4_270, 9_924_084)],
+    [(PAPER, 197_636, 82_922_698), (SMALL, 12_548, 12_066_762), (TINY, 836, 9_920_650)],
     ids=["paper", "small", "tiny"],
 )
 def test_parameters_by_hand(config, exchange, total):
     c, h = config.channels, config.channels // 2
-    attention = (c * h + h) + 2 * h + (h + 1) + 2  # a 1x1 convolution and a normalisation, twice
-    shared = 2 * c * c + c
+    attention = c * h + 2 * h + h + 2  # a 1x1 convolution without bias and a normalisation, twice
     with torch.device("meta"):
         model = DualDetector(DualDetectorConfig(config))
     assert count(Attention(c)) == attention
-    assert count(model.exchange[0]) == shared + 2 * attention
-    assert count(model.exchange) == 5 * (shared + 2 * attention) == exchange
+    assert len(model.exchange) == 1
+    assert count(model.exchange) == (2 * c * c + c) + 2 * attention == exchange
     assert count(model) == count(model.visible) + count(model.infrared) + exchange == total
+
+
+@pytest.mark.parametrize(
+    ("config", "exchange", "total"),
+    [(PAPER, 989_470, 83_714_532), (TINY, 4_270, 9_924_084)],
+    ids=["paper", "tiny"],
+)
+def test_parameters_of_a_set_for_each_level_by_hand(config, exchange, total):
+    c, h = config.channels, config.channels // 2
+    attention = (c * h + h) + 2 * h + (h + 1) + 2
+    with torch.device("meta"):
+        model = DualDetector(DualDetectorConfig(config, exchange="per_level"))
+    assert count(model.exchange) == 5 * ((2 * c * c + c) + 2 * attention) == exchange
+    assert count(model) == total
+
+
+def test_an_unknown_exchange_is_named():
+    with pytest.raises(UserError, match=r"detectors\.exchange is 'both'; it must be one of shared, per_level"):
+        DualDetectorConfig(exchange="both")
+
+
+def test_weights_start_as_in_the_files():
+    torch.manual_seed(0)
+    found = Exchange(64)
+    convs = [layer for layer in found.modules() if isinstance(layer, nn.Conv2d)]
+    assert len(convs) == 5
+    assert torch.cat([conv.weight.detach().flatten() for conv in convs]).std().item() == pytest.approx(0.01, rel=0.05)
+    assert [conv.bias is not None for conv in convs] == [True, False, False, False, False]
+    assert not found.shared.bias.any()
 
 
 def test_the_papers_layers():
@@ -73,9 +103,10 @@ def test_the_papers_layers():
     assert [type(layer) for layer in level.visible.layers] == kinds
 
 
-def test_a_level_by_hand():
+@pytest.mark.parametrize("as_published", [True, False])
+def test_a_level_by_hand(as_published):
     torch.manual_seed(0)
-    level = Exchange(6)
+    level = Exchange(6, as_published)
     norms = [layer for layer in level.modules() if isinstance(layer, nn.BatchNorm2d)]
     assert len(norms) == 4
     for norm in norms:
@@ -86,9 +117,8 @@ def test_a_level_by_hand():
         found = level.eval()(visible, infrared)
 
     def conv(layer, x):
-        return (
-            np.einsum("oc,bchw->bohw", layer.weight[..., 0, 0].detach(), x) + layer.bias.detach().numpy()[:, None, None]
-        )
+        product = np.einsum("oc,bchw->bohw", layer.weight[..., 0, 0].detach(), x)
+        return product if layer.bias is None else product + layer.bias.detach().numpy()[:, None, None]
 
     def normal(layer, x):
         mean, var, scale, shift = (
@@ -123,7 +153,7 @@ def test_maps_have_the_size_of_the_images(random_detectors, size):
 
 def test_maps_lie_on_the_pixels():
     """A map that is a ramp over the cells of the finest level is a ramp over the pixels, each cell four of them."""
-    model = dual_detector().eval()
+    model = dual_detector(PER_LEVEL).eval()
 
     class Ramp(nn.Module):
         def forward(self, x):
@@ -138,32 +168,46 @@ def test_maps_lie_on_the_pixels():
 def test_the_visible_map_is_first():
     model = dual_detector().eval()
     before = maps(model, *pair(64, 64))
-    last = model.exchange[0].visible.layers[4]
-    nn.init.zeros_(last.weight)
-    nn.init.constant_(last.bias, 3.0)
+    norm = model.exchange[0].visible.layers[4]
+    nn.init.zeros_(norm.weight)
+    nn.init.constant_(norm.bias, 3.0)
     after = maps(model, *pair(64, 64))
     assert torch.equal(after[:, 1], before[:, 1])
     np.testing.assert_allclose(after[:, 0], 1 / (1 + np.exp(-3.0)), atol=1e-6)
 
 
-def test_both_maps_depend_on_both_images(random_detectors):
+def test_both_maps_depend_on_both_images():
+    model = dual_detector().eval()
+    nn.init.normal_(model.exchange[0].shared.weight, std=0.3)  # it starts with next to nothing
     visible, infrared = pair(64, 96)
-    before = maps(random_detectors, visible, infrared)
+    before = maps(model, visible, infrared)
     brighter, warmer = visible.clone(), infrared.clone()
     brighter[..., 20:40, 30:60] = 1
     warmer[..., 20:40, 30:60] = 1
-    for changed in (maps(random_detectors, brighter, infrared), maps(random_detectors, visible, warmer)):
+    for changed in (maps(model, brighter, infrared), maps(model, visible, warmer)):
         difference = (changed - before).abs().amax((0, 2, 3))
         assert (difference > 1e-4).all()
 
 
 def test_only_the_finest_level_gives_maps():
-    model = dual_detector().eval()
+    model = dual_detector(PER_LEVEL).eval()
     before = maps(model, *pair(64, 64))
     for level in model.exchange[1:]:
         nn.init.zeros_(level.shared.weight)
         nn.init.constant_(level.visible.layers[0].weight, 0.3)
     assert torch.equal(maps(model, *pair(64, 64)), before)
+
+
+def test_all_levels_go_through_the_one_set():
+    model = dual_detector().eval()
+    seen = []
+    model.exchange[0].register_forward_hook(lambda _, given, out: seen.append((given, out)))
+    visible, infrared = pair(64, 64)
+    with torch.no_grad():
+        found = model(visible, infrared)
+    assert [tuple(given[0].shape[-2:]) for given, _ in seen] == [(16, 16), (8, 8), (4, 4), (2, 2), (1, 1)]
+    grown = nn.functional.interpolate(seen[0][1][2], (64, 64), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(found.attention, grown)
 
 
 def test_padding_is_the_mean_colour_and_nothing_else(random_detectors):
@@ -246,8 +290,9 @@ def test_losses_are_finite_and_reach_every_parameter_that_learns(targets, frozen
     assert still == (set(MODALITIES) if frozen else set())
 
 
-def test_every_level_learns_to_exchange_and_attend():
-    model = dual_detector().train()
+@pytest.mark.parametrize("config", [CONFIG, PER_LEVEL], ids=["shared", "per level"])
+def test_every_level_learns_to_exchange_and_attend(config):
+    model = dual_detector(config).train()
     for name in MODALITIES:
         getattr(model, name).rpn.fg_bg_sampler.batch_size_per_image = 10_000  # anchors of every level are drawn
     sum(model(*pair(96, 96, count=2), [BOX, NONE]).losses.values()).backward()
@@ -283,6 +328,18 @@ def test_what_is_frozen_stays_frozen_in_both():
         assert trunk.training and not trunk.bn1.training and not trunk.layer3[0].bn1.training
         assert not trunk.layer1[0].conv1.weight.requires_grad and trunk.layer2[0].conv1.weight.requires_grad
     assert all(level.visible.layers[1].training for level in model.exchange)
+
+
+def test_an_old_checkpoint_has_a_set_for_each_level(tmp_path):
+    """One that was written before the field `exchange`."""
+    model = dual_detector(PER_LEVEL).eval()
+    checkpoint.save(tmp_path, "detectors", model, recipe={}, state={"frozen": False})
+    about = json.loads((tmp_path / "config.json").read_text())
+    del about["config"]["exchange"]
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    loaded = checkpoint.load(tmp_path, models=DUAL_DETECTORS).model
+    assert loaded.config == PER_LEVEL
+    assert torch.equal(maps(loaded, *pair(40, 50)), maps(model, *pair(40, 50)))
 
 
 def test_a_checkpoint_rebuilds_them(random_detectors, tmp_path):

@@ -14,7 +14,7 @@ from torch import nn
 from fusion import checkpoint, inference
 from fusion.config import from_dict, to_dict
 from fusion.errors import UserError
-from fusion.models.configs import ABLATIONS, MoEFusionConfig
+from fusion.models.configs import ABLATIONS, GATE_INPUTS, MoEFusionConfig
 from fusion.models.experts import ImageGate, image_mixture, squared_cv
 from fusion.models.moefusion import Fused, MoEFusion
 from fusion.models.registry import MODELS
@@ -229,6 +229,74 @@ def test_the_gate_pools_so_the_size_does_not_matter():
         best = row.topk(2).indices
         expected = torch.zeros(4).scatter(0, best, row[best].softmax(0))
         torch.testing.assert_close(weights, expected)
+
+
+@pytest.mark.parametrize("inputs", ["layer_norm", "standardised"])
+def test_normalised_inputs_by_hand(inputs):
+    torch.manual_seed(0)
+    gate = ImageGate(2, (3, 4), experts=4, top_k=2, inputs=inputs)
+    nn.init.normal_(gate.choice)
+    batches = [3 + torch.rand(5, 2, 3, 4) for _ in range(2)]
+    for features in batches:
+        gate.train()([features])
+    if inputs == "standardised":
+        first, second = (batch.flatten(1) for batch in batches)
+        mean = (first.mean(0) + second.mean(0)) / 2
+        variance = (first.square().mean(0) + second.square().mean(0)) / 2 - mean.square()
+        expected = (second - mean) / (variance + 1e-5).sqrt()
+    else:
+        second = batches[1].flatten(1)
+        expected = (second - second.mean(1, keepdim=True)) / (second.var(1, keepdim=True, correction=0) + 1e-5).sqrt()
+    scores = expected / 24**0.5 @ gate.choice
+    gates_BN = gate.eval()([batches[1]])[0]
+    torch.testing.assert_close(gates_BN.topk(2).indices, scores.topk(2).indices)
+    torch.testing.assert_close(gates_BN.topk(2).values, scores.topk(2).values.softmax(1), rtol=1e-4, atol=1e-4)
+
+
+def test_what_all_images_share_decides_for_a_pooled_gate_alone():
+    """Features are a large common part and small differences, and the gate has learned to prefer some experts."""
+    torch.manual_seed(0)
+    common, choice = 3 + torch.rand(1, 2, 3, 4), torch.randn(24, 4)
+    images_BCHW = common + 0.05 * torch.randn(64, 2, 3, 4)
+    sets = {}
+    for inputs in GATE_INPUTS:
+        gate = ImageGate(2, (3, 4), experts=4, top_k=2, inputs=inputs).train()
+        for batch in images_BCHW.split(4):
+            gate([batch])
+        gate.choice.data.copy_(choice)
+        gates_BN = gate.eval()([images_BCHW])[0]
+        sets[inputs] = len({tuple(row) for row in (gates_BN > 0).tolist()})
+    assert sets["pooled"] <= 2 and sets["standardised"] == 6  # of 4 over 2
+
+
+def test_evaluation_leaves_the_statistics_as_they_are():
+    gate = ImageGate(2, (3, 4), experts=4, top_k=2, inputs="standardised", bias_rate=0.1)
+    before = {name: value.clone() for name, value in gate.state_dict().items()}
+    gate.eval()([images(3, 2, 3, 4)])
+    assert all(torch.equal(value, before[name]) for name, value in gate.state_dict().items())
+    gate.train()([images(3, 2, 3, 4)])
+    changed = {name for name, value in gate.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"bias_N", "standardiser.mean_G", "standardiser.square_G", "standardiser.batches"}
+
+
+def test_a_bias_moves_the_choice_to_experts_with_less_than_their_share_and_not_the_weights():
+    torch.manual_seed(0)
+    gate = ImageGate(1, (1, 2), experts=3, top_k=2, bias_rate=0.1).train()
+    gate.choice.data.copy_(torch.tensor([[2.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))
+    gate.noise.data.fill_(-50)  # next to no noise
+    given = torch.ones(4, 1, 1, 2)
+    gate([given])
+    torch.testing.assert_close(gate.bias_N, torch.tensor([-0.1, -0.1, 0.1]))  # 4, 4 and 0 of 8
+    for _ in range(5):
+        gate([given])
+    gates_BN = gate.eval()([given])[0]
+    assert (gates_BN[0] > 0).tolist() == [True, False, True]  # 1.4, 0.4, 0.6
+    torch.testing.assert_close(gates_BN[0, [0, 2]], torch.tensor([2.0, 0.0]).softmax(0))
+
+
+def test_the_papers_gate_has_two_matrices_and_nothing_else():
+    assert set(ImageGate(2, (3, 4), 4, 2).state_dict()) == {"choice", "noise"}
+    assert MoEFusionConfig().gate_inputs == "pooled" and not MoEFusionConfig().gate_bias_rate
 
 
 def test_a_new_gate_lets_noise_alone_choose():
@@ -455,7 +523,14 @@ def loss_of(model, seed=1, batch=8):
     return total(moefusion_terms(out.image, visible, infrared, None, out.loads), MoEFusionLoss())
 
 
-@pytest.mark.parametrize("changes", [*({"ablation": a} for a in ABLATIONS), {"attention_mode": "conv"}, {"top_k": 4}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"ablation": a} for a in ABLATIONS),
+        *({"gate_inputs": inputs} for inputs in GATE_INPUTS[1:]),
+        *({"attention_mode": "conv"}, {"top_k": 4}, {"gate_bias_rate": 0.1}),
+    ],
+)
 def test_the_gradient_reaches_every_parameter(changes):
     # wide enough that no expert has only dead units
     model = build(width=8, decoder_widths=(16, 12, 12), **changes).train()
@@ -507,9 +582,19 @@ def test_it_learns():
 # checkpoints, inference, configurations
 
 
-@pytest.mark.parametrize("changes", [{}, {"ablation": "no_moge"}, {"attention_mode": "conv", "experts": 3}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"ablation": "no_moge"},
+        {"attention_mode": "conv", "experts": 3},
+        {"gate_inputs": "standardised", "gate_bias_rate": 0.1},
+    ],
+)
 def test_a_checkpoint_rebuilds_it(tmp_path, changes):
-    model = build(choose=0.5, **changes).eval()
+    model = build(choose=0.5, **changes)
+    model(*pair(seed=5))
+    model.eval()
     checkpoint.save(tmp_path, "moefusion", model, recipe={}, state={"epoch": 1})
     loaded = checkpoint.load(tmp_path, expect="moefusion")
     assert loaded.model.config == model.config
@@ -541,6 +626,8 @@ def test_configurations_go_to_json_and_back(ablation):
         ({"grid": (0, 20)}, "model.grid"),
         ({"ablation": "no-mole"}, "model.ablation"),
         ({"attention_mode": ""}, "model.attention_mode"),
+        ({"gate_inputs": "flat"}, "model.gate_inputs"),
+        ({"gate_bias_rate": -0.1}, "model.gate_bias_rate"),
         ({"width": 0}, "model.width"),
         ({"width": 7}, "model.width"),
         ({"decoder_widths": (64, 0, 16)}, "model.decoder_widths"),

@@ -51,6 +51,16 @@ def test_gate_choices_are_counted():
     assert gate_choices(gates(), format="png").startswith(b"\x89PNG")
 
 
+def test_what_images_choose_is_counted_in_sets():
+    """All four choose 1 and 2 of the global experts; on the foreground two choose 1 and two 2."""
+    table = experts.choice_table(gates()).set_index("gate")
+    assert list(table.columns) == ["images", "sets", "most_chosen", "entropy"]
+    assert table.loc["global"].tolist() == [4, 1, 4, 0.0]
+    assert table.loc["foreground"].tolist() == [4, 2, 2, 1.0]
+    with pytest.raises(UserError, match="the table of gates is empty"):
+        experts.choice_table(gates()[:0])
+
+
 def test_bars_have_the_heights_of_the_shares():
     """Two choose expert 1 and two expert 2 on the foreground; all choose 1 and 2 of the global ones."""
     figure = figure_of(experts, lambda: gate_choices(gates()))
