@@ -1,9 +1,10 @@
 """Do MoE-Fusion's gates choose by image in evaluation, and at what price? Ways of the gate, over seeds, side by side.
 
-    python benchmarks/moe_gate.py PAIRS [--gates pooled standardised ...] [--seeds 3] [--epochs 6] [--threads 1]
+    python benchmarks/moe_gate.py PAIRS [--gates pooled standardised ...] [--seeds 3] [--first-seed 0] [--epochs 6]
+        [--crop 96] [--test-size 256] [--threads 1]
 
-PAIRS has train and test folders, with boxes. Each way trains `moefusion-tiny` on the train pairs, without Ray, and fuses
-the test pairs whole, without noise. Of every gate: how many different sets of K experts the images chose, how many
+PAIRS has train and test folders, with boxes. Each way trains `moefusion-tiny` on crops of the train pairs, without Ray,
+and fuses centre crops of the test pairs, without noise. Of every gate: how many different sets of K experts the images chose, how many
 images the most chosen set has, and the entropy of the choice in bits, which, as the choice follows from the image, is
 the mutual information of image and choice. Then Q_abf, VIF and SSIM of the fused test images.
 """
@@ -16,14 +17,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from fusion import metrics
 from fusion.data.corpus import Sample
 from fusion.data.pairs import find_pairs, read_pair
-from fusion.images.colour import luma
 from fusion.report.experts import choice_table
-from fusion.training.crops import training_batches
+from fusion.training.crops import training_batches, validation_batches
 from fusion.training.engine import Engine
 from fusion.training.recipes import Recipe, moefusion_tiny
 
@@ -56,20 +55,16 @@ def train(recipe: Recipe, samples: list[Sample]) -> Engine:
     return engine
 
 
-def grey(image: np.ndarray) -> Tensor:
-    return torch.from_numpy(luma(image))[None, None]
-
-
 @torch.inference_mode()
-def evaluate(engine: Engine, samples: list[Sample]) -> tuple[pd.DataFrame, dict[str, float]]:
+def evaluate(engine: Engine, samples: list[Sample], size: int) -> tuple[pd.DataFrame, dict[str, float]]:
     """Return the weights as `fusion.report.experts` takes them, and the means of the metrics."""
     rows, scores = [], []
     model = engine.model.eval()
-    for sample in samples:
-        pair = grey(sample.visible), grey(sample.infrared)
+    for number, batch in enumerate(validation_batches(samples, engine.stage, size)):
+        pair = batch["visible"], batch["infrared"]
         output = model(*pair)
         for gate, weights in output.gates.items():
-            rows += [(sample.key, gate, place, weight) for place, weight in enumerate(weights[0].tolist(), 1)]
+            rows += [(number, gate, place, weight) for place, weight in enumerate(weights[0].tolist(), 1)]
         eight_bit = [(image.clamp(0, 1) * 255).round() for image in (output.image, *pair)]
         scores.append([float(value) for value in metrics.score(*eight_bit, QUALITY).values()])
     table = pd.DataFrame(rows, columns=["image", "gate", "expert", "weight"])
@@ -78,13 +73,14 @@ def evaluate(engine: Engine, samples: list[Sample]) -> tuple[pd.DataFrame, dict[
 
 def trials(args: argparse.Namespace) -> Iterator[dict[str, object]]:
     sets = {split: read(args.pairs, split) for split in ("train", "test")}
-    for seed in range(args.seeds):
+    for seed in range(args.first_seed, args.first_seed + args.seeds):
         for name in args.gates:
             base = replace(moefusion_tiny(), epochs=args.epochs, seed=seed)
-            recipe = replace(base, model=replace(base.model, **GATES[name]))
+            crops = replace(base.crops, size=args.crop)
+            recipe = replace(base, model=replace(base.model, **GATES[name]), crops=crops)
             start = time.process_time()
             engine = train(recipe, sets["train"])
-            gates, quality = evaluate(engine, sets["test"])
+            gates, quality = evaluate(engine, sets["test"], args.test_size)
             row: dict[str, object] = {"gate": name, "seed": seed, "cpu_s": round(time.process_time() - start)}
             for gate, choice in choice_table(gates).set_index("gate").iterrows():
                 row |= {f"{gate} {key}": choice[key] for key in ("sets", "most_chosen", "entropy")}
@@ -97,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pairs")
     parser.add_argument("--gates", nargs="+", choices=GATES, default=list(GATES), metavar="GATE")
-    for name, value in {"seeds": 3, "epochs": 6, "threads": 1}.items():
+    for name, value in {"seeds": 3, "first-seed": 0, "epochs": 6, "crop": 96, "test-size": 256, "threads": 1}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

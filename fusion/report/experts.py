@@ -24,7 +24,7 @@ BRIGHTEST = 99.5  # per cent: what is shown as white
 
 
 def choice_table(gates: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per gate: images, sets, most_chosen, entropy. `gates`: as in `gate_choices`.
+    """Return a row per gate: gate, images, sets, most_chosen, entropy. `gates`: as in `gate_choices`.
 
     sets: how many different sets of experts the images chose. most_chosen: how many images chose the most frequent set.
     entropy: of the set, in bits, over the images; 0 where all chose alike, and at most log2(images). The choice of
@@ -39,6 +39,20 @@ def choice_table(gates: pd.DataFrame) -> pd.DataFrame:
         entropy = max(float(-(shares * np.log2(shares)).sum()), 0.0)
         rows.append((name, len(chosen), len(counts), int(counts.max()), entropy))
     return pd.DataFrame(rows, columns=["gate", "images", "sets", "most_chosen", "entropy"])
+
+
+def choice_notes(gates: pd.DataFrame) -> list[str]:
+    """Return a sentence per gate on whether its choice depends on the image. `gates`: as in `gate_choices`."""
+    notes = []
+    for row in choice_table(gates).itertuples(index=False):
+        if row.sets == 1:
+            notes.append(f"{row.gate} gate: all {row.images} images chose the same experts; nothing depends on the image.")
+        else:
+            notes.append(
+                f"{row.gate} gate: {row.images} images chose {row.sets} different sets of experts, {row.most_chosen} of "
+                f"them the same one; {row.entropy:.2f} bits."
+            )
+    return notes
 
 
 def _check_gates(gates: pd.DataFrame) -> None:

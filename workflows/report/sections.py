@@ -17,7 +17,7 @@ from fusion.images.decode import decode
 from fusion.legacy import upgrade_history
 from fusion.models.moefusion import MoEFusion
 from fusion.report import evolution as evolution_report
-from fusion.report.experts import expert_sheet, gate_choices
+from fusion.report.experts import choice_notes, expert_sheet, gate_choices
 from fusion.report.gallery import data_uri
 from fusion.report.html import FullWidthImage, Plot, Section, plot
 from fusion.report.plots import level_families, metric_over_level, training_curves
@@ -202,19 +202,23 @@ def experts_section(methods: Mapping[str, str], runs: Sequence[TrainingRun], ite
     """
     import pandas as pd
 
-    plots, sheets = [], []
+    plots, sheets, notes = [], [], []
     for name, folder in methods.items():
         path = storage.join(folder, GATES_FILE)
         if storage.exists(path):
             gates = pd.read_csv(io.BytesIO(storage.read_bytes(path)))
             plots.append(plot(f"{name}: experts chosen", gate_choices(gates)))
+            notes += [f"{name}, {note}" for note in choice_notes(gates)]
     for run in runs:
         if run.recipe.get("model_name") == "moefusion":
             sheets += expert_sheets(run.folder, items)
     if not (plots or sheets):
         return None
-    lead = "How often each gate chose each expert, and what every local expert makes of the foreground and background."
-    return Section("experts", "Experts", lead, (), tuple(plots), tuple(sheets))
+    lead = (
+        "How often each gate chose each expert when these images were fused, without the noise of training, and what "
+        "every local expert makes of the foreground and background."
+    )
+    return Section("experts", "Experts", lead, (), tuple(plots), tuple(sheets), tuple(notes))
 
 
 def expert_sheets(run: str, items: Sequence[Item]) -> list[FullWidthImage]:

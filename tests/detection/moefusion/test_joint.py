@@ -395,6 +395,7 @@ def test_the_papers_recipe():
         ({"crops": replace(RECIPE.crops, classes=("car", "person"))}, "must be the same"),
         ({"crops": replace(RECIPE.crops, classes=())}, "must be the same"),
         ({"crops": replace(RECIPE.crops, size=64)}, "at least 72"),
+        ({"crops": replace(RECIPE.crops, box_attention=True)}, "without detectors"),
         ({"model": TGECNetConfig(stage="fuse")}, "loss|moefusion"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -423,6 +424,17 @@ def test_joint_crops_are_those_of_moefusion_and_more():
     settings = CropConfig(size=32, per_image=4, classes=CLASSES)
     for plain, more in zip(crops(whole, "moefusion", settings, 1, 2), joint(whole, 3, 1)[8:], strict=True):
         assert all(np.array_equal(plane, more[role]) for role, plane in plain.items())
+
+
+def test_boxes_are_the_attention_where_that_is_asked_for():
+    boxes = {"boxes": np.array([[2, 2, 20, 20]], np.float32), "classes": ("car",)}
+    whole = replace(sample(), **boxes)
+    for crop in crops(whole, "moefusion", config(box_attention=True), seed=0, epoch=0):
+        assert np.array_equal(crop["attention"], crop["mask"])
+    assert "attention" not in crops(whole, "moefusion", config(), seed=0, epoch=0)[0]
+    (batch,) = validation_batches([whole], "moefusion", 24, box_attention=True)
+    assert torch.equal(batch["attention"], batch["mask"]) and 0 < batch["attention"].mean() < 1
+    assert "attention" not in next(validation_batches([whole], "moefusion", 24))
 
 
 def test_validation_batches_have_colour_but_no_boxes():

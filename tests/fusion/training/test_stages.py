@@ -65,6 +65,12 @@ def test_terms_are_those_that_have_weights(stage):
     assert all(value.dtype == torch.float32 and value.isfinite() for value in found.values())
 
 
+def test_box_attention_is_for_moefusion():
+    assert replace(TINY.crops, box_attention=True) != TINY.crops
+    with pytest.raises(UserError, match=r"crops\.box_attention is for MoE-Fusion alone"):
+        replace(RECIPES["aenet-tiny"](), crops=replace(TINY.crops, box_attention=True))
+
+
 def test_a_loss_of_another_stage_is_refused():
     with pytest.raises(UserError, match="stage moefusion needs the loss MoEFusionLoss"):
         replace(TINY, loss=RestoreLoss())
