@@ -73,9 +73,7 @@ def train_loop(settings: TrainSettings, worker: WorkerConfig) -> str | None:
         print(f"resumed after epoch {engine.epoch}", flush=True)
 
     samples = list(validation_samples(open_corpus(settings.corpus), recipe.validation.rows, rank, size))
-    held_out = list(
-        validation_batches(samples, engine.stage, recipe.validation.size, recipe.crops.box_attention)
-    )
+    held_out = list(validation_batches(samples, engine.stage, recipe.validation.size, recipe.crops.box_attention))
     detected = None if settings.detector is None else DetectionMetric(settings.detector, samples, engine, size)
     del samples
     shard = ray.train.get_dataset_shard("train")
