@@ -58,7 +58,7 @@ def test_what_images_choose_is_counted_in_sets():
     assert table.loc["global"].tolist() == [4, 1, 4, 0.0]
     assert table.loc["foreground"].tolist() == [4, 2, 2, 1.0]
     assert experts.choice_notes(gates()) == [
-        "global gate: all 4 images chose the same experts; nothing depends on the image.",
+        "global gate: all 4 images chose the same experts.",
         "foreground gate: 4 images chose 2 different sets of experts, 2 of them the same one; 1.00 bits.",
     ]
     with pytest.raises(UserError, match="the table of gates is empty"):
