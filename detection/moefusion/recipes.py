@@ -11,7 +11,6 @@ from fusion.errors import UserError
 from fusion.training.configs import CropConfig, OptimConfig, ValidationConfig
 from fusion.training.recipes import Recipe, moefusion, moefusion_tiny
 
-
 EXCHANGES = ("shared", "per_level")
 
 
