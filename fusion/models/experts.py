@@ -178,8 +178,8 @@ class ImageGate(nn.Module):
             paper. What they have in common then soon outweighs what differs, and without noise all images choose alike.
             "layer_norm" normalises each image's over G, "standardised" each of G over images; both divide by sqrt(G),
             so that a step of the optimiser does not grow with G.
-        bias_rate: Above 0: experts are chosen by score + bias. After every training step the bias of one that was chosen
-            less than its share, noise apart, grows by this, and that of the others falls (Wang et al. 2024, load
+        bias_rate: Above 0: experts are chosen by score + bias. After every training step the bias of one that was
+            chosen less than its share, noise apart, grows by this, and that of the others falls (Wang et al. 2024, load
             balancing without an auxiliary loss). Weights come from the scores alone.
     """
 

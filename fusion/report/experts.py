@@ -46,9 +46,7 @@ def choice_notes(gates: pd.DataFrame) -> list[str]:
     notes = []
     for row in choice_table(gates).itertuples(index=False):
         if row.sets == 1:
-            notes.append(
-                f"{row.gate} gate: all {row.images} images chose the same experts; nothing depends on the image."
-            )
+            notes.append(f"{row.gate} gate: all {row.images} images chose the same experts.")
         else:
             notes.append(
                 f"{row.gate} gate: {row.images} images chose {row.sets} different sets of experts, {row.most_chosen} of "

@@ -21,8 +21,8 @@ from fusion.seeds import make_rng
 from fusion.training.configs import CropConfig
 from fusion.training.stages import STAGES
 
-# Luma in [0, 1], (B, 1, H, W), but "colour": RGB (B, 3, H, W). "mask", "attention": 1 inside boxes. "boxes": (B, most, 5),
-# x1 y1 x2 y2 in pixels and a place in `CropConfig.classes`, or -1 in rows that are no box.
+# Luma in [0, 1], (B, 1, H, W), but "colour": RGB (B, 3, H, W). "mask", "attention": 1 inside boxes. "boxes":
+# (B, most, 5), x1 y1 x2 y2 in pixels and a place in `CropConfig.classes`, or -1 in rows that are no box.
 Batch = dict[str, Tensor]
 MIN_VISIBLE_FRACTION = 0.3  # of a box's area must lie in a crop
 MIN_BOX_PIXELS = 2.0  # width and height of a box in a crop
