@@ -4,9 +4,9 @@
         [--crop 96] [--test-size 256] [--threads 1]
 
 PAIRS has train and test folders, with boxes. Each way trains `moefusion-tiny` on crops of the train pairs, without Ray,
-and fuses centre crops of the test pairs, without noise. Of every gate: how many different sets of K experts the images chose, how many
-images the most chosen set has, and the entropy of the choice in bits, which, as the choice follows from the image, is
-the mutual information of image and choice. Then Q_abf, VIF and SSIM of the fused test images.
+and fuses centre crops of the test pairs, without noise. Of every gate: how many different sets of K experts the images
+chose, how many images the most chosen set has, and the entropy of the choice in bits, which, as the choice follows from
+the image, is the mutual information of image and choice. Then Q_abf, VIF and SSIM of the fused test images.
 """
 
 import argparse

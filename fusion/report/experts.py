@@ -46,12 +46,13 @@ def choice_notes(gates: pd.DataFrame) -> list[str]:
     notes = []
     for row in choice_table(gates).itertuples(index=False):
         if row.sets == 1:
-            notes.append(f"{row.gate} gate: all {row.images} images chose the same experts.")
+            choice = f"all {row.images} images chose the same experts."
         else:
-            notes.append(
-                f"{row.gate} gate: {row.images} images chose {row.sets} different sets of experts, {row.most_chosen} of "
-                f"them the same one; {row.entropy:.2f} bits."
+            choice = (
+                f"{row.images} images chose {row.sets} different sets of experts, {row.most_chosen} of them the same "
             )
+            choice += f"one; {row.entropy:.2f} bits."
+        notes.append(f"{row.gate} gate: {choice}")
     return notes
 
 
