@@ -1,4 +1,4 @@
-"""Read what earlier versions wrote: old names of weights, recipe fields and history keys, and what each is now.
+"""Read what earlier versions wrote: names of weights, recipe fields and history keys as they were, fields added since.
 
 Files are upgraded when they are read; nothing on disk is changed.
 """
@@ -40,16 +40,30 @@ CONFIG_FIELDS: dict[str, dict[str, str]] = {
     "detectors": {f"detector.{old}": f"detector.{new}" for old, new in FASTER_RCNN_FIELDS.items()},
 }
 
-# What a setting meant before there was a field for it: dotted fields of recipes, where their group is there; of all
-# recipes, and by model.
-ADDED_COMMON_FIELDS: dict[str, Any] = {"crops.box_attention": False}
-ADDED_RECIPE_FIELDS: dict[str, dict[str, Any]] = {
-    "tgecnet": {"model.fusion_experts": 0, "model.fusion_top_k": 0},
-    "moefusion": {"model.gate_inputs": "pooled", "model.gate_bias_rate": 0.0, "detectors.exchange": "per_level"},
-}
+# What a setting meant before there was a field for it: fields of configs, by model, and dotted fields of recipes where
+# their group is there, of all recipes and by model. A field's default may be another one today.
 ADDED_CONFIG_FIELDS: dict[str, dict[str, Any]] = {
-    "tgecnet": {"fusion_experts": 0, "fusion_top_k": 0},
+    "tgecnet": {"fusion_experts": 0, "fusion_top_k": 0, "prompt_padding": 1, "initialisation": "scaled"},
     "detectors": {"exchange": "per_level"},
+}
+ADDED_COMMON_FIELDS: dict[str, Any] = {
+    "crops.box_attention": False,
+    "crops.resize": [0, 0],
+    "optim.batch_scaling": "sqrt",
+    "detectors_optim.batch_scaling": "sqrt",
+}
+ADDED_RECIPE_FIELDS: dict[str, dict[str, Any]] = {
+    "tgecnet": {
+        "repeats": 1,
+        **{f"model.{name}": value for name, value in ADDED_CONFIG_FIELDS["tgecnet"].items()},
+    },
+    "moefusion": {
+        "repeats": 1,
+        "model.gate_inputs": "pooled",
+        "model.gate_bias_rate": 0.0,
+        "detectors.exchange": "per_level",
+    },
+    "aenet": {"repeats": 1},
 }
 
 # Parts of the names of weights in checkpoints of format 1, by model.

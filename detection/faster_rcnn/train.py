@@ -20,6 +20,7 @@ from detection.faster_rcnn.recipes import DetectorRecipe
 from fusion import checkpoint
 from fusion.errors import UserError
 from fusion.seeds import make_rng
+from fusion.training.configs import worker_batch_size
 from fusion.training.engine import Engine, optimizer_step
 from fusion.training.losses import Terms
 
@@ -54,7 +55,7 @@ def batches(
     Args:
         references: What `read` finds each example by.
         read: Returns an example.
-        recipe: Its batch size is that of all workers together.
+        recipe: Its batch size is shared by the workers, see `fusion.training.configs.worker_batch_size`.
         epoch: From 0.
         rank: The worker's number.
         size: The number of workers.
@@ -63,11 +64,12 @@ def batches(
         UserError: There are fewer examples than a batch has.
     """
     count = len(references)
-    if count < recipe.batch_size:
-        raise UserError(f"{count} images to learn from are less than a batch of {recipe.batch_size}. Lower it.")
+    per_worker = worker_batch_size(recipe.batch_size, size)
+    batch = per_worker * size
+    if count < batch:
+        raise UserError(f"{count} images to learn from are less than a batch of {batch}. Lower it.")
     order = make_rng(recipe.seed, "order", epoch).permutation(count)
-    per_worker = recipe.batch_size // size
-    for start in range(0, count - recipe.batch_size + 1, recipe.batch_size):
+    for start in range(0, count - batch + 1, batch):
         chosen = order[start + rank * per_worker : start + (rank + 1) * per_worker]
         yield collate([augment(read(references[i]), recipe, epoch) for i in chosen])
 

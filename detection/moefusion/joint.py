@@ -22,7 +22,7 @@ from fusion import checkpoint
 from fusion.errors import UserError
 from fusion.images.colour import luma
 from fusion.training.crops import Batch
-from fusion.training.engine import Engine, adam, learning_rate, optimizer_step
+from fusion.training.engine import Engine, adam, optimizer_step
 from fusion.training.losses import Terms
 
 (FOLDER,) = checkpoint.PARTS
@@ -53,8 +53,7 @@ class JointEngine(Engine):
     def set_learning_rate(self, progress: float) -> None:
         """Set both learning rates for `progress`, 0..1, of the run."""
         super().set_learning_rate(progress)
-        for group in self.detectors_optimiser.param_groups:
-            group["lr"] = learning_rate(self.recipe.detectors_optim, progress, self.recipe.epochs)
+        self._set_rate(self.detectors_optimiser, self.recipe.detectors_optim, progress)
 
     def step(self, batch: Batch) -> Terms:
         """Take a step of the detectors, then one of fusion with their attention. Return the terms of both losses.

@@ -9,7 +9,7 @@ from detection.faster_rcnn.recipes import TINY, FasterRCNNConfig
 from fusion.data.class_names import standard_name
 from fusion.errors import UserError
 from fusion.training.configs import CropConfig, OptimConfig, ValidationConfig
-from fusion.training.recipes import Recipe, moefusion, moefusion_tiny
+from fusion.training.recipes import Recipe, moefusion, moefusion_duskfuse, moefusion_tiny
 
 EXCHANGES = ("shared", "per_level")
 
@@ -67,15 +67,25 @@ class JointRecipe(Recipe):
         other = next((name for name in self.crops.classes if standard_name(name) != name), None)
         if other is not None:
             raise UserError(f"recipe {self.name}: boxes of {other!r} are called {standard_name(other)!r}. Say that.")
-        if self.crops.size < MIN_CROP_SIZE:
+        if min(self.crops.shape) < MIN_CROP_SIZE:
             raise UserError(
-                f"recipe {self.name}: crops.size is {self.crops.size}; detectors need at least {MIN_CROP_SIZE} pixels"
+                f"recipe {self.name}: crops are {self.crops.shape}; detectors need at least {MIN_CROP_SIZE} pixels"
             )
 
 
 def moefusion_detectors() -> JointRecipe:
-    """Return MoE-Fusion (E4K2) with two Faster R-CNN (ResNet-50 FPN) as in the paper: 24 epochs, batch 4, alpha 10."""
-    return _joint(moefusion(), "moefusion-detectors", FasterRCNNConfig(), OptimConfig(1e-4, weight_decay=1e-4))
+    """Return MoE-Fusion (E4K2) with two Faster R-CNN (ResNet-50 FPN) as in the paper: 24 epochs, batch 4, alpha 10.
+
+    The detectors take the optimiser of the authors' files, as `moefusion` does; those clip the gradients of both
+    networks together to 35, we those of each.
+    """
+    return _joint(moefusion(), "moefusion-detectors", FasterRCNNConfig(), moefusion().optim)
+
+
+def moefusion_detectors_duskfuse() -> JointRecipe:
+    """Return the same by our own settings: crops of 480 x 480 with flips, each image once an epoch."""
+    optim = OptimConfig(1e-4, weight_decay=1e-4)
+    return _joint(moefusion_duskfuse(), "moefusion-detectors-duskfuse", FasterRCNNConfig(), optim)
 
 
 def moefusion_detectors_tiny() -> JointRecipe:
@@ -103,5 +113,6 @@ def _joint(
 
 RECIPES: dict[str, Callable[[], JointRecipe]] = {
     "moefusion-detectors": moefusion_detectors,
+    "moefusion-detectors-duskfuse": moefusion_detectors_duskfuse,
     "moefusion-detectors-tiny": moefusion_detectors_tiny,
 }

@@ -79,17 +79,28 @@ class MoEFusionConfig:
 
 
 TGECNET_STAGES = ("restore", "fuse")
+INITIALISATIONS = ("published", "scaled")
 AT_LEAST_ONE = ("heads", "prompt_atoms", "prompt_width", "bank_maps", "bank_channels", "bank_sizes", "bank_heads")
 
 
 @dataclass(frozen=True)
 class TGECNetConfig:
-    """The paper's sizes by default. `experts` is N, `top_k` is K, in every gate; the gate of stage 2 may have its own.
+    """The paper's network by default. `experts` is N, `top_k` is K, in every gate; that of stage 2 may have its own.
 
     Stage 2 holds stage 1, frozen: all fields but those of FUSION_FIELDS must be those that stage 1 was trained with.
+
+    residual        theta and gamma at the start; 0.5 starts from the average of the restored images
+    prompt_padding  zeros around the image in the first two convolutions of a task prompt: 0 as in the authors' files.
+                    With 1 a border counts that is not in the image.
+    initialisation  "published": as in the authors' files, gates from a normal distribution of deviation 1, all
+                    convolutions as PyTorch makes them. "scaled": gates by 1 / sqrt(inputs), so that their scores are
+                    of the size of the noise and no expert is settled from the start; the last convolution by 0.1, so
+                    that training starts near the residual
     """
 
-    FUSION_FIELDS: ClassVar[tuple[str, ...]] = ("stage", "residual", "fusion_experts", "fusion_top_k")
+    FUSION_FIELDS: ClassVar[tuple[str, ...]] = (
+        "stage", "residual", "fusion_experts", "fusion_top_k", "initialisation"
+    )  # fmt: skip
 
     stage: str = "restore"
     width: int = 48
@@ -105,13 +116,20 @@ class TGECNetConfig:
     bank_channels: tuple[int, int, int] = (64, 128, 320)  # decoder entries at levels 2, 3, 4
     bank_sizes: tuple[int, int, int] = (64, 32, 16)
     bank_heads: int = 4
-    residual: float = 1.0  # theta and gamma at the start; 0.5 starts from the average of the restored images
+    residual: float = 1.0
     fusion_experts: int = 0  # N of the gate of stage 2; 0: `experts`
     fusion_top_k: int = 0  # K of it; 0: `top_k`
+    prompt_padding: int = 0
+    initialisation: str = "published"
 
     def __post_init__(self) -> None:
         if self.stage not in TGECNET_STAGES:
             raise UserError(f"model.stage is {self.stage!r}; it must be one of {', '.join(TGECNET_STAGES)}")
+        if self.initialisation not in INITIALISATIONS:
+            known = ", ".join(INITIALISATIONS)
+            raise UserError(f"model.initialisation is {self.initialisation!r}; it must be one of {known}")
+        if self.prompt_padding not in (0, 1):
+            raise UserError(f"model.prompt_padding is {self.prompt_padding}; it must be 0 or 1")
         if not 1 <= self.top_k <= self.experts:
             raise UserError(f"model.top_k (K) is {self.top_k} of {self.experts} experts (N); it must be 1..N")
         if self.stage == "restore" and (self.fusion_experts or self.fusion_top_k):

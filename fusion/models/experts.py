@@ -66,16 +66,24 @@ def noisy_top_k(clean_TN: Tensor, raw_std_TN: Tensor | None, top_k: int, bias_N:
     return Routing(experts_TK, log_weights_TK, balance)
 
 
-class TaskPrompt(nn.Module):
-    """A vector per image that tells which degradation it suffers from: soft look-up in a learned dictionary."""
+MIN_PROMPT_SIDE = 9  # pixels; two convolutions of 3 x 3 and stride 3 make one of it
 
-    def __init__(self, channels: int, width: int, atoms: int) -> None:
+
+class TaskPrompt(nn.Module):
+    """A vector per image that tells which degradation it suffers from: soft look-up in a learned dictionary.
+
+    `padding`: zeros around the map in the two convolutions of stride 3. Without, a map of less than `MIN_PROMPT_SIDE`
+    pixels is first padded to it by its edge.
+    """
+
+    def __init__(self, channels: int, width: int, atoms: int, padding: int = 0) -> None:
         super().__init__()
+        self.padding = padding
         act = nn.LeakyReLU(0.1)
         self.body = nn.Sequential(
-            nn.Conv2d(channels, 64, 3, stride=3, padding=1),
+            nn.Conv2d(channels, 64, 3, stride=3, padding=padding),
             act,
-            nn.Conv2d(64, 64, 3, stride=3, padding=1),
+            nn.Conv2d(64, 64, 3, stride=3, padding=padding),
             act,
             nn.Conv2d(64, 64, 1),
             act,
@@ -88,6 +96,10 @@ class TaskPrompt(nn.Module):
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, width)."""
+        if not self.padding:
+            down, right = (max(MIN_PROMPT_SIDE - side, 0) for side in image_BCHW.shape[-2:])
+            if down or right:
+                image_BCHW = F.pad(image_BCHW, (0, right, 0, down), mode="replicate")
         summary = self.body(image_BCHW).mean(dim=(2, 3))
         return F.gelu(self.choose(summary).softmax(dim=1) @ self.atoms)
 
@@ -97,14 +109,17 @@ class TaskMoE(nn.Module):
 
     Each expert is D -> F -> D with GELU. Weights of all experts are stacked, so an expert that no token chose
     still takes part in the graph and gets a zero gradient (data-parallel training needs one for every parameter).
+    `gate_std`: the deviation of the gate's weights at the start.
     """
 
-    def __init__(self, width: int, prompt_width: int, experts: int, top_k: int, expansion: float) -> None:
+    def __init__(
+        self, width: int, prompt_width: int, experts: int, top_k: int, expansion: float, gate_std: float = 1.0
+    ) -> None:
         super().__init__()
         hidden = int(width * expansion)
         self.top_k = top_k
         self.prompt = nn.Linear(prompt_width, width)
-        self.gate = nn.Parameter(torch.randn(2 * width, experts) / math.sqrt(2 * width))
+        self.gate = nn.Parameter(torch.randn(2 * width, experts) * gate_std)
         self.noise = nn.Parameter(torch.zeros(2 * width, experts))
         self.w1 = nn.Parameter(torch.empty(experts, width, hidden).uniform_(-1, 1) / math.sqrt(width))
         self.b1 = nn.Parameter(torch.empty(experts, hidden).uniform_(-1, 1) / math.sqrt(width))

@@ -8,6 +8,7 @@ Shapes: B batch, C channels, H height, W width. Images are grey, float, in [0, 1
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -46,12 +47,20 @@ def pad_to(x_BCHW: Tensor, multiple: int) -> Tensor:
     return F.pad(x_BCHW, (0, right, 0, down), mode=mode)
 
 
-def output_conv(channels: int) -> nn.Conv2d:
-    """Return the last convolution; its weights start small, so training starts near the residual, not from noise."""
+def output_conv(channels: int, config: TGECNetConfig) -> nn.Conv2d:
+    """Return the last convolution; "scaled" starts it small, near the residual."""
     last = conv(channels, 1, 3)
-    with torch.no_grad():
-        last.weight.mul_(0.1)
+    if config.initialisation == "scaled":
+        with torch.no_grad():
+            last.weight.mul_(0.1)
     return last
+
+
+def task_moe(width: int, config: TGECNetConfig, experts: int, top_k: int) -> TaskMoE:
+    """Return a task mixture for maps of `width` channels."""
+    c = config
+    gate_std = 1.0 if c.initialisation == "published" else 1 / math.sqrt(2 * width)
+    return TaskMoE(width, c.prompt_width, experts, top_k, c.expansion, gate_std)
 
 
 class Restoration(nn.Module):
@@ -74,14 +83,12 @@ class Restoration(nn.Module):
         def stack(level: int, channels: int) -> nn.Sequential:
             return blocks(c.blocks[level], channels, c.heads[level], c.expansion)
 
-        def moe(channels: int) -> TaskMoE:
-            return TaskMoE(channels, c.prompt_width, c.experts, c.top_k, c.expansion)
-
         self.embed = conv(1, w1, 3)
-        self.prompt = TaskPrompt(1, c.prompt_width, c.prompt_atoms)
-        self.moe1, self.encoder1, self.down1 = moe(w1), stack(0, w1), Down(w1)
-        self.moe2, self.encoder2, self.down2 = moe(w2), stack(1, w2), Down(w2)
-        self.moe3, self.encoder3, self.down3 = moe(w3), stack(2, w3), Down(w3)
+        self.prompt = TaskPrompt(1, c.prompt_width, c.prompt_atoms, c.prompt_padding)
+        gate = c.experts, c.top_k
+        self.moe1, self.encoder1, self.down1 = task_moe(w1, c, *gate), stack(0, w1), Down(w1)
+        self.moe2, self.encoder2, self.down2 = task_moe(w2, c, *gate), stack(1, w2), Down(w2)
+        self.moe3, self.encoder3, self.down3 = task_moe(w3, c, *gate), stack(2, w3), Down(w3)
         self.latent = stack(3, w4)
 
         b2, b3, b4 = c.bank_channels
@@ -96,7 +103,7 @@ class Restoration(nn.Module):
         self.mix2 = nn.Sequential(Block(w2 + b2, c.bank_heads, c.expansion), conv(w2 + b2, w2, 1))
         self.up2, self.decoder1 = Up(w2), stack(0, w2)
         self.refine = blocks(c.refinement, w2, c.heads[0], c.expansion)
-        self.output = output_conv(w2)
+        self.output = output_conv(w2, c)
 
     def forward(self, image_B1HW: Tensor) -> Restored:
         """(B, 1, H, W), H and W multiples of 8 -> the restored image, and the features of the level-1 decoder.
@@ -137,11 +144,11 @@ class FusionHead(nn.Module):
         self.beta = nn.Parameter(torch.ones(width, 1, 1))
         self.theta = nn.Parameter(torch.full((), c.residual))
         self.gamma = nn.Parameter(torch.full((), c.residual))
-        self.prompt = TaskPrompt(width, c.prompt_width, c.prompt_atoms)
-        self.moe = TaskMoE(width, c.prompt_width, *c.fusion_gate, c.expansion)
+        self.prompt = TaskPrompt(width, c.prompt_width, c.prompt_atoms, c.prompt_padding)
+        self.moe = task_moe(width, c, *c.fusion_gate)
         self.decoder = blocks(c.blocks[0], width, c.heads[0], c.expansion)
         self.refine = blocks(c.refinement, width, c.heads[0], c.expansion)
-        self.output = output_conv(width)
+        self.output = output_conv(width, c)
 
     def forward(self, features: Tensor, visible: Tensor, infrared: Tensor) -> tuple[Tensor, Tensor]:
         """Return the fused image (B, 1, H, W) and the balance of the gate (scalar).

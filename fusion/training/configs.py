@@ -14,6 +14,9 @@ from fusion.errors import UserError
 class CropConfig:
     """How crops are taken from images.
 
+    per_image               crops of a sample in one pass
+    resize                  (height, width) that whole images are scaled to, instead of being cropped; (0, 0): crops
+                            of `size`
     identity_probability    how often stage 1 sees the modality that is not degraded, to learn to leave it alone
     shuffle_buffer          crops held back to mix images and degradations within a batch
     classes                 which boxes detectors learn
@@ -24,6 +27,7 @@ class CropConfig:
     size: int = 128
     per_image: int = 4
     flips: bool = True
+    resize: tuple[int, int] = (0, 0)
     identity_probability: float = 0.2
     shuffle_buffer: int = 512
     classes: tuple[str, ...] = ()
@@ -32,10 +36,19 @@ class CropConfig:
     def __post_init__(self) -> None:
         if self.size < 8 or self.size % 8:
             raise UserError(f"crops.size is {self.size}; it must be a positive multiple of 8")
+        if self.resize != (0, 0) and (min(self.resize) < 8 or any(side % 8 for side in self.resize)):
+            raise UserError(f"crops.resize is {self.resize}; both must be positive multiples of 8, or 0 for crops")
+        if self.resize != (0, 0) and self.per_image != 1:
+            raise UserError(f"crops.per_image is {self.per_image}; with crops.resize an image is taken once: give 1")
         if self.per_image < 1 or self.shuffle_buffer < 1:
             raise UserError("crops.per_image and crops.shuffle_buffer must be at least 1")
         if not 0 <= self.identity_probability <= 1:
             raise UserError(f"crops.identity_probability is {self.identity_probability}; it must be in 0..1")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of a crop in pixels."""
+        return self.resize if self.resize != (0, 0) else (self.size, self.size)
 
 
 @dataclass(frozen=True)
@@ -77,11 +90,17 @@ class AENetLoss:
     ssim: float = 1.0
 
 
+# The exponent of (batch of all workers / batch of the recipe) by which the rate is multiplied. Adam divides a gradient
+# by its own size, so its steps want the root (Malladi et al., NeurIPS 2022); "linear" is the rule for SGD.
+BATCH_SCALING = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
+
+
 @dataclass(frozen=True)
 class OptimConfig:
     """Adam, cosine annealing from `lr` to `lr * final_lr_ratio`, linear warm-up over `warmup_fraction` of all steps.
 
-    `milestones`: epochs from which on the rate is a tenth, instead of annealing.
+    `milestones`: epochs from which on the rate is a tenth, instead of annealing. `batch_scaling`: what the rate does
+    where the workers' batch is larger than the recipe's, see `scale_for_batch`.
     """
 
     lr: float = 1e-4
@@ -91,10 +110,14 @@ class OptimConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     max_grad_norm: float = 0.0  # greatest gradient norm; 0: none
+    batch_scaling: str = "sqrt"
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
             raise UserError(f"optim.lr is {self.lr}; it must be positive")
+        if self.batch_scaling not in BATCH_SCALING:
+            known = ", ".join(BATCH_SCALING)
+            raise UserError(f"optim.batch_scaling is {self.batch_scaling!r}; it must be one of {known}")
 
 
 @dataclass(frozen=True)
@@ -111,3 +134,18 @@ class ValidationConfig:
     def __post_init__(self) -> None:
         if self.rows < 0 or self.size < 8:
             raise UserError(f"validation: rows must be at least 0 and size at least 8, not {self.rows} and {self.size}")
+
+
+def worker_batch_size(batch_size: int, workers: int) -> int:
+    """Return the batch of each of so many workers: ceil(batch_size / workers).
+
+    The batch of all of them is the smallest one that they share evenly and that is not below the recipe's: 4 on six
+    workers is 6, 16 is 18, 42 stays 42.
+    """
+    return -(-batch_size // workers)
+
+
+def scale_for_batch(optim: OptimConfig, batch_size: int, effective: int) -> float:
+    """Return the factor of the rate for a batch of `effective` in place of the recipe's `batch_size`."""
+    factor: float = (effective / batch_size) ** BATCH_SCALING[optim.batch_scaling]
+    return factor

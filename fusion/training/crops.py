@@ -8,8 +8,10 @@ Shapes: B batch, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields, replace
 from functools import cache
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -31,41 +33,59 @@ MIN_BOX_PIXELS = 2.0  # width and height of a box in a crop
 def crops(sample: Sample, stage: str, config: CropConfig, seed: int, epoch: int) -> list[dict[str, np.ndarray]]:
     """Cut `per_image` aligned crops of the images the stage takes, flipped together: float32 luma, size x size.
 
-    Images smaller than a crop are padded by reflection (by their edge where they are very small).
+    With `config.resize` the whole image is scaled to that height and width instead. Images smaller than a crop are
+    padded by reflection (by their edge where they are very small). `epoch` counts passes over the samples.
     """
     rng = make_rng(seed, "crops", epoch, sample.key, sample.degradation, sample.level)
+    if config.resize != (0, 0):
+        sample = resized(sample, *config.resize)
     height, width = sample.infrared.shape
-    size = config.size
+    high, wide = config.shape
     image_of = _image_getter(sample, config.classes)
     crops_of_sample = []
     for _ in range(config.per_image):
         roles = STAGES[stage].inputs(sample, rng, config.identity_probability) | _attention(config.box_attention)
-        top = int(rng.integers(max(height - size, 0) + 1))
-        left = int(rng.integers(max(width - size, 0) + 1))
+        top = int(rng.integers(max(height - high, 0) + 1))
+        left = int(rng.integers(max(width - wide, 0) + 1))
         down, across = (rng.random(2) < 0.5) & config.flips
         crop = {}
         for role, name in roles.items():
             if role == "boxes":
-                crop[role] = crop_boxes(image_of(name), top, left, size, down, across)
+                crop[role] = crop_boxes(image_of(name), top, left, (high, wide), down, across)
                 continue
-            piece = _pad(_to_float(image_of(name)[top : top + size, left : left + size], role), size)
+            piece = _pad(_to_float(image_of(name)[top : top + high, left : left + wide], role), high, wide)
             crop[role] = np.ascontiguousarray(piece[..., :: -1 if down else 1, :: -1 if across else 1])
         crops_of_sample.append(crop)
     return crops_of_sample
 
 
-def crop_boxes(boxes_n5: np.ndarray, top: int, left: int, size: int, down: bool, across: bool) -> np.ndarray:
-    """Return boxes (n, 5), x1 y1 x2 y2 class, as they lie in a square crop that was flipped; slivers are dropped."""
+def resized(sample: Sample, height: int, width: int) -> Sample:
+    """Return the sample scaled to height x width, whatever its shape, by bilinear interpolation; boxes go along."""
+    high, wide = sample.infrared.shape
+    scaled = {
+        item.name: cv2.resize(getattr(sample, item.name), (width, height), interpolation=cv2.INTER_LINEAR)
+        for item in fields(sample)
+        if item.name != "boxes" and isinstance(getattr(sample, item.name), np.ndarray)
+    }
+    factors = np.array([width / wide, height / high] * 2, np.float32)
+    return replace(sample, **scaled, boxes=sample.boxes * factors)
+
+
+def crop_boxes(
+    boxes_n5: np.ndarray, top: int, left: int, size: tuple[int, int], down: bool, across: bool
+) -> np.ndarray:
+    """Return boxes (n, 5), x1 y1 x2 y2 class, as they lie in a crop that was flipped; slivers are dropped."""
+    high, wide = size
     moved_n4 = boxes_n5[:, :4] - np.array([left, top, left, top], np.float32)
-    inside_n4 = moved_n4.clip(0, size)
+    inside_n4 = moved_n4.clip(0, [wide, high, wide, high])
     sides_n2 = inside_n4[:, 2:] - inside_n4[:, :2]
     whole_n = (boxes_n5[:, 2:4] - boxes_n5[:, :2]).prod(1)
     keep_n = (sides_n2 >= MIN_BOX_PIXELS).all(1) & (sides_n2.prod(1) >= MIN_VISIBLE_FRACTION * whole_n)
     x1, y1, x2, y2 = inside_n4[keep_n].T
     if across:
-        x1, x2 = size - x2, size - x1
+        x1, x2 = wide - x2, wide - x1
     if down:
-        y1, y2 = size - y2, size - y1
+        y1, y2 = high - y2, high - y1
     return np.stack([x1, y1, x2, y2, boxes_n5[keep_n, 4]], 1)
 
 
@@ -95,10 +115,10 @@ def _to_float(image: np.ndarray, role: str) -> np.ndarray:
     return (image.transpose(2, 0, 1) / np.float32(255)) if role == "colour" else luma(image)
 
 
-def _pad(piece: np.ndarray, size: int) -> np.ndarray:
-    """Pad (..., H, W) right and below to size x size."""
+def _pad(piece: np.ndarray, high: int, wide: int) -> np.ndarray:
+    """Pad (..., H, W) right and below to (..., high, wide)."""
     height, width = piece.shape[-2:]
-    down, right = size - height, size - width
+    down, right = high - height, wide - width
     if not (down or right):
         return piece
     pads = [(0, 0)] * (piece.ndim - 2) + [(0, down), (0, right)]

@@ -23,7 +23,7 @@ from fusion.errors import UserError
 from fusion.models.registry import MODELS
 from fusion.seeds import derive_torch_seed
 from fusion.training import losses
-from fusion.training.configs import OptimConfig
+from fusion.training.configs import OptimConfig, scale_for_batch, worker_batch_size
 from fusion.training.crops import Batch
 from fusion.training.first_stage import follow_first_stage
 from fusion.training.recipes import Recipe
@@ -80,12 +80,16 @@ def loss_terms(
 
 @dataclass
 class Engine:
-    """A recipe being trained. `batches_per_epoch` sets the pace of the learning rate; `rank` only seeds gate noise."""
+    """A recipe being trained. `batches_per_epoch` sets the pace of the learning rate; `rank` only seeds gate noise.
+
+    `workers`: how many train together, each on batches of `configs.worker_batch_size`.
+    """
 
     recipe: Recipe
     batches_per_epoch: int
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rank: int = 0
+    workers: int = 1
     wrap: Callable[[nn.Module], nn.Module] = lambda network: network
     reduce: Callable[[Numbers], Numbers] = lambda numbers: numbers  # sums over the workers
     epoch: int = 0  # finished epochs
@@ -114,6 +118,11 @@ class Engine:
         if self._network is None:
             self._network = self.wrap(self.model)
         return self._network
+
+    @property
+    def effective_batch_size(self) -> int:
+        """The batch of all workers together."""
+        return self.workers * worker_batch_size(self.recipe.batch_size, self.workers)
 
     def start_from(self, folder: Path) -> None:
         """Take the restoration network of a stage-1 checkpoint, for stage 2.
@@ -168,8 +177,12 @@ class Engine:
 
     def set_learning_rate(self, progress: float) -> None:
         """Set the learning rate to that at `progress`, 0..1, of the run."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.recipe.optim, progress, self.recipe.epochs)
+        self._set_rate(self.optimiser, self.recipe.optim, progress)
+
+    def _set_rate(self, optimiser: torch.optim.Optimizer, optim: OptimConfig, progress: float) -> None:
+        scale = scale_for_batch(optim, self.recipe.batch_size, self.effective_batch_size)
+        for group in optimiser.param_groups:
+            group["lr"] = scale * learning_rate(optim, progress, self.recipe.epochs)
 
     def add_attention(self, batch: Batch) -> Batch:
         """Return the batch with the attention maps that fusion takes in validation: none here."""

@@ -15,7 +15,16 @@ from safetensors.torch import load_file, save_file
 from detection.moefusion.recipes import JointRecipe
 from fusion import checkpoint
 from fusion.config import from_dict, to_dict
-from fusion.legacy import HISTORY_KEYS, RECIPE_FIELDS, upgrade_history, upgrade_recipe
+from fusion.legacy import (
+    ADDED_COMMON_FIELDS,
+    ADDED_RECIPE_FIELDS,
+    HISTORY_KEYS,
+    RECIPE_FIELDS,
+    upgrade_config,
+    upgrade_history,
+    upgrade_recipe,
+)
+from fusion.models.configs import TGECNetConfig
 from fusion.training.engine import Engine
 from fusion.training.recipes import Recipe
 from fusion.training.search_space import field_of
@@ -140,6 +149,32 @@ def test_every_renamed_field_is_a_field_of_today_and_no_old_one_is():
             field_of(joint, new)
         for recipe in recipes:
             assert old.rpartition(".")[2] not in recipe.get(section, {})
+
+
+def test_fields_that_are_new_do_what_was_done_before():
+    """An old TG-ECNet keeps the border of its prompts, whatever the default of today is; no recipe trains otherwise."""
+    old = json.loads((OLD / "checkpoints" / "tgecnet-restore" / "config.json").read_text())
+    assert "prompt_padding" not in old["config"]
+    assert checkpoint.load(OLD / "checkpoints" / "tgecnet-restore").model.config.prompt_padding == 1
+    recipe = from_dict(Recipe, upgrade_recipe(old["recipe"]))
+    assert (recipe.model.prompt_padding, recipe.model.initialisation) == (1, "scaled")
+    assert (recipe.repeats, recipe.crops.resize, recipe.optim.batch_scaling) == (1, (0, 0), "sqrt")
+    assert (
+        TGECNetConfig().prompt_padding == 0
+        and upgrade_config("tgecnet", to_dict(TGECNetConfig()))["prompt_padding"] == 0
+    )
+
+
+@pytest.mark.parametrize("name", ["tgecnet-restore-tiny", "tgecnet-fuse-tiny", "aenet-tiny"])
+def test_a_recipe_without_the_new_fields_is_upgraded_to_itself(name):
+    recipe = to_dict(RECIPES[name]())
+    shorter = json.loads(json.dumps(recipe))
+    for field in ADDED_COMMON_FIELDS | ADDED_RECIPE_FIELDS[recipe["model_name"]]:
+        group, _, inner = field.rpartition(".")
+        if not group or group in shorter:
+            (shorter[group] if group else shorter).pop(inner)
+    assert "repeats" not in shorter and "resize" not in shorter["crops"]
+    assert upgrade_recipe(shorter) == recipe
 
 
 def test_upgrading_leaves_what_is_of_today_and_what_is_no_recipe():

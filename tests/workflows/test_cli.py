@@ -231,12 +231,13 @@ def test_an_output_below_a_file_is_one_line(command, tmp_path):
     one_line(err, "cannot write", "file")
 
 
-def test_default_workers_always_share_the_batch(monkeypatch):
+def test_default_workers_take_every_gpu_and_on_cpus_share_the_batch(monkeypatch):
     """Any number of GPUs or CPUs starts any recipe without options."""
     for cpus, gpus in [(1, 0), (2, 0), (7, 0), (64, 0), (8, 1), (16, 3), (48, 6), (64, 8)]:
         for module in (train_job, trainer):
             monkeypatch.setattr(module, "resources", lambda cpus=cpus, gpus=gpus: (float(cpus), gpus))
         for make in RECIPES.values():
             plan = train_job.plan_workers(train_options.Args(recipe=make(), corpus="c", out="o"))
-            assert make().batch_size % plan.workers == 0 and plan.gpu == bool(gpus)
+            assert plan.gpu == bool(gpus)
+            assert plan.workers == gpus if gpus else make().batch_size % plan.workers == 0
             assert plan.workers <= (gpus or cpus) and plan.workers * plan.cpus + train_job.READING_CPUS <= cpus

@@ -28,6 +28,7 @@ from fusion.config import fingerprint, to_dict
 from fusion.data.pairs import BadPair, read_pair
 from fusion.errors import UserError
 from fusion.legacy import upgrade_history
+from fusion.training.configs import worker_batch_size
 from fusion.training.engine import Engine, Numbers
 from workflows.cache import ImageCache
 from workflows.cluster.connect import connect
@@ -102,9 +103,14 @@ def train(out: str, recipe: Recipe, data: TrainingData, start: str | None, comma
         start = find_detector(start)
         check_start(recipe, start, data.classes)
     connect()
-    batch = 1 if isinstance(recipe, YoloConfig) else recipe.batch_size  # YOLO's is not shared
-    workers = trainer.batch_norm_workers(batch, 0 if isinstance(recipe, YoloConfig) else workers)
-    log_progress(f"{name_of(recipe)}: {recipe.epochs} epochs of {images} images, {workers} workers")
+    if isinstance(recipe, YoloConfig):  # one worker, which alone knows its batch
+        workers, batch, plan = 1, 1, None
+    else:
+        batch = recipe.batch_size
+        workers = trainer.batch_norm_workers(batch, workers)
+        plan = trainer.plan_batch(batch, recipe.optim, workers)
+    words = [f"{recipe.epochs} epochs of {images} images", f"{workers} worker{'s' if workers > 1 else ''}"]
+    log_progress(f"{name_of(recipe)}: " + ", ".join([*words, str(plan)] if plan else words))
     begin = time.time()
     job = trainer.TrainJob(
         out=out,
@@ -121,6 +127,8 @@ def train(out: str, recipe: Recipe, data: TrainingData, start: str | None, comma
             storage.write_bytes(storage.join(model, path.name), path.read_bytes())
         history = json.loads((Path(folder) / "history.json").read_text())
     about = {"provenance": provenance(command), "settings": settings, "workers": workers, "history": history}
+    if plan is not None:
+        about["batch"] = to_dict(plan)
     write_json(storage.join(out, "run.json"), about)
     log_progress(f"{name_of(recipe)}: trained {len(history)} epochs in {time.time() - begin:.0f} s")
     return model
@@ -184,9 +192,10 @@ def faster_rcnn_loop(recipe: DetectorRecipe, start: str | None, examples: Exampl
     train_indices = examples.indices("train")
     engine = DetectorEngine(
         recipe,  # type: ignore[arg-type]  # `Engine` declares a Recipe, of which a DetectorRecipe has what is read
-        len(train_indices) // recipe.batch_size,
+        len(train_indices) // (worker_batch_size(recipe.batch_size, size) * size),
         ray.train.torch.get_device(),
         rank,
+        size,
         wrap=prepare_model,
         reduce=all_reduce_sum(size),
     )

@@ -19,7 +19,7 @@ from fusion.errors import UserError
 from fusion.images.decode import decode
 from fusion.images.formats import BadImage
 from fusion.legacy import upgrade_history
-from fusion.training.configs import AENetLoss
+from fusion.training.configs import AENetLoss, worker_batch_size
 from fusion.training.crops import training_batches, validation_batches
 from fusion.training.engine import Engine, Numbers, loss_terms
 from fusion.training.evolution import LabelledSample
@@ -107,9 +107,13 @@ def train(
     workers = trainer.batch_norm_workers(recipe.batch_size, workers)
     steps = trainer.steps_per_epoch(len(learn), recipe, workers)
     if not steps:
-        raise UserError(f"{len(learn)} labelled pairs are too few for a batch of {recipe.batch_size}. Lower it.")
+        raise UserError(
+            f"{len(learn)} labelled pairs are too few for a batch of {recipe.batch_size} on {workers} workers. "
+            "Lower --recipe.batch-size or --workers."
+        )
+    batch = trainer.plan_batch(recipe.batch_size, recipe.optim, workers)
     log_progress(
-        f"{recipe.name}: {recipe.epochs} epochs of {steps} steps of {recipe.batch_size} patches, {workers} workers"
+        f"{recipe.name}: {recipe.epochs} epochs of {steps} steps, {workers} worker{'s' if workers > 1 else ''}, {batch}"
     )
     begin = time.time()
     job = trainer.TrainJob(
@@ -125,7 +129,13 @@ def train(
     with saved.as_directory() as folder:
         trainer.copy_checkpoint(folder, storage.join(out, "checkpoint"))
         history = upgrade_history(checkpoint.read_state(Path(folder))["history"])
-    about = {"provenance": provenance(command), "settings": settings, "workers": workers, "history": history}
+    about = {
+        "provenance": provenance(command),
+        "settings": settings,
+        "workers": workers,
+        "batch": to_dict(batch),
+        "history": history,
+    }
     write_json(done, about)
     log_progress(f"trained {len(history)} epochs in {time.time() - begin:.0f} s")
     return history
@@ -153,6 +163,7 @@ def train_loop(settings: EvolveSettings, worker: WorkerConfig) -> str | None:
         steps_per_epoch(len(learn), recipe, size),
         ray.train.torch.get_device(),
         rank,
+        size,
         wrap=prepare_model,
         reduce=all_reduce_sum(size),
     )
@@ -168,7 +179,9 @@ def train_loop(settings: EvolveSettings, worker: WorkerConfig) -> str | None:
     held_out = list(validation_batches(LabelledDataset(held), engine.stage, recipe.validation.size))
 
     def make_batches(epoch: int) -> Iterable[Any]:
-        return training_batches(own, engine.stage, recipe.crops, recipe.batch_size // size, recipe.seed, epoch)
+        share = worker_batch_size(recipe.batch_size, size)
+        for number in range(epoch * recipe.repeats, (epoch + 1) * recipe.repeats):
+            yield from training_batches(own, engine.stage, recipe.crops, share, recipe.seed, number)
 
     def validate() -> Numbers:
         is_due = engine.epoch == recipe.epochs or engine.epoch % 5 == 0

@@ -1,7 +1,8 @@
 """Elastic training: wait for a lost node, continue with fewer workers, and with more again.
 
-The batch size stays: only numbers of workers that divide it are used. All of it happens between runs of Ray Train on
-the same folder, which Ray restores from the last checkpoint.
+All workers that there is room for are used. They share the batch of the recipe, or the next larger one that they can
+share (`fusion.training.configs.worker_batch_size`), and the learning rate follows it. All of it happens between runs of
+Ray Train on the same folder, which Ray restores from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fusion.errors import UserError
+from fusion.training.configs import worker_batch_size
 from workflows.console import log_progress
 
 START_SECONDS = 60  # how long Ray Train waits for the resources of its workers
@@ -59,14 +61,8 @@ class WorkerConfig:
 
     workers: int
     workers_wanted: int
-    batch_size: int  # of all workers together
     threads: int  # of each
     resources: WorkerResources
-
-
-def largest_divisor_up_to(batch_size: int, limit: int) -> int:
-    """Return the largest number of workers, at most `limit`, that divides a batch; 0 for none."""
-    return max((n for n in range(1, limit + 1) if batch_size % n == 0), default=0)
 
 
 def run_elastic(
@@ -105,16 +101,15 @@ def run_elastic(
                 log_progress(
                     f"{reason}: room for {possible} of {workers} workers. Waiting {left:.0f} s more for the others"
                 )
-            elif not (fewer := largest_divisor_up_to(batch_size, possible)):
+            elif not possible:
                 raise UserError(
                     f"the cluster has no room left for a worker of {needed.cpus:g} CPUs"
                     f"{' and a GPU' if needed.gpu else ''}. When it has, the same command goes on."
                 ) from None
             else:
-                log_progress(
-                    f"{reason}: going on with {fewer} instead of {workers} workers, by the same batch of {batch_size}"
-                )
-                workers = fewer
+                batch = possible * worker_batch_size(batch_size, possible)
+                log_progress(f"{reason}: going on with {possible} instead of {workers} workers, by a batch of {batch}")
+                workers = possible
 
 
 def check_cpus_left(worker: WorkerConfig) -> str | None:
@@ -134,7 +129,7 @@ def early_stop_reason(worker: WorkerConfig) -> str | None:
         return "a node is about to be taken away: its workers have ended with their checkpoint"
     if worker.workers >= worker.workers_wanted:
         return None
-    possible = largest_divisor_up_to(worker.batch_size, min(worker.workers_wanted, _max_workers(worker)))
+    possible = min(worker.workers_wanted, _max_workers(worker))
     return f"there is room for {possible} workers again" if possible > worker.workers else None
 
 

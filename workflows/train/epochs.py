@@ -96,6 +96,7 @@ def run_epochs(
             )
         numbers |= {f"val/{name}": value for name, value in validate().items()}
         numbers |= {"epoch": engine.epoch, "seconds": time.perf_counter() - begin}
+        numbers["batch_size"] = engine.effective_batch_size
         history.append(numbers | _speed(numbers, size) if report.speed else numbers)
         _report_to_ray(engine, history, report, is_first)
         if engine.epoch < engine.recipe.epochs and (reason := early_stop_reason(worker)):

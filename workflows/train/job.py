@@ -41,6 +41,7 @@ from workflows.train.trainer import (
     copy_checkpoint,
     default_num_workers,
     fit,
+    plan_batch,
     steps_per_epoch,
 )
 from workflows.train.worker import TrainSettings, train_loop
@@ -94,11 +95,12 @@ def run(
     connect()
     plan = plan_workers(args)
     steps = check_steps(args, manifest, plan.workers)
+    batch = plan_batch(args.recipe.batch_size, args.recipe.optim, plan.workers)
     start = time.time()
     with Lease(args.out) if take_lease else nullcontext():
         log_progress(
-            f"{args.recipe.name}: {args.recipe.epochs} epochs of {steps} steps of {args.recipe.batch_size} crops, "
-            f"{plan.workers} {'GPU' if plan.gpu else 'CPU'} worker{'s' if plan.workers > 1 else ''}"
+            f"{args.recipe.name}: {args.recipe.epochs} epochs of {steps} steps, "
+            f"{plan.workers} {'GPU' if plan.gpu else 'CPU'} worker{'s' if plan.workers > 1 else ''}, {batch}"
         )
         saved = fit(train_job(args, manifest, plan.workers, verbose, threads, (*loggers, *callbacks)))
         with saved.as_directory() as folder:
@@ -108,6 +110,7 @@ def run(
             "provenance": provenance(["train", *command]),
             "settings": settings,
             "workers": plan.workers,
+            "batch": to_dict(batch),
             "history": history,
         }
         write_json(run_file, about)
@@ -121,7 +124,8 @@ def check_steps(args: Args, manifest: Manifest, workers: int) -> int:
     steps = steps_per_epoch(rows, args.recipe, workers)
     if not steps:
         raise UserError(
-            f"{args.corpus} has {rows} training samples: too few for a batch of {args.recipe.batch_size} "
+            f"{args.corpus} has {rows} training samples: too few for a batch of "
+            f"{plan_batch(args.recipe.batch_size, args.recipe.optim, workers).batch_size} "
             f"at {args.recipe.crops.per_image} crops each. Lower --recipe.batch-size or build a larger corpus."
         )
     return steps
@@ -155,10 +159,6 @@ def plan_workers(args: Args) -> WorkerPlan:
     batch_size = args.recipe.batch_size
     has_batch_norm = isinstance(args.recipe, JointRecipe) or args.recipe.model_name == "aenet"
     workers = args.workers or (batch_norm_workers if has_batch_norm else default_num_workers)(batch_size)
-    if batch_size % workers:
-        raise UserError(
-            f"a batch of {batch_size} cannot be shared by {workers} workers. Change --workers or the batch size."
-        )
     if gpus and workers > gpus:
         raise UserError(f"{workers} workers were asked for, the cluster has {gpus} GPUs. Lower --workers.")
     each = worker_cpus(args, workers)

@@ -23,14 +23,14 @@ class Args:
     start: Annotated[str | None, tyro.conf.arg(name="from")] = None
     """The stage-1 run or checkpoint that stage 2 starts from."""
     workers: int = 0
-    """Training workers; 0: as many as share the batch evenly, at most one per GPU (without GPUs: per CPU, and 8; one
-    for networks with batch norm)."""
+    """Training workers; 0: one per GPU (without GPUs: as many as share the batch evenly, at most one per CPU, and 8;
+    one for networks with batch norm). A batch that they cannot share evenly is rounded up."""
     cpus_per_worker: float = 0
     """CPUs that Ray sets aside for a worker; 0: one, or less where reading data would have none left."""
     max_failures: int = 3
     """How often a run goes on by itself after a worker or node was lost."""
     node_timeout: float = 300
-    """Seconds to wait for a lost node before fewer workers go on by the same batch."""
+    """Seconds to wait for a lost node before fewer workers go on."""
     detector: str | None = None
     """A detector that `duskfuse detect` trained: validation adds its mean average precision on fused images."""
     mlflow: str | None = None

@@ -12,8 +12,9 @@ import torch
 from fusion import checkpoint, storage
 from fusion.config import from_dict, to_dict
 from fusion.errors import UserError
+from fusion.training.configs import OptimConfig, scale_for_batch, worker_batch_size
 from workflows.cluster.connect import resources, silence_ray_logs
-from workflows.train.elastic import TrainResult, WorkerConfig, WorkerResources, largest_divisor_up_to, run_elastic
+from workflows.train.elastic import TrainResult, WorkerConfig, WorkerResources, run_elastic
 from workflows.train.failures import FailFastCallback, restore_checkpoint_index, to_user_error
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ class BatchSettings(Protocol):
     @property
     def crops(self) -> Any: ...
 
+    @property
+    def repeats(self) -> int: ...
+
 
 @dataclass(frozen=True)
 class TrainJob(Generic[S]):
@@ -46,7 +50,7 @@ class TrainJob(Generic[S]):
     loop            a function of an importable module. It returns None when the training is finished, else why the
                     workers should be started again (`elastic.early_stop_reason`)
     settings        a dataclass, for the workers: it goes to them as JSON, with absolute paths, as they run elsewhere
-    batch_size      of all workers together; lost workers are done without only where the others divide it
+    batch_size      of the recipe; the workers share it, see `fusion.training.configs.worker_batch_size`
     worker_cpus     the CPUs of each of n workers; each has a GPU where the cluster has some
     spare_cpus      CPUs that are left to others
     node_timeout    seconds that a lost node is waited for
@@ -74,10 +78,8 @@ def batch_norm_workers(batch_size: int, wanted: int = 0) -> int:
     """Return how many workers train a network with batch norm: `wanted`, or as many as keep its statistics the same.
 
     Those are of the whole batch on GPUs (`prepare_model`), but of each worker's share on CPUs, so that one worker with
-    all threads is the default there. Raises UserError where `wanted` does not divide the batch.
+    all threads is the default there.
     """
-    if wanted and batch_size % wanted:
-        raise UserError(f"a batch of {batch_size} cannot be shared by {wanted} workers. Change --workers.")
     return wanted or (default_num_workers(batch_size) if resources()[1] else 1)
 
 
@@ -91,9 +93,10 @@ def prepare_model(network: nn.Module) -> nn.Module:
 
 
 def default_num_workers(batch_size: int) -> int:
-    """Return the most workers that divide a batch, at most one per GPU (without GPUs: one per CPU, and 8)."""
+    """Return one worker per GPU; without GPUs the most that divide the batch, at most one per CPU, and 8."""
     cpus, gpus = resources()
-    return largest_divisor_up_to(batch_size, max(gpus or min(int(cpus), MAX_CPU_WORKERS), 1))
+    most = max(min(int(cpus), MAX_CPU_WORKERS), 1)
+    return gpus or next(workers for workers in range(most, 0, -1) if batch_size % workers == 0)
 
 
 def cpus_per_worker(workers: int) -> float:
@@ -111,7 +114,41 @@ def largest_node() -> float:
 
 def steps_per_epoch(rows: int, recipe: BatchSettings, workers: int) -> int:
     """Return the steps of an epoch; every worker gets as many rows."""
-    return rows // workers * recipe.crops.per_image // (recipe.batch_size // workers)
+    share = worker_batch_size(recipe.batch_size, workers)
+    return recipe.repeats * (rows // workers * recipe.crops.per_image // share)
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How a recipe's batch is shared: a line of run.json.
+
+    batch_size      of all workers together; `recipe_batch_size` is the recipe's
+    learning_rate   the highest one, as scaled for that batch; `recipe_learning_rate` is the recipe's
+    """
+
+    workers: int
+    batch_size: int
+    recipe_batch_size: int
+    learning_rate: float
+    recipe_learning_rate: float
+
+    def __str__(self) -> str:
+        """Return what is printed at the start of a training."""
+        each = self.batch_size // self.workers
+        text = f"batch {self.batch_size}" + (f" = {self.workers} x {each}" if self.workers > 1 else "")
+        if self.batch_size != self.recipe_batch_size:
+            text += f" (the recipe's {self.recipe_batch_size} is not shared evenly)"
+        text += f", learning rate {self.learning_rate:.4g}"
+        if self.learning_rate != self.recipe_learning_rate:
+            text += f" (the recipe's {self.recipe_learning_rate:.4g}, scaled)"
+        return text
+
+
+def plan_batch(batch_size: int, optim: OptimConfig, workers: int) -> BatchPlan:
+    """Return how so many workers share a recipe's batch, and the learning rate for it."""
+    effective = workers * worker_batch_size(batch_size, workers)
+    rate = optim.lr * scale_for_batch(optim, batch_size, effective)
+    return BatchPlan(workers, effective, batch_size, rate, optim.lr)
 
 
 def fit(job: TrainJob[S]) -> Checkpoint:
@@ -125,7 +162,7 @@ def fit(job: TrainJob[S]) -> Checkpoint:
     def attempt(workers: int, worker_resources: WorkerResources) -> TrainResult:
         shared = max(1, int(min(resources()[0] / workers, largest_node())))
         threads = job.threads or (1 if gpu else shared)
-        return _fit_once(job, WorkerConfig(workers, job.workers, job.batch_size, threads, worker_resources))
+        return _fit_once(job, WorkerConfig(workers, job.workers, threads, worker_resources))
 
     def resources_of(workers: int) -> WorkerResources:
         return WorkerResources(float(job.worker_cpus(workers)), gpu, job.spare_cpus)

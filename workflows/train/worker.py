@@ -12,6 +12,7 @@ from detection.moefusion.joint import JointEngine
 from detection.moefusion.recipes import JointRecipe
 from fusion import checkpoint
 from fusion.data.corpus import Manifest, Sample, from_row, open_corpus, read_shard
+from fusion.training.configs import worker_batch_size
 from fusion.training.crops import training_batches, validation_batches
 from fusion.training.engine import Engine, Numbers
 from fusion.training.losses import Terms
@@ -56,6 +57,7 @@ def train_loop(settings: TrainSettings, worker: WorkerConfig) -> str | None:
         steps_per_epoch(settings.rows, recipe, size),
         ray.train.torch.get_device(),
         rank,
+        size,
         wrap=prepare_model,
         reduce=all_reduce_sum(size),
     )
@@ -79,8 +81,9 @@ def train_loop(settings: TrainSettings, worker: WorkerConfig) -> str | None:
     shard = ray.train.get_dataset_shard("train")
 
     def make_batches(epoch: int) -> Iterable[Any]:
-        batch_size = recipe.batch_size // size
-        return training_batches(rows_of(shard), engine.stage, recipe.crops, batch_size, recipe.seed, epoch)
+        share = worker_batch_size(recipe.batch_size, size)
+        for number in range(epoch * recipe.repeats, (epoch + 1) * recipe.repeats):
+            yield from training_batches(rows_of(shard), engine.stage, recipe.crops, share, recipe.seed, number)
 
     def validate() -> Numbers:
         return engine.validate(held_out) | (detected() if detected is not None else {})

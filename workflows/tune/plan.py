@@ -125,8 +125,8 @@ def check_search(args: Args, plan: Plan) -> None:
         frozen = {f"model.{name}" for name in args.recipe.model.restoration_fields()}
         if name := next((name for name in plan.names if name in frozen), None):
             raise UserError(f"{args.recipe.name}: {name} is of stage 1, which --from gives and stage 2 keeps as it is.")
-    if args.workers < 1 or args.recipe.batch_size % args.workers:
-        raise UserError(f"a batch of {args.recipe.batch_size} cannot be shared by {args.workers} workers.")
+    if args.workers < 1:
+        raise UserError(f"--workers is {args.workers}; a trial needs at least one.")
     if plan.search == "optuna":
         try:
             import optuna  # noqa: F401

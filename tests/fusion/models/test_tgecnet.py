@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -123,6 +124,24 @@ def test_the_input_is_added_to_what_the_network_says():
     image = images(1, 1, 19, 24)
     with torch.no_grad():
         assert torch.equal(model(image).image, image)
+
+
+def test_the_start_is_that_of_the_files_or_a_calm_one():
+    """ "published": gates of deviation 1 and a last convolution as PyTorch makes it; "scaled": both small."""
+    for kind, gate, last in (("published", 1.0, 1.0), ("scaled", None, 0.1)):
+        model = build("fuse", initialisation=kind, experts=64, top_k=2)
+        for moe in (model.restoration.moe1, model.restoration.moe3, model.fusion.moe):
+            expected = gate or 1 / math.sqrt(moe.gate.shape[0])
+            assert moe.gate.detach().std().item() == pytest.approx(expected, rel=0.1)
+        for part in (model.restoration, model.fusion):
+            inputs = 9 * part.output.in_channels
+            assert part.output.weight.abs().max().item() == pytest.approx(last / math.sqrt(inputs), rel=0.1)
+
+
+@pytest.mark.parametrize("wrong", [{"initialisation": "warm"}, {"prompt_padding": 2}])
+def test_an_unknown_start_or_padding_is_refused(wrong):
+    with pytest.raises(UserError, match=f"model.{next(iter(wrong))} is"):
+        TGECNetConfig(**wrong)
 
 
 def test_fusing_adds_the_restored_images_and_starts_from_equal_parts():

@@ -354,12 +354,41 @@ def test_flips_alone_mirror_the_boxes():
 )
 def test_slivers_are_dropped(box, kept):
     given = np.array([[*box, 1]], np.float32) + np.array([100, 200, 100, 200, 0], np.float32)
-    found = crop_boxes(given, top=200, left=100, size=32, down=False, across=False)
+    found = crop_boxes(given, top=200, left=100, size=(32, 32), down=False, across=False)
     assert found.tolist() == ([] if kept is None else [[*kept, 1]])
     assert found.shape[1] == 5
-    turned = crop_boxes(given, top=200, left=100, size=32, down=True, across=True)
+    turned = crop_boxes(given, top=200, left=100, size=(32, 32), down=True, across=True)
     expected = [] if kept is None else [[32 - kept[2], 32 - kept[3], 32 - kept[0], 32 - kept[1], 1]]
     assert turned.tolist() == expected
+
+
+def test_a_whole_image_is_scaled_with_its_boxes():
+    """30 x 40 to 48 x 32: each side by its own factor, nothing cut off, for every role alike."""
+    given = sample(height=30, width=40)
+    given = replace(given, boxes=np.array([(4, 3, 20, 15)], np.float32), classes=("car",))
+    (crop,) = crops(given, "moefusion-joint", config(per_image=1, flips=False, resize=(48, 32), classes=("car",)), 1, 0)
+    assert {role: piece.shape for role, piece in crop.items() if role != "boxes"} == {
+        "visible": (48, 32),
+        "infrared": (48, 32),
+        "mask": (48, 32),
+        "colour": (3, 48, 32),
+    }
+    np.testing.assert_allclose(crop["boxes"], [(4 * 0.8, 3 * 1.6, 20 * 0.8, 15 * 1.6, 0)], rtol=1e-6)
+    assert crop["mask"][12, 10] == 1 and crop["mask"][40, 25] == 0
+    for role in ("visible", "infrared"):
+        assert crop[role].mean() * 255 == pytest.approx(getattr(given, role).mean(), abs=1.0)
+
+
+def test_a_whole_image_keeps_its_pixels_at_its_own_size():
+    given = sample(height=24, width=40)
+    (crop,) = crops(given, "fuse", config(per_image=1, flips=False, resize=(24, 40)), seed=1, epoch=0)
+    np.testing.assert_array_equal(np.rint(crop["infrared"] * 255), given.infrared)
+
+
+@pytest.mark.parametrize("wrong", [{"resize": (0, 48)}, {"resize": (30, 48)}, {"resize": (24, 48), "per_image": 2}])
+def test_a_resize_that_cannot_be_is_refused(wrong):
+    with pytest.raises(UserError, match=r"crops\.(resize|per_image)"):
+        config(**({"per_image": 1} | wrong))
 
 
 def test_classes_are_places_in_the_list_and_unknown_ones_are_left_out():

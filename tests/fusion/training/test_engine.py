@@ -50,6 +50,16 @@ def fuse_batches(count, side=16, size=2, seed=5):
     ]
 
 
+def test_six_workers_train_a_batch_of_four_at_the_rate_for_six():
+    engine = Engine(replace(RESTORE, optim=OptimConfig(lr=1e-3)), 3, workers=6)
+    assert engine.effective_batch_size == 6
+    engine.set_learning_rate(0.0)
+    assert engine.optimiser.param_groups[0]["lr"] == pytest.approx(1e-3 * math.sqrt(1.5))
+    engine = Engine(replace(RESTORE, optim=OptimConfig(lr=1e-3)), 3, workers=2)
+    engine.set_learning_rate(0.0)
+    assert engine.effective_batch_size == 4 and engine.optimiser.param_groups[0]["lr"] == pytest.approx(1e-3)
+
+
 def weights(engine):
     return {name: tensor.clone() for name, tensor in engine.model.state_dict().items()}
 

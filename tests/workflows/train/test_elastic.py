@@ -12,7 +12,6 @@ from workflows.train.elastic import (
     NOT_ENOUGH_CPUS,
     InsufficientResources,
     WorkerResources,
-    largest_divisor_up_to,
     run_elastic,
 )
 
@@ -46,10 +45,6 @@ def attempts(clock: Clock, *outcomes):
     return attempt, tried
 
 
-def test_even_shares_of_a_batch():
-    assert [largest_divisor_up_to(12, most) for most in (0, 1, 2, 5, 6, 7, 12, 99)] == [0, 1, 2, 4, 6, 6, 12, 12]
-
-
 def test_room_is_counted_by_node_and_leaves_cpus_for_reading(monkeypatch):
     cluster(monkeypatch, {"CPU": 3.0}, {"CPU": 3.0}, {"CPU": 1.0})
     assert WorkerResources(2.0, False).max_workers() == 2
@@ -61,7 +56,7 @@ def test_room_is_counted_by_node_and_leaves_cpus_for_reading(monkeypatch):
 
 
 def test_a_lost_node_is_waited_for_and_then_done_without(monkeypatch, capfd):
-    """Six GPUs, two lost: four share a batch of 12 evenly. Tried again with six until the patience is over."""
+    """Six GPUs, one lost: five go on, 3 each. Tried again with six until the patience is over."""
     cluster(monkeypatch, {"CPU": 8.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 1.0})
     clock = Clock(monkeypatch)
     gone = (70, InsufficientResources("the workers did not start"))
@@ -69,10 +64,10 @@ def test_a_lost_node_is_waited_for_and_then_done_without(monkeypatch, capfd):
         clock, (5000, InsufficientResources("the workers did not start")), gone, gone, gone, (9000, None)
     )
     run_elastic(attempt, 6, 12, lambda number: WorkerResources(1.0, True), node_timeout=200)
-    assert tried == [6, 6, 6, 6, 4]
+    assert tried == [6, 6, 6, 6, 5]
     said = capfd.readouterr().err.splitlines()
     assert "room for 5 of 6 workers. Waiting 200 s more" in said[0] and "Waiting 60 s" in said[2]
-    assert "going on with 4 instead of 6 workers, by the same batch of 12" in said[3]
+    assert "going on with 5 instead of 6 workers, by a batch of 15" in said[3]
 
 
 def test_a_node_that_comes_back_in_time_is_used(monkeypatch):
