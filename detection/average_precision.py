@@ -1,9 +1,15 @@
-"""Average precision (AP) by pycocotools, and over any multiset of the images.
+"""Average precision (AP) by pycocotools, and as PASCAL VOC interpolates it, over any multiset of the images.
 
     AP = 1/101 sum_{r = 0, 0.01 .. 1} max { precision(k) : recall(k) >= r },   k: the k best-scored detections
 
-COCOeval decides which detection finds which box, once (`match`). Adding up is ours (`ap`): it takes a multiplicity
-for every image, so that a bootstrap over images costs no new matching, and agrees with COCOeval.accumulate to 1e-14.
+COCOeval decides which detection finds which box, once (`match`). Adding up is ours (`ap`, `voc_ap50`): it takes a
+multiplicity for every image, so that a bootstrap over images costs no new matching, and agrees with
+COCOeval.accumulate to 1e-14.
+
+Papers that cite VOC mean one of its two curves (`interpolation`) at an IoU of 0.5. The curve alone is VOC's here, over
+the same hits. VOC's own matching differs where boxes of a class overlap: a detection is false there when its best box
+is taken, while COCO gives it the next best one of at least the threshold. VOC also counts pixels from edge to edge (a
+width of x2 - x1 + 1), and ignores every detection of a difficult box, not the first alone.
 
 YOLO's own numbers (ultralytics 8.4, `ap_per_class`) integrate the same curve otherwise:
 
@@ -30,10 +36,10 @@ from typing import Any
 import numpy as np
 
 from detection.boxes import Detections, Truth
+from detection.interpolation import Interpolation, coco, voc, voc2007
 
 # Legend: T IoU thresholds, C classes, I images, N detections of one class in all images, B resamples.
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
-RECALLS = np.linspace(0, 1, 101)
 MOST_DETECTIONS = 100  # of one class in one image: the best-scored ones count
 SPACING = np.spacing(1)  # in COCOeval's denominator: with it we have its last digit too
 CHUNK = 1 << 21  # numbers in one array of `ap`: 16 MiB
@@ -233,22 +239,42 @@ def ap(matches: Matches, weights: np.ndarray | None = None) -> np.ndarray:
     Raises:
         ValueError: Other weights.
     """
+    table = _integrate(matches, weights, len(THRESHOLDS), (coco,))
+    return table[..., 0, :]
+
+
+def voc_ap50(matches: Matches, weights: np.ndarray | None = None) -> np.ndarray:
+    """Return AP at an IoU of 0.5 by VOC's 11 points of 2007 and by all points, and class: float64 (2, C).
+
+    NaN for a class without boxes to be found. `weights` as in `ap`: (B, I) gives (B, 2, C). Raises ValueError as there.
+    """
+    table = _integrate(matches, weights, 1, (voc2007, voc))
+    return table[..., 0, :, :]
+
+
+def _integrate(
+    matches: Matches, weights: np.ndarray | None, thresholds: int, curves: Sequence[Interpolation]
+) -> np.ndarray:
+    """Return AP by threshold (the first ones), interpolation and class; by resample first for `weights` (B, I)."""
     weights = np.ones(len(matches.keys), np.int64) if weights is None else np.asarray(weights)
     copies = np.atleast_2d(weights)
     if copies.ndim != 2 or copies.shape[1] != len(matches.keys):
         raise ValueError(f"weights of shape {np.shape(weights)} for {len(matches.keys)} images")
     if not np.issubdtype(copies.dtype, np.integer) or (copies < 0).any():
         raise ValueError("weights must be whole numbers from 0 on")
-    result = np.stack([_class_ap(found, copies.astype(np.float64)) for found in matches.found], axis=-1)
+    floats = copies.astype(np.float64)
+    result = np.stack([_class_ap(found, floats, thresholds, curves) for found in matches.found], axis=-1)
     return result if weights.ndim == 2 else result[0]
 
 
-def _class_ap(found: ClassMatches, copies_BI: np.ndarray) -> np.ndarray:
-    """Return AP of one class, float64 (B, T).
+def _class_ap(
+    found: ClassMatches, copies_BI: np.ndarray, thresholds: int, curves: Sequence[Interpolation]
+) -> np.ndarray:
+    """Return AP of one class by resample, threshold and interpolation, float64.
 
     Precision can only fall between two hits, and recall only rise at one: the hits alone carry the curve. A hit that
     counts w times is w hits in a row, of which the last has the highest precision, unless it is 1 throughout. So the
-    last stands for all, for as many of the 101 recalls as lie between the hit before and it.
+    last stands for all, for as many recalls as lie between the hit before and it.
     """
     order = np.argsort(-found.scores, kind="stable")
     images, scores = found.images[order], found.scores[order]
@@ -258,24 +284,22 @@ def _class_ap(found: ClassMatches, copies_BI: np.ndarray) -> np.ndarray:
     hits_TN = found.matched[:, order[columns]] & counted_TN
     positives_B = copies_BI @ found.positives
 
-    result = np.full((len(copies_BI), len(THRESHOLDS)), np.nan)
+    result = np.full((len(copies_BI), thresholds, len(curves)), np.nan)
     present = np.flatnonzero(positives_B > 0)
     step = max(1, CHUNK // max(1, len(columns)))
     for chunk in (present[start : start + step] for start in range(0, len(present), step)):
         weights_NB = np.ascontiguousarray(copies_BI[chunk].T)[images]
         weights_NB[split] = weights_NB[split] > copy[split, None]
         counted, seen_NB = counted_TN[0], np.zeros(0)
-        for threshold, hits in enumerate(hits_TN):
+        for threshold, hits in enumerate(hits_TN[:thresholds]):
             if threshold == 0 or (counted_TN[threshold] != counted).any():
                 counted = counted_TN[threshold]
                 seen_NB = np.cumsum(weights_NB * counted[:, None], axis=0)
             true_NB = np.cumsum(weights_NB[hits], axis=0)
             precision = true_NB / (seen_NB[hits] + SPACING)
             envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
-            reached = np.searchsorted(RECALLS, true_NB / positives_B[chunk], side="right")
-            # Added up one by one: `sum` would add in another order for one resample than for many.
-            terms = np.cumsum(envelope * np.diff(reached, axis=0, prepend=0), axis=0)
-            result[chunk, threshold] = terms[-1:].sum(axis=0) / len(RECALLS)
+            for place, curve in enumerate(curves):
+                result[chunk, threshold, place] = curve(envelope, true_NB, positives_B[chunk])
     return result
 
 

@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from detection.average_precision import Matches, ap
+from detection.average_precision import Matches, ap, voc_ap50
 from fusion.errors import UserError
 from fusion.seeds import make_rng
 
@@ -38,6 +38,14 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class VocScores:
+    """AP50 of each class and its mean by one of the curves of PASCAL VOC, see `detection.interpolation`."""
+
+    ap50: tuple[Estimate, ...]
+    map50: Estimate
+
+
+@dataclass(frozen=True)
 class Scores:
     """How well objects are detected in one method's images; AP in [0, 1].
 
@@ -53,6 +61,8 @@ class Scores:
         ap50: AP at an IoU of 0.5, of each class.
         map50: Mean of ap50.
         map50_95: Mean AP over ten IoU thresholds from 0.5 to 0.95.
+        voc2007: By the 11 points of VOC 2007.
+        voc: By all points, as VOC from 2010 on.
     """
 
     method: str
@@ -63,6 +73,8 @@ class Scores:
     ap50: tuple[Estimate, ...]
     map50: Estimate
     map50_95: Estimate
+    voc2007: VocScores
+    voc: VocScores
 
 
 @dataclass(frozen=True)
@@ -148,14 +160,17 @@ def compare(
     for first, second in chosen:
         keys = tuple(sorted(set(own[first]) & set(own[second])))
         one, other = draws.of(first, keys), draws.of(second, keys)
-        for column, measure in enumerate(MEASURES, start=-len(MEASURES)):
+        for column, measure in enumerate(MEASURES, start=len(matches[first].classes)):
             difference = one[:, column] - other[:, column]
             differences.append(_difference(measure, first, second, len(keys), difference))
     return Comparison(scores, tuple(differences), best)
 
 
 class _Draws:
-    """AP50 of the classes and both means, float64 (1 + B, C + 2): row 0 over the images, the others over B draws."""
+    """AP of a method, float64 (1 + B, 3 C + 4): row 0 over the images, the others over B draws.
+
+    Columns: AP50 of the classes and both means; AP50 of the classes and its mean by either curve of VOC.
+    """
 
     def __init__(
         self, matches: Mapping[str, Matches], resamples: int, seed: int, group: Callable[[str], str] = str
@@ -168,9 +183,11 @@ class _Draws:
         if (method, keys) not in self.done:
             names, places = np.unique([self.group(key) for key in keys], return_inverse=True)
             counts = image_draws(len(names), self.resamples, self.seed)[:, places]
-            table = ap(self.matches[method].select(keys), counts)
+            found = self.matches[method].select(keys)
+            table = ap(found, counts)
             means = (mean_of_present(table[:, 0]), mean_of_present(table.mean(axis=1)))
-            self.done[method, keys] = np.column_stack([table[:, 0], *means])
+            curves = [(curve, mean_of_present(curve)) for curve in np.moveaxis(voc_ap50(found, counts), 1, 0)]
+            self.done[method, keys] = np.column_stack([table[:, 0], *means, *itertools.chain(*curves)])
         return self.done[method, keys]
 
 
@@ -196,15 +213,19 @@ def _estimate(values: np.ndarray) -> Estimate:
 
 
 def _score(method: str, found: Matches, draws: np.ndarray) -> Scores:
-    estimates = [_estimate(column) for column in draws.T]
+    count = len(found.classes)
+    estimates = tuple(_estimate(column) for column in draws.T)
+    (*voc2007, mean2007), (*voc, mean) = estimates[count + 2 : 2 * count + 3], estimates[2 * count + 3 :]
     return Scores(
         method,
         found.classes,
         len(found.keys),
         tuple(int(one.positives.sum()) for one in found.found),
         tuple(len(one.scores) for one in found.found),
-        tuple(estimates[: len(found.classes)]),
-        *estimates[len(found.classes) :],
+        estimates[:count],
+        *estimates[count : count + 2],
+        VocScores(tuple(voc2007), mean2007),
+        VocScores(tuple(voc), mean),
     )
 
 

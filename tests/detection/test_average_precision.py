@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detection.average_precision import RECALLS, THRESHOLDS, Matches, ap, match
+from detection.average_precision import THRESHOLDS, Matches, ap, match, voc_ap50
 from detection.boxes import Detections, Truth
+from detection.interpolation import RECALLS
 from detection.yolo.offline import import_ultralytics
 
 CLASSES = ("bicycle", "car", "person")
@@ -33,7 +34,7 @@ class PlainIgnore(COCOeval):
                 box["ignore"] = box["plain"]
 
 
-def coco_ap(truths, detections, crowds=False, repeats=None):
+def coco_ap(truths, detections, crowds=False, repeats=None, recalls=RECALLS):
     """AP (T, C) by pycocotools from end to end, over the images physically repeated, copies side by side."""
     repeats = [1] * len(truths) if repeats is None else repeats
     chosen = [image for image, times in enumerate(repeats) for _ in range(times)]
@@ -67,6 +68,7 @@ def coco_ap(truths, detections, crowds=False, repeats=None):
             results.dataset = {**labels.dataset, "annotations": []}
             results.createIndex()
         run = (COCOeval if crowds else PlainIgnore)(labels, results, "bbox")
+        run.params.recThrs = recalls
         run.evaluate()
         run.accumulate()
     precision = run.eval["precision"][:, :, :, 0, -1]  # T, R, C; all areas; 100 detections
@@ -191,6 +193,129 @@ def test_by_hand():
     np.testing.assert_allclose(found[:3], (51 + 50 * 2 / 3) / 101, rtol=0, atol=1e-15)  # the second IoU is 0.6
     np.testing.assert_allclose(found[3:], 51 / 101, rtol=0, atol=1e-15)
     np.testing.assert_allclose(THRESHOLDS[[0, 2, 9]], [0.5, 0.6, 0.95])
+
+
+ELEVEN = np.array([0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1])  # as written, not as multiples of 0.1
+
+
+def sequence(text, boxes, scores=None):
+    """One image with `boxes` boxes, and its detections by falling score: "+" finds the next box, "-" none, "=" again
+    the one before."""
+    own = [[20 * i, 0, 20 * i + 9, 9] for i in range(boxes)]
+    found, next_box = [], 0
+    for number, sign in enumerate(text):
+        next_box += sign == "+"
+        found.append(own[next_box - 1] if sign in "+=" else [20 * number, 500, 20 * number + 9, 509])
+    scores = np.linspace(0.9, 0.1, len(text)) if scores is None else scores
+    zeros = np.zeros(len(text), int)
+    return [Truth(own, [0] * boxes, 999, 999)], [Detections(found, scores, zeros) if text else Detections([], [], [])]
+
+
+@pytest.mark.parametrize(
+    ("text", "boxes", "eleven", "all_points"),
+    [
+        ("+-+", 2, (6 * 1 + 5 * 2 / 3) / 11, (1 + 2 / 3) / 2),  # recalls 0 .. 0.5 at 1, 0.6 .. 1 at 2/3
+        ("++++", 4, 1, 1),
+        ("+++", 10, 4 / 11, 0.3),  # a recall of 0.3 is reached, though 3 * 0.1 is above it in floats
+        ("+", 3, 4 / 11, 1 / 3),  # 0, 0.1, 0.2, 0.3
+        ("-+", 1, 1 / 2, 1 / 2),
+        ("--", 1, 0, 0),
+        ("", 2, 0, 0),  # nothing found
+        ("+=+", 2, (6 * 1 + 5 * 2 / 3) / 11, (1 + 2 / 3) / 2),  # a second detection of a box is false
+        ("+--++", 3, (4 * 1 + 7 * 3 / 5) / 11, (1 + 3 / 5 + 3 / 5) / 3),  # 2 of 4 is below 3 of 5 behind it
+    ],
+)
+def test_voc_by_hand(text, boxes, eleven, all_points):
+    truths, detections = sequence(text, boxes)
+    found = voc_ap50(match(truths, detections, CLASSES))
+    np.testing.assert_allclose(found[:, 0], [eleven, all_points], rtol=0, atol=1e-14)
+    assert np.isnan(found[:, 1:]).all()  # no boxes
+
+
+def test_voc_with_equal_scores_takes_them_in_their_order():
+    for text, expected in (("+-+", (1 + 2 / 3) / 2), ("-++", 2 / 3), ("++-", 1)):
+        truths, detections = sequence(text, 2, scores=[0.5, 0.5, 0.5])
+        assert voc_ap50(match(truths, detections, CLASSES))[1, 0] == pytest.approx(expected, abs=1e-14)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("ignored", [0.0, 0.3])
+def test_voc_is_pycocotools_with_other_recalls(ties, ignored):
+    """With 11 recalls, and with every recall that can be reached, of which the mean is the integral."""
+    rng = np.random.default_rng([ties, int(10 * ignored), 11])
+    tiny = 1e-12  # recalls in floats: 3/10 must reach 0.3
+    for trial in range(12):
+        truths, detections = scene(rng, ties=ties, ignored=ignored)
+        times = rng.integers(0, 3, len(truths)) if trial % 2 else np.ones(len(truths), int)
+        matches = match(truths, detections, CLASSES)
+        found = voc_ap50(matches, times)
+        eleven = coco_ap(truths, detections, repeats=times, recalls=ELEVEN - tiny)[0] if times.any() else np.nan
+        np.testing.assert_allclose(found[0], eleven, rtol=0, atol=1e-13)
+        for place, one in enumerate(matches.found):
+            positives = int(one.positives @ times)
+            if positives:
+                recalls = np.arange(1, positives + 1) / positives - tiny
+                expected = coco_ap(truths, detections, repeats=times, recalls=recalls)[0, place]
+                assert found[1, place] == pytest.approx(expected, abs=1e-13)
+        many = voc_ap50(matches, np.stack([times, np.ones(len(truths), int)]))
+        np.testing.assert_allclose(many[0], found, rtol=0, atol=1e-15 if ties else 0)
+        assert many.shape == (2, 2, 3)
+
+
+def development_kit(truths, detections, place):
+    """AP of one class by 11 and by all points, with VOC's own matching, as its development kit describes it."""
+    found = []  # score, hit: None for an ignored one
+    for truth, side in zip(truths, detections, strict=True):
+        own = truth.classes == place
+        boxes, difficult, taken = truth.boxes[own].astype(float), truth.ignore[own], set()
+        mine = np.flatnonzero(side.classes == place)
+        for index in mine[np.argsort(-side.scores[mine], kind="stable")]:
+            best, overlap = -1, 0.5
+            for number, (x1, y1, x2, y2) in enumerate(boxes):
+                a1, b1, a2, b2 = side.boxes[index].astype(float)
+                width, height = max(0, min(x2, a2) - max(x1, a1)), max(0, min(y2, b2) - max(y1, b1))
+                union = (x2 - x1) * (y2 - y1) + (a2 - a1) * (b2 - b1) - width * height
+                if width * height / union >= overlap:
+                    best, overlap = number, width * height / union
+            hit = best >= 0 and best not in taken
+            found.append((side.scores[index], None if best >= 0 and difficult[best] else hit))
+            taken.add(best)
+    hits = [hit for _, hit in sorted(found, key=lambda pair: -pair[0]) if hit is not None]
+    positives = sum(int((~truth.ignore[truth.classes == place]).sum()) for truth in truths)
+    true = np.cumsum(hits) if hits else np.zeros(0)
+    recall, precision = true / positives, true / np.arange(1, len(hits) + 1)
+    eleven = [max(precision[recall >= r - 1e-12], default=0) for r in ELEVEN]
+    edges = np.r_[0, recall, 1]
+    envelope = np.maximum.accumulate(np.r_[0, precision, 0][::-1])[::-1]
+    return [np.mean(eleven), np.sum(np.diff(edges) * envelope[1:])]
+
+
+def test_voc_where_boxes_do_not_overlap_is_that_of_the_development_kit():
+    """There the two ways of matching agree."""
+    rng = np.random.default_rng(12)
+    for _ in range(20):
+        truths, detections = [], []
+        for _ in range(5):
+            count = int(rng.integers(1, 8))
+            corner = np.stack([80 * np.arange(count), rng.integers(0, 90, count)], axis=1)
+            own = np.concatenate([corner, corner + rng.integers(20, 60, (count, 2))], axis=1).astype(float)
+            classes = rng.integers(0, 3, count)
+            truths.append(Truth(own, classes, 200, 640))
+            picked = rng.integers(0, count, int(rng.integers(0, 2 * count + 1)))  # some boxes twice
+            moved = own[picked] + rng.normal(0, 4, (len(picked), 4))
+            detections.append(Detections(moved, rng.random(len(picked)), classes[picked]))
+        found = voc_ap50(match(truths, detections, CLASSES))
+        for place in range(3):
+            if any((truth.classes == place).any() for truth in truths):
+                np.testing.assert_allclose(found[:, place], development_kit(truths, detections, place), atol=1e-12)
+
+
+def test_voc_matching_gives_no_second_best_box():
+    """What the docstring says: two detections nearest to one box; COCO gives the second one the box beside it."""
+    truths = [Truth([[0, 0, 100, 100], [20, 0, 120, 100]], [0, 0], 200, 200)]
+    detections = [Detections([[0, 0, 100, 100], [8, 0, 108, 100]], [0.9, 0.8], [0, 0])]
+    np.testing.assert_allclose(voc_ap50(match(truths, detections, CLASSES))[:, 0], 1)
+    np.testing.assert_allclose(development_kit(truths, detections, 0), [6 / 11, 1 / 2])
 
 
 def test_what_ignoring_means():

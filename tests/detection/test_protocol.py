@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from detection.average_precision import Matches, ap, match
+from detection.average_precision import Matches, ap, match, voc_ap50
 from detection.boxes import Detections, Truth
 from detection.protocol import MEASURES, Estimate, compare, image_draws, mean_of_present
-from detection.tables import ranked_table, scores_table
+from detection.tables import ranked_table, ranked_voc_table, scores_table
 from fusion.errors import UserError
 
 CLASSES = ("bicycle", "car", "person")
@@ -71,6 +71,13 @@ def test_values_and_intervals_are_those_of_the_draws(three):
             tuple(np.nanquantile(found[1:, 0, 1], [0.025, 0.975])), abs=1e-14
         )
         assert one.map50.low < one.map50.value < one.map50.high
+        curves = voc_ap50(three[one.method], draws)
+        for place, curve in enumerate((one.voc2007, one.voc)):
+            assert [estimate.value for estimate in curve.ap50] == curves[0, place].tolist()
+            assert curve.map50.value == pytest.approx(curves[0, place].mean(), abs=1e-15)
+            assert (curve.map50.low, curve.map50.high) == pytest.approx(
+                tuple(np.quantile(np.nanmean(curves[1:, place], axis=1), [0.025, 0.975])), abs=1e-14
+            )
         assert one.images == 30
         assert one.boxes == tuple(int(side.positives.sum()) for side in three[one.method].found)
         assert sum(one.boxes) == sum(len(scene.boxes) for scene in truths(30)) == sum(one.detections)
@@ -206,6 +213,8 @@ def test_table(three):
     result = compare(three, resamples=50)
     frame = scores_table(result.scores)
     names = [*(f"ap50_{name}" for name in CLASSES), *MEASURES]
+    for curve in ("voc2007", "voc"):
+        names += [*(f"{curve}_ap50_{name}" for name in CLASSES), f"{curve}_map50"]
     numbers = [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
     boxes = ["boxes", "detections", *(f"boxes_{name}" for name in CLASSES)]
     assert list(frame.columns) == ["method", "images", *numbers, *boxes]
@@ -216,6 +225,8 @@ def test_table(three):
     assert row["map50_high"] == good.map50.high
     assert row["map50_95_low"] == good.map50_95.low
     assert row["ap50_car"] == good.ap50[1].value
+    assert (row["voc2007_ap50_car"], row["voc_ap50_car"]) == (good.voc2007.ap50[1].value, good.voc.ap50[1].value)
+    assert (row["voc2007_map50_low"], row["voc_map50_high"]) == (good.voc2007.map50.low, good.voc.map50.high)
     assert (row["images"], row["boxes"], row["detections"]) == (30, sum(good.boxes), sum(good.detections))
 
 
@@ -236,6 +247,14 @@ def test_marks(three):
     )
     assert good.cells[3].detail == expected
     assert good.cells[0].detail.endswith(f"30 images, {result.scores[1].boxes[0]} boxes")
+    voc = ranked_voc_table(scores_table(result.scores))
+    labels = [f"{name}, {points}" for points in ("11 points", "all points") for name in ("AP50 car", "mAP50")]
+    assert [
+        column.label for column in voc.columns if "bicycle" not in column.label and "person" not in column.label
+    ] == labels
+    assert voc.rows[1].cells[7].text == f"{result.scores[1].voc.map50.value:.4f}"
+    assert voc.rows[1].cells[5].detail.endswith(f"30 images, {result.scores[1].boxes[1]} boxes")
+    assert ranked_voc_table(scores_table(result.scores).drop(columns="voc_map50")) is None  # of an earlier version
     with pytest.raises(UserError, match="scored twice: good"):
         ranked_table(scores_table([result.scores[1]] * 2))
     with pytest.raises(UserError, match="no method"):

@@ -6,9 +6,9 @@
 
 The protocol of MoE-Fusion's Table 3: a detector is trained once, on the visible and infrared images of the training
 split together, and then run unchanged on every method's images of the test split. OUT/table.csv has AP per class and
-its means with 95 % intervals (bootstrap over images), OUT/differences.csv how sure one method is better than another,
-OUT/detections.parquet every box, OUT/problems.csv what is wrong with labels and images, OUT/pictures examples;
-OUT/detect.json is written last.
+its means by COCO's 101 points, and AP50 by VOC's 11 points (voc2007_...) and all points (voc_...), with 95 % intervals
+(bootstrap over images), OUT/differences.csv how sure one method is better than another, OUT/detections.parquet every
+box, OUT/problems.csv what is wrong with labels and images, OUT/pictures examples; OUT/detect.json is written last.
 """
 
 from __future__ import annotations

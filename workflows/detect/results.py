@@ -231,11 +231,12 @@ def picture(image: np.ndarray, row: ImageDetections, classes: Sequence[str], thr
 
 
 def print_table(table: pd.DataFrame, classes: Sequence[str]) -> None:
-    """Print the rows over all images, AP in per cent."""
+    """Print the rows over all images, AP in per cent; the last two are mAP50 by the curves of VOC."""
     heads = " ".join(f"{name[:9]:>9}" for name in classes)
-    log_progress(f"{'method':20} {'images':>6} {heads}     mAP50 (95 % interval)  mAP50-95")
+    log_progress(f"{'method':20} {'images':>6} {heads}     mAP50 (95 % interval)  mAP50-95  VOC 2007     VOC")
     for row in table[table["degradation"] == ALL].to_dict("records"):
         values = " ".join(f"{100 * row[f'ap50_{name}']:9.1f}" for name in classes)
         interval = f"({100 * row['map50_low']:.1f} to {100 * row['map50_high']:.1f})"
         means = f"{100 * row['map50']:9.1f} {interval:16} {100 * row['map50_95']:8.1f}"
+        means += f"  {100 * row['voc2007_map50']:8.1f} {100 * row['voc_map50']:7.1f}"
         log_progress(f"{row['method']:20} {row['images']:6} {values} {means}")

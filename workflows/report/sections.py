@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from detection.protocol import MEASURES
-from detection.tables import ranked_table
+from detection.tables import VOC, ranked_table, ranked_voc_table
 from fusion import storage
 from fusion.images.decode import decode
 from fusion.legacy import upgrade_history
@@ -49,13 +49,15 @@ def detection_section(folder: str, number: int = 1) -> Section:
 
     result = read_json(storage.join(folder, "detect.json"), f"{folder} holds no finished `duskfuse detect`.")
     table = read_detection_table(folder, "table.csv", keep_default_na=False)
-    numbers = [name for name in table.columns if name.startswith(("ap50_", *MEASURES))]
+    numbers = [name for name in table.columns if name.startswith(("ap50_", *MEASURES, *VOC))]
     table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce")
     table["level"] = table["level"].astype(str)
     tables = []
     for (degradation, level), part in table.groupby(["degradation", "level"], sort=False):
         caption = "all images" if degradation == ALL else f"{degradation}, level {level}"
         tables.append((caption if len(table) > len(part) else "", ranked_table(part)))
+        if degradation == ALL and (voc := ranked_voc_table(part)) is not None:
+            tables.append(("AP50 as PASCAL VOC interpolates it, 11 points (2007) and all points (from 2010)", voc))
     pictures = storage.join(folder, "pictures")
     sheets = []
     for name in sorted(name for name in storage.list_files(pictures) if name.endswith(".png")):
@@ -66,7 +68,8 @@ def detection_section(folder: str, number: int = 1) -> Section:
         "Detection" if number == 1 else f"Detection ({number})",
         f"Average precision of {result['detector']}"
         + (f", trained on {result['train_on'].replace('+', ' and ')} images and" if result["train_on"] else ",")
-        + " run unchanged on every method's images. AP50: IoU of at least 0.5. Behind each number: its 95 % "
+        + " run unchanged on every method's images. AP50: IoU of at least 0.5; COCO's 101 points where nothing else is "
+        "said. Behind each number: its 95 % "
         f"interval, by {result['resamples']} bootstrap draws of the images.",
         tuple(tables),
         tuple(map50_plots(table)),

@@ -6,9 +6,15 @@ import json
 
 import pytest
 
+from detection.average_precision import match
+from detection.boxes import Detections, Truth
+from detection.protocol import compare
+from detection.tables import scores_table
 from workflows.legacy import upgrade_detection_column
 from workflows.report.sections import detection_section
 
+TRUTHS = [Truth([[0, 0, 9, 9], [20, 0, 29, 9]], [0, 0], 40, 40)]
+FOUND = [Detections([[0, 0, 9, 9]], [0.9], [0])]
 COLUMNS = ("AP50 person", "mAP50", "mAP50-95")
 ESTIMATES = ",".join(f"{name},{name} low,{name} high" for name in COLUMNS)
 TABLE = f"method,degradation,level,images,{ESTIMATES},boxes,detections,boxes person"
@@ -34,6 +40,21 @@ def test_an_old_folder_is_shown(tmp_path):
     assert [cell.text for cell in visible.cells] == ["0.5000", "0.5000", "0.2500"]
     assert fused.cells[0].rank == 1 and "0.6000 to 0.8000, 3 images, 7 boxes" in fused.cells[0].detail
     assert section.notes[0].startswith("fused less visible: +20.0 points of mAP50 (95 % interval +10.0 to +30.0")
+
+
+def test_a_folder_of_today_has_the_curves_of_voc_too(tmp_path):
+    found = compare({name: match(TRUTHS, FOUND, ("person",)) for name in ("visible", "fused")}, 20)
+    table = scores_table(found.scores)
+    table.insert(1, "degradation", "all")
+    table.insert(2, "level", "all")
+    (tmp_path / "table.csv").write_text(table.to_csv(index=False))
+    (tmp_path / "differences.csv").write_text(DIFFERENCES)
+    result = {"provenance": {}, "detector": "yolo", "train_on": None, "resamples": 20}
+    (tmp_path / "detect.json").write_text(json.dumps(result))
+    (_, coco), (caption, voc) = detection_section(str(tmp_path)).tables
+    assert [cell.text for cell in coco.rows[0].cells] == ["0.5050", "0.5050", "0.5050"]  # 51 of 101
+    assert "PASCAL VOC" in caption
+    assert [cell.text for cell in voc.rows[0].cells] == ["0.5455", "0.5455", "0.5000", "0.5000"]  # 6 of 11, 1 of 2
 
 
 @pytest.mark.parametrize(
