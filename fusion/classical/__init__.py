@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fusion.classical import adf, average, gff, hmsd_gf, ifevip, lp, maximum, mgff, tif, vsm_wls
+from fusion.classical import adf, average, gff, hmsd_gf, ifevip, lp, maximum, mertens, mgff, sml, tif, vsm_wls
 from fusion.images.colour import quantise
 
 # (visible luma, infrared) -> fused luma, float H W in [0, 1]
@@ -44,6 +44,15 @@ CLASSICAL: dict[str, Algorithm] = {
     "hmsd_gf": Algorithm("HMSD-GF", hmsd_gf.fuse, "Zhou et al. 2016, Appl. Opt. 55(23)"),
     "ifevip": Algorithm("IFEVIP", ifevip.fuse, "Zhang et al. 2017, Infrared Phys. Technol. 83", ifevip.fuse_colour),
     "lp": Algorithm("LP", lp.fuse, "Burt and Adelson 1983, IEEE Trans. Commun. 31(4)"),
+    "sml": Algorithm(
+        "SML", sml.fuse, "Huang and Jing 2007, Pattern Recognit. Lett. 28(4): of two foci", sml.fuse_colour
+    ),
+    "mertens": Algorithm(
+        "Mertens",
+        mertens.fuse,
+        "Mertens et al. 2009, Comput. Graph. Forum 28(1): of two exposures",
+        mertens.fuse_colour,
+    ),
 }
 
 

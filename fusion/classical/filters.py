@@ -12,6 +12,8 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
+from fusion.images.colour import quantise, to_grey
+
 ZERO, REPLICATE, SYMMETRIC = cv2.BORDER_CONSTANT, cv2.BORDER_REPLICATE, cv2.BORDER_REFLECT
 NOISE = 1e-12  # differences below are rounding
 STRIP = 8192  # pixels of a strip: the arrays of one formula fit into the first two caches
@@ -34,6 +36,11 @@ def _exact(image: np.ndarray) -> np.ndarray:
 def to_output(fused: np.ndarray, like: np.ndarray) -> np.ndarray:
     """Return the fused image, (H, W) or (H, W, 3), clipped to [0, 1], in the precision of `like`."""
     return apply_in_strips(lambda part: np.clip(part, 0, 1), fused, out=np.empty(fused.shape, like.dtype))
+
+
+def grey_levels(image: np.ndarray) -> np.ndarray:
+    """Return the luma of an image (H, W, 3) in [0, 1], rounded to 8 bits, in [0, 1]: (H, W)."""
+    return to_grey(quantise(image)) / 255
 
 
 def apply_in_strips(

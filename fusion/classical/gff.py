@@ -17,8 +17,17 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from fusion.classical.filters import NOISE, REPLICATE, Box, apply_in_strips, as_float64, gaussian, lerp, to_output
-from fusion.images.colour import quantise, to_grey
+from fusion.classical.filters import (
+    NOISE,
+    REPLICATE,
+    Box,
+    apply_in_strips,
+    as_float64,
+    gaussian,
+    grey_levels,
+    lerp,
+    to_output,
+)
 
 WINDOW = 31
 BASE = (45, 0.3)  # radius, epsilon
@@ -34,13 +43,9 @@ def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
 def fuse_colour(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
     """Fuse every channel: float (H, W, 3) twice -> float (H, W, 3)."""
     first, second = as_float64(visible, infrared)
-    base, detail = weights(_grey(first), _grey(second))
+    base, detail = weights(grey_levels(first), grey_levels(second))
     channels = [mix(first[..., c], second[..., c], base, detail) for c in range(3)]
     return to_output(np.stack(channels, axis=-1), visible)
-
-
-def _grey(image: np.ndarray) -> np.ndarray:
-    return to_grey(quantise(image)) / 255
 
 
 def mix(first: np.ndarray, second: np.ndarray, base: np.ndarray, detail: np.ndarray) -> np.ndarray:

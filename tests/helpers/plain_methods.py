@@ -178,21 +178,54 @@ def lp(visible, infrared):
 def plain_pyramid(first, second, levels):
     if levels == 0:
         return (first + second) / 2
-    taps = np.array([1, 4, 6, 4, 1]) / 16
-
-    def blur(image):
-        return ndimage.correlate1d(ndimage.correlate1d(image, taps, axis=0, mode="mirror"), taps, axis=1, mode="mirror")
-
-    def expand(image):
-        wide = np.zeros((2 * image.shape[0], 2 * image.shape[1]))
-        wide[::2, ::2] = image
-        return 4 * blur(wide)
-
-    small_1, small_2 = blur(first)[::2, ::2], blur(second)[::2, ::2]
-    band_1, band_2 = first - expand(small_1), second - expand(small_2)
+    small_1, small_2 = plain_blur(first)[::2, ::2], plain_blur(second)[::2, ::2]
+    band_1, band_2 = first - plain_expand(small_1), second - plain_expand(small_2)
     larger = ndimage.maximum_filter(np.abs(band_1), 3) > ndimage.maximum_filter(np.abs(band_2), 3)
     most = ndimage.correlate(larger.astype(int), np.ones((3, 3), int), mode="mirror") > 4
-    return expand(plain_pyramid(small_1, small_2, levels - 1)) + np.where(most, band_1, band_2)
+    return plain_expand(plain_pyramid(small_1, small_2, levels - 1)) + np.where(most, band_1, band_2)
+
+
+def plain_blur(image):
+    taps = np.array([1, 4, 6, 4, 1]) / 16
+    return ndimage.correlate1d(ndimage.correlate1d(image, taps, axis=0, mode="mirror"), taps, axis=1, mode="mirror")
+
+
+def plain_expand(image):
+    wide = np.zeros((2 * image.shape[0], 2 * image.shape[1]))
+    wide[::2, ::2] = image
+    return 4 * plain_blur(wide)
+
+
+def sml(visible, infrared):
+    first, second = visible / 255, infrared / 255
+    sharp = []
+    for image in (first, second):
+        padded = np.pad(image, 1, mode="edge")
+        across = 2 * image - padded[1:-1, :-2] - padded[1:-1, 2:]
+        down = 2 * image - padded[:-2, 1:-1] - padded[2:, 1:-1]
+        sharp.append(box(np.abs(across) + np.abs(down), 4))
+    most = (box((sharp[0] > sharp[1] + 1e-12).astype(float), 8) > 0.5 + 1e-12).astype(float)
+    weight = np.clip(guided((first + second) / 2, most, 6, 1e-4), 0, 1)
+    return 255 * (weight * first + (1 - weight) * second)
+
+
+def mertens(visible, infrared):
+    """For sizes that four halvings divide, at the end of which there are fewer than 8 rows."""
+    images = visible / 255, infrared / 255
+    cross = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]])
+    weights = [
+        (np.abs(ndimage.correlate(image, cross, mode="nearest")) + 1e-4) * np.exp(-((image - 0.5) ** 2) / 0.08)
+        for image in images
+    ]
+    return 255 * plain_blend(*images, weights[0] / (weights[0] + weights[1]), 4)
+
+
+def plain_blend(first, second, weight, levels):
+    if levels == 0:
+        return weight * first + (1 - weight) * second
+    small = [plain_blur(image)[::2, ::2] for image in (first, second, weight)]
+    band = weight * (first - plain_expand(small[0])) + (1 - weight) * (second - plain_expand(small[1]))
+    return plain_expand(plain_blend(*small, levels - 1)) + band
 
 
 PLAIN = {
@@ -203,4 +236,6 @@ PLAIN = {
     "gff": gff,
     "hmsd_gf": hmsd_gf,
     "lp": lp,
+    "sml": sml,
+    "mertens": mertens,
 }
