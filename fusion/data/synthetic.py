@@ -1,16 +1,18 @@
-"""Pairs that are drawn, not read: built-in scenes, and pairs of two other fusion tasks made of them.
+"""Pairs that are drawn, not read: built-in scenes, and pairs of three other fusion tasks made of them.
 
 "scenes:COUNT[:WIDTHxHEIGHT[:SEED]]"    a road scene in visible and infrared light, with boxes and depth
 "multifocus:..."                        the same visible picture twice: focused near, then far
 "multiexposure:..."                     the same visible picture twice: exposed too little, then too much
+"combinedvision:..."                    synthetic vision from a database, then enhanced vision: infrared through fog
 
-Where a pair has no infrared image, the second picture, in grey, takes its place.
+Where a pair has no infrared image, the second picture, in grey, takes its place. Pairs of one SEED and number show one
+scene, whatever their task: see `scene_names`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -23,6 +25,7 @@ from fusion.errors import UserError
 from fusion.images.colour import to_grey
 from fusion.images.formats import MAX_PIXELS
 from fusion.scenes import Scene, render
+from fusion.scenes.combined_vision import enhanced_vision, synthetic_vision
 
 MAX_PAIRS = 1_000_000  # six digits in the key
 MIN_SIDE = 64  # pixels
@@ -41,12 +44,12 @@ class DrawnPair(NamedTuple):
     depth: np.ndarray
 
 
-def _scene(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+def _scene(scene: Scene, seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the visible and the infrared picture as they are."""
     return scene.visible, scene.infrared
 
 
-def multifocus(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+def multifocus(scene: Scene, seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
     """Blur the far half of the visible picture, then the near half. Borders are a little soft.
 
     Returns uint8 (H, W, 3), and the second in grey, uint8 (H, W).
@@ -61,7 +64,7 @@ def multifocus(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     return _to_uint8(first), to_grey(_to_uint8(second))
 
 
-def multiexposure(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+def multiexposure(scene: Scene, seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
     """Expose the visible picture STOPS too little, then STOPS too much with clipped lights; light is that of GAMMA.
 
     Returns uint8 (H, W, 3), and the second in grey, uint8 (H, W).
@@ -71,16 +74,26 @@ def multiexposure(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     return _to_uint8(first), to_grey(_to_uint8(second))
 
 
+def combinedvision(scene: Scene, seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw synthetic vision from a pose that is a little wrong, and enhanced vision; they are not quite registered.
+
+    Returns uint8 (H, W, 3), and the second uint8 (H, W).
+    """
+    return synthetic_vision(seed, index, *scene.infrared.shape), enhanced_vision(scene, seed, index)
+
+
 def _to_uint8(image: np.ndarray) -> np.ndarray:
     """Round floats in 0..255 (clipped) to uint8, halves to even."""
     levels: np.ndarray = np.rint(np.clip(image, 0, 255))
     return levels.astype(np.uint8)
 
 
-KINDS: dict[str, Callable[[Scene], tuple[np.ndarray, np.ndarray]]] = {
+# (the scene, its seed, its number) -> the two pictures
+KINDS: dict[str, Callable[[Scene, int, int], tuple[np.ndarray, np.ndarray]]] = {
     "scenes": _scene,
     "multifocus": multifocus,
     "multiexposure": multiexposure,
+    "combinedvision": combinedvision,
 }
 KEYS = {"scenes": "scene"}
 _KIND = "|".join(KINDS)
@@ -119,6 +132,14 @@ def list_synthetic_pairs(pairs: str) -> PairList:
     return PairList(refs, (), kind)
 
 
+def scene_names(refs: Sequence[PairRef]) -> dict[str, str]:
+    """Return key -> the scene that a drawn pair shows, "scene-000007": one name for all tasks. Read pairs are left out.
+
+    Scenes of different seeds share the name, although they are different: in a split they stay together, no more.
+    """
+    return {ref.key: f"scene-{int(ref.visible.split(':')[1]):06d}" for ref in refs if is_synthetic(ref.visible)}
+
+
 def draw_pair(uri: str) -> DrawnPair:
     """Draw one pair. Raises ValueError: not a URI that `list_synthetic_pairs` made."""
     match = re.fullmatch(rf"({_KIND}):(\d+):(\d+)x(\d+):(\d+)", uri)
@@ -126,5 +147,5 @@ def draw_pair(uri: str) -> DrawnPair:
         raise ValueError(f"'{uri}' is no scene")
     index, width, height, seed = map(int, match.groups()[1:])
     scene = render(seed, index, height, width)
-    first, second = KINDS[match[1]](scene)
+    first, second = KINDS[match[1]](scene, seed, index)
     return DrawnPair(first, second, scene.boxes, tuple(scene.classes), scene.depth)

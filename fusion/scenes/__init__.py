@@ -56,12 +56,14 @@ class Scene:
     time: str
 
 
-def _generator(seed: int, index: int, what: str) -> np.random.Generator:
+def make_generator(seed: int, index: int, what: str) -> np.random.Generator:
+    """Return the generator of one of the draws of a scene, named `what`."""
     digest = hashlib.sha256(f"scene {seed} {index} {what}".encode()).digest()
     return np.random.default_rng(np.frombuffer(digest, np.uint32))
 
 
-def _camera(plan: Plan, height: int, width: int) -> Camera:
+def make_camera(plan: Plan, height: int, width: int) -> Camera:
+    """Return the camera of a scene, for a picture of `height` x `width` pixels."""
     # A picture narrower than 4:3 sees the same street between its sides, a wider one sees more of it.
     view, unit = plan.view, min(float(height), 0.75 * width)
     return Camera(width, height, view.focal * unit, view.horizon * height, view.centre * width, view.above)
@@ -92,8 +94,8 @@ def _draw_item(frame: Frame, plan: Plan, item: Item) -> None:
         draw_person(frame, place, item.seed + 1, light, warm, pose, frame.new_object("person"))
 
 
-def _compose(plan: Plan, camera: Camera) -> Frame:
-    """Paint far to near; owner and distance end up with what is in front."""
+def compose(plan: Plan, camera: Camera) -> Frame:
+    """Paint a scene far to near; owner and distance end up with what is in front."""
     frame = Frame(camera)
     draw_sky(frame, plan)
     draw_ground(frame, plan)
@@ -137,8 +139,8 @@ def render_with_masks(seed: int, index: int, height: int = 480, width: int = 640
     """Return the scene, and an int16 (H, W) map: 0 where no boxed object is in front, n for the n-th box."""
     if height < MIN_SIDE or width < MIN_SIDE:
         raise ValueError(f"a scene of {height} x {width} pixels is too small: both sides must be at least {MIN_SIDE}")
-    plan = make_plan(_generator(seed, index, "plan"))
-    frame = _compose(plan, _camera(plan, height, width))
+    plan = make_plan(make_generator(seed, index, "plan"))
+    frame = compose(plan, make_camera(plan, height, width))
     boxes, classes, owners = _boxes(frame)
     numbers = np.zeros(len(frame.names) + 1, np.int16)
     numbers[list(owners)] = np.arange(1, len(owners) + 1)
@@ -147,7 +149,7 @@ def render_with_masks(seed: int, index: int, height: int = 480, width: int = 640
     haze(frame, beta, 0.6 * low + 0.4 * np.asarray(plan.light.ambient))
     if plan.time != "day":
         bloom(frame, 1.0 if plan.weather == "mist" else 0.6)
-    sensor, look = _generator(seed, index, f"sensor {height} {width}"), _generator(seed, index, "look")
+    sensor, look = make_generator(seed, index, f"sensor {height} {width}"), make_generator(seed, index, "look")
     exposure, noise = {"day": (0.8, 1.3), "dusk": (1.6, 2.0), "night": (2.4, 3.0)}[plan.time]
     visible = expose_visible(frame, sensor, exposure, noise * plan.view.noise)
     infrared = expose_infrared(frame, sensor, look, 1.2 * plan.view.noise)

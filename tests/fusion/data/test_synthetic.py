@@ -1,10 +1,10 @@
-"""Pairs that are drawn: scenes, and the multi-focus and multi-exposure pairs made of them."""
+"""Pairs that are drawn: scenes, and the multi-focus, multi-exposure and combined-vision pairs made of them."""
 
 import numpy as np
 import pytest
 
 from fusion.data.pairs import find_pairs, read_pair
-from fusion.data.synthetic import KINDS, STOPS, draw_pair, is_synthetic
+from fusion.data.synthetic import KINDS, STOPS, draw_pair, is_synthetic, scene_names
 from fusion.errors import UserError
 
 
@@ -27,7 +27,22 @@ def test_pairs_of_every_kind(kind):
 
 def test_the_kinds_share_their_scenes():
     boxes = [draw_pair(f"{kind}:1:128x96:2").boxes.tolist() for kind in KINDS]
-    assert boxes[0] == boxes[1] == boxes[2]
+    assert all(others == boxes[0] for others in boxes)
+    names = [scene_names(find_pairs(f"{kind}:2:128x96:2").refs).values() for kind in KINDS]
+    assert all(list(name) == ["scene-000000", "scene-000001"] for name in names)
+
+
+def test_combined_vision_sees_people_by_the_sensor_only():
+    gaps = []
+    for index in range(5):
+        scene, pair = (draw_pair(f"{kind}:{index}:320x240:7") for kind in ("scenes", "combinedvision"))
+        for x1, y1, x2, y2 in scene.boxes[np.array(scene.classes) == "person"].astype(int).tolist():
+            if (x2 - x1) * (y2 - y1) > 300:
+                inside = (slice(y1, y2), slice(x1, x2))
+                images = (pair.second[inside].astype(float), pair.first[inside].mean(2))
+                gaps.append([np.corrcoef(image.ravel(), scene.second[inside].ravel())[0, 1] for image in images])
+    enhanced, synthetic = np.nanmedian(gaps, axis=0)
+    assert enhanced > 0.9 and abs(synthetic) < 0.5
 
 
 def test_each_focus_is_sharp_where_the_other_is_not():
