@@ -35,7 +35,7 @@ from fusion.models.registry import MODELS
 from fusion.secrets import mask_secrets, mask_secrets_in
 from fusion.storage import s3
 from workflows import cli
-from workflows.commonness import job as commonness_job
+from workflows.commonness import tasks as commonness_tasks
 from workflows.evolve import library as method_library
 from workflows.evolve import options as evolve_options
 from workflows.inputs import ShardUnit, read_items
@@ -328,7 +328,7 @@ def test_methods_and_tasks_are_called_by_names(tmp_path, name):
     with pytest.raises(UserError, match="method name"):
         method_library.library(args)
     with pytest.raises(UserError, match="--tasks"):
-        commonness_job.parse_tasks(f"{name}=scenes:4,multifocus:4")
+        commonness_tasks.parse_tasks(f"{name}=scenes:4,multifocus:4")
 
 
 def test_links_out_of_an_image_folder_are_not_followed(tmp_path):

@@ -32,6 +32,9 @@ class SplitOptions:
     have none."""
     sequences: bool = True
     """Keep near-duplicate pairs, such as neighbouring frames of a video, in one split (looks at every pair once)."""
+    sequence_pattern: str = ""
+    """A regular expression whose first group names the sequence of a file name that it fits: '(\\d+)\\d{3}' keeps
+    slices 21004 and 21006 of patient 21 in one split. These pairs are not looked at."""
     val_fraction: float = 0.1
     """Fraction of the training pairs kept for validation, where the folders have no val split."""
     test_fraction: float = 0.2

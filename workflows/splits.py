@@ -12,8 +12,8 @@ from fusion.data.corpus import checksum
 from fusion.data.finding import PairRef
 from fusion.data.near_duplicates import group_near_duplicates, image_signature
 from fusion.data.pairs import BadPair, read_pair
-from fusion.data.splits import FILE, assign_splits, read_frozen_splits, splits_to_csv
-from fusion.data.synthetic import is_synthetic
+from fusion.data.splits import FILE, assign_splits, match_sequences, read_frozen_splits, splits_to_csv
+from fusion.data.synthetic import is_synthetic, scene_names
 from workflows.cluster.connect import connect
 from workflows.cluster.parallel import in_parallel
 from workflows.console import log_progress
@@ -29,11 +29,8 @@ def check_splits_file(path: str, refs: Sequence[PairRef]) -> str:
     return checksum(storage.read_bytes(path))
 
 
-def split_pairs(refs: Sequence[PairRef], pairs: str, options: SplitOptions, out: str) -> list[PairRef]:
-    """Return the pairs with their splits, which are kept in OUT/splits.csv, so that a restart looks at nothing twice.
-
-    `pairs` is where they come from: built-in scenes have no near-duplicates.
-    """
+def split_pairs(refs: Sequence[PairRef], options: SplitOptions, out: str) -> list[PairRef]:
+    """Return the pairs with their splits, kept in OUT/splits.csv so that a restart looks at nothing twice."""
     path = storage.join(out, FILE)
     if storage.exists(path):
         return read_frozen_splits(refs, path)[0]
@@ -41,11 +38,25 @@ def split_pairs(refs: Sequence[PairRef], pairs: str, options: SplitOptions, out:
     if options.splits:
         split_refs, sequence = read_frozen_splits(refs, options.splits)
     else:
-        sequence = find_near_duplicates(refs) if options.sequences and not is_synthetic(pairs) else {}
+        sequence = find_sequences(refs, options)
         split_refs = assign_splits(refs, options, sequence)
         warn_empty_splits(split_refs, options)
     storage.write_text(path, splits_to_csv(split_refs, sequence))
     return split_refs
+
+
+def find_sequences(refs: Sequence[PairRef], options: SplitOptions) -> dict[str, str]:
+    """Return key -> sequence: of those that have a name, and of the others, if asked for, by a look at every pair."""
+    named = named_sequences(refs, options)
+    others = [ref for ref in refs if ref.key not in named]
+    return named | (find_near_duplicates(others) if options.sequences and others else {})
+
+
+def named_sequences(refs: Sequence[PairRef], options: SplitOptions) -> dict[str, str]:
+    """Return key -> sequence, by the scene of built-in pairs, which have no near-duplicates, and by file names."""
+    read = [ref for ref in refs if not is_synthetic(ref.visible)]
+    by_name = match_sequences(read, options.sequence_pattern) if options.sequence_pattern else {}
+    return scene_names(refs) | by_name
 
 
 def warn_empty_splits(refs: Sequence[PairRef], options: SplitOptions) -> None:

@@ -23,6 +23,8 @@ def upgrade_corpus_config(config: dict[str, Any]) -> dict[str, Any]:
     if "shard_samples" in config and "data_sets" not in config:
         by_totals = str(config.get("preset", "")).strip().lower() == "demmi-rf-counts"
         config |= {"data_sets": ""} | ({"preset": BY_TOTALS} if by_totals else {})
+    if "shard_samples" in config:
+        config.setdefault("sequence_pattern", "")
     return config
 
 

@@ -45,7 +45,8 @@ class CorpusConfig:
 
     `data_sets`, "SOURCE=NAME,...", says what data sets sources are of, for a preset that has a quota of each.
     `val_fraction` of the training pairs becomes "val"; `test_fraction` of all becomes "test" where the folders have no
-    test split of their own. `sequences`: near-duplicates stay in one split. `splits`: a frozen split file instead.
+    test split of their own. `sequences`: near-duplicates stay in one split; `sequence_pattern`: so do file names
+    with the same first group of it. `splits`: a frozen split file instead.
     Shards hold at most `shard_samples` samples and `shard_megabytes` of pixels.
     """
 
@@ -56,6 +57,7 @@ class CorpusConfig:
     val_fraction: float = 0.1
     test_fraction: float = 0.2
     sequences: bool = True
+    sequence_pattern: str = ""
     splits: str = ""
     shard_samples: int = 64
     shard_megabytes: int = 128

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -14,6 +15,7 @@ from typing import Protocol
 from fusion import storage
 from fusion.data.corpus import SPLITS
 from fusion.data.finding import PairRef
+from fusion.data.listing import stem
 from fusion.errors import UserError
 from fusion.seeds import derive_seed
 
@@ -79,6 +81,28 @@ def assign_splits(
             for key in _take_sequences(ranked, wanted):
                 splits |= dict.fromkeys(members[sequence.get(key, key)], split)
     return [replace(ref, split=splits.get(ref.key, "train")) for ref in refs]
+
+
+def match_sequences(refs: Sequence[PairRef], pattern: str) -> dict[str, str]:
+    r"""Return key -> sequence: the first group of a regular expression that fits the whole stem of the visible file.
+
+    "(\d+)\d{3}" names slices 21004, 21006, 21008 of patient 21 by the patient. Pairs whose stem it does not fit are
+    left out. One name is one sequence, whatever folder its pairs are in. UserError: no regular expression, or one
+    without a group, or it fits no pair.
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"--sequence-pattern {pattern!r} is no regular expression: {error}.") from error
+    if not compiled.groups:
+        raise UserError(
+            rf"--sequence-pattern {pattern!r} has no group. Put what names a sequence in ( ): '(\d+)\d{{3}}'."
+        )
+    found = {ref.key: compiled.fullmatch(stem(ref.visible)) for ref in refs}
+    sequence = {key: match[1] for key, match in found.items() if match and match[1]}
+    if refs and not sequence:
+        raise UserError(f"--sequence-pattern {pattern!r} fits no file name; {stem(refs[0].visible)!r} is one.")
+    return sequence
 
 
 def _take_sequences(ranked: list[list[str]], wanted: int) -> list[str]:

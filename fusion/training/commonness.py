@@ -28,6 +28,7 @@ Source: Fang et al., "AE-Netv2: Optimization of image fusion efficiency and netw
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -119,7 +120,7 @@ def fold_norms(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         for part in folded.modules():
             layers = list(part) if isinstance(part, nn.Sequential) else []
-            for conv, norm in zip(layers, layers[1:], strict=False):
+            for conv, norm in itertools.pairwise(layers):
                 if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                     _move_scale(conv, norm)
     return folded

@@ -88,7 +88,7 @@ def build_corpus(args: Args, command: list[str]) -> None:
     check_rejected(found.rejected, len(found.refs) + len(found.rejected), args.max_rejected_fraction)
     with Lease(args.out) as lease:
         claim_output(args.out, "plan.json", plan, "corpus")  # another one may have claimed it in the same moment
-        refs = split_pairs(found.refs, args.pairs, args, args.out)
+        refs = split_pairs(found.refs, args, args.out)
         plans = plan_shards(refs, config)
         built = build_all(plans, found, args, lease)
         about = {

@@ -21,7 +21,7 @@ from fusion.errors import UserError
 from workflows.cluster.parallel import in_parallel
 from workflows.console import log_progress
 from workflows.inputs import Problem, pair_units
-from workflows.splits import split_pairs
+from workflows.splits import named_sequences, split_pairs
 
 if TYPE_CHECKING:
     from workflows.detect.options import Args
@@ -74,7 +74,7 @@ def validate_pairs(args: Args, class_aliases: Mapping[str, str]) -> LabelledPair
         return LabelledPairs()
     found = find_pairs(args.pairs)
     check_splits(args, found.refs)
-    refs = split_pairs(found.refs, args.pairs, args, args.out)
+    refs = split_pairs(found.refs, args, args.out)
     rejected = list(found.rejected)
     problems = [Problem("", item.key, item.reason) for item in found.rejected]
     boxes: dict[str, Mapping[str, int]] = {}
@@ -108,7 +108,7 @@ def check_splits(args: Args, refs: Sequence[PairRef]) -> None:
     if args.splits:
         wanted = read_frozen_splits(refs, args.splits)[0]
     else:
-        wanted = assign_splits(refs, args, sequence if args.sequences else {})
+        wanted = assign_splits(refs, args, (sequence if args.sequences else {}) | named_sequences(refs, args))
     if {ref.key: ref.split for ref in kept} != {ref.key: ref.split for ref in wanted}:
         raise UserError(
             f"{path} has other splits than these options give (--splits, --seed, --val-fraction, --test-fraction, "

@@ -70,7 +70,7 @@ def run(args: Args, command: list[str]) -> None:
 def evolve(args: Args, command: list[str], methods: dict[str, MethodSpec], found: PairList, lease: Lease) -> None:
     """Score what is new, label, train, and write down what came of it."""
     connect()
-    refs = split_pairs(found.refs, args.pairs, args, args.out)
+    refs = split_pairs(found.refs, args, args.out)
     check_batch(args, refs)
     scores = score_library(args, methods, refs, found.rejected, lease)
     number = count_evolutions(args.out)
@@ -203,6 +203,7 @@ def settings(args: Args) -> dict[str, Any]:
     names = ("splits", "sequences", "val_fraction", "test_fraction", "seed")
     content = {"pairs": resolve_pairs_uri(args.pairs), "recipe": to_dict(args.recipe)}
     content |= {name: getattr(args, name) for name in names}
+    content |= {"sequence_pattern": args.sequence_pattern} if args.sequence_pattern else {}
     return content | ({"max_sharpness": args.max_sharpness} if args.max_sharpness else {})
 
 

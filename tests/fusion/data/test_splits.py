@@ -14,7 +14,7 @@ from fusion.data import near_duplicates
 from fusion.data.finding import PairRef
 from fusion.data.near_duplicates import NEAR, group_near_duplicates, image_signature
 from fusion.data.shards import CorpusConfig
-from fusion.data.splits import assign_splits, read_frozen_splits, splits_to_csv
+from fusion.data.splits import assign_splits, match_sequences, read_frozen_splits, splits_to_csv
 from fusion.errors import UserError
 
 CONFIG = CorpusConfig("p", "noise1", seed=4, val_fraction=0.25, test_fraction=0.25)
@@ -188,3 +188,28 @@ def test_other_files_are_named(tmp_path, text, named):
         read_frozen_splits(refs(3), str(path))
     with pytest.raises(UserError, match="cannot read"):
         read_frozen_splits(refs(3), str(tmp_path / "none.csv"))
+
+
+def named(names: list[str]) -> list[PairRef]:
+    return [
+        PairRef(f"k{name}", "s", "", f"/d/visible/{name}.png", f"/d/infrared/{name}.png", None, ()) for name in names
+    ]
+
+
+def test_slices_of_a_patient_stay_together_by_their_file_names():
+    patients = {2: 9, 16: 6, 20: 9, 21: 8, 28: 8, 32: 8, 33: 8, 34: 6}
+    found = named([f"{patient}{3 + 2 * i:03d}" for patient, slices in patients.items() for i in range(slices)])
+    sequence = match_sequences([*found, *named(["lytro-01"])], r"(\d+)\d{3}")
+    assert sequence == {ref.key: str(int(ref.key[1:]) // 1000) for ref in found}
+    split = {ref.key: ref.split for ref in assign_splits(found, CONFIG, sequence)}
+    sides = {patient: {split[key] for key, name in sequence.items() if name == str(patient)} for patient in patients}
+    assert all(len(side) == 1 for side in sides.values())
+    assert set.union(*sides.values()) == {"train", "val", "test"}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "word"), [(r"(\d+", "no regular expression"), (r"\d+", "no group"), (r"x(\d+)", "fits no file name")]
+)
+def test_a_pattern_that_names_no_sequence_is_told(pattern, word):
+    with pytest.raises(UserError, match=word):
+        match_sequences(named(["21004"]), pattern)
