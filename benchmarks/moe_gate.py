@@ -31,6 +31,7 @@ GATES = {  # fields of the model
     "layer_norm": {"gate_inputs": "layer_norm", "gate_bias_rate": 0.0},
     "standardised": {"gate_inputs": "standardised", "gate_bias_rate": 0.0},
     "standardised 2x2": {"gate_inputs": "standardised", "gate_bias_rate": 0.0, "grid": (2, 2)},
+    "standardised 1x1": {"gate_inputs": "standardised", "gate_bias_rate": 0.0, "grid": (1, 1)},
     "pooled, bias": {"gate_inputs": "pooled", "gate_bias_rate": 0.01},
     "standardised, bias": {"gate_inputs": "standardised", "gate_bias_rate": 0.01},
 }
