@@ -184,8 +184,8 @@ def test_upgrading_leaves_what_is_of_today_and_what_is_no_recipe():
     assert upgrade_recipe("aenet") == "aenet"
     assert upgrade_recipe(None) is None
     given = {"optim": {"clip": 1.0, "lr": 0.1}, "crops": None}
-    assert upgrade_recipe({"crops": {}}) == {"crops": {"box_attention": False}}
-    assert list(upgrade_recipe(given)["optim"].items()) == [("max_grad_norm", 1.0), ("lr", 0.1)]
+    assert upgrade_recipe({"crops": {}})["crops"]["box_attention"] is False
+    assert list(upgrade_recipe(given)["optim"].items())[:2] == [("max_grad_norm", 1.0), ("lr", 0.1)]
     assert given == {"optim": {"clip": 1.0, "lr": 0.1}, "crops": None}
 
 
