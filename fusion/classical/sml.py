@@ -46,7 +46,8 @@ def first_weight(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     majority = apply_in_strips(lambda votes: votes > 0.5 + NOISE, box.of(VOTE_RADIUS).mean(sharper))
     radius, epsilon = GUIDED
     weight = box.of(radius).guided((first + second) / 2, majority, epsilon)
-    return np.clip(weight, 0, 1)
+    clipped: np.ndarray = np.clip(weight, 0, 1)
+    return clipped
 
 
 def sharpness(image: np.ndarray, box: Box) -> np.ndarray:

@@ -106,8 +106,8 @@ def parse_amounts(text: str) -> list[float]:
 
 
 def settings(args: Args, tasks: list[Task]) -> dict[str, Any]:
-    """Return what a folder of a study is of."""
-    names = ("sequences", "sequence_pattern", "val_fraction", "test_fraction", "seed", "amounts", "max_scored")
+    """Return what the networks of a folder are of; the tables can be made again over other a."""
+    names = ("sequences", "sequence_pattern", "val_fraction", "test_fraction", "seed")
     content: dict[str, Any] = {name: getattr(args, name) for name in names}
     content |= {"tasks": {task.name: resolve_pairs_uri(task.uri) for task in tasks}, "recipe": to_dict(args.recipe)}
     return content | {"methods": {task.name: task.methods for task in tasks}}
