@@ -41,7 +41,6 @@ from workflows.commonness.tasks import (
     Task,
     crops_per_pair,
     find_tasks,
-    mix,
     mixed_recipe,
     split_tasks,
     splits_file,
@@ -52,6 +51,7 @@ from workflows.console import log_progress
 from workflows.evolve import job as evolve_job
 from workflows.evolve import options as evolve_options
 from workflows.evolve import train as evolve_train
+from workflows.evolve.store import mix_tasks
 from workflows.outputs import claim_output, completing
 from workflows.provenance import provenance
 from workflows.variants.job import read_evolved_pairs, score_pairs
@@ -140,7 +140,7 @@ def train_networks(
         held_out[task.name], labelled[task.name] = evolved.held_out, evolved.labelled
         networks[task.name] = storage.join(folder, "checkpoint")
     mixed = storage.join(args.out, "mixed")
-    evolve_train.train(mixed, mixed_recipe(args.recipe, len(tasks)), mix(labelled, crops), None, command)
+    evolve_train.train(mixed, mixed_recipe(args.recipe, len(tasks)), mix_tasks(labelled), None, command)
     networks["mixed"] = storage.join(mixed, "checkpoint")
     for task in tasks:
         name = f"tuned/{task.name}"

@@ -15,7 +15,6 @@ from fusion.errors import UserError
 from fusion.training.recipes import Recipe
 from workflows.commonness.options import Args
 from workflows.evolve.options import DEFAULT_METHODS
-from workflows.evolve.store import LabelledPair
 from workflows.splits import find_sequences, warn_empty_splits
 
 # How a task's name begins -> the methods that make sense for it. IFEVIP, HMSD-GF and TIF look for hot targets, and ADF
@@ -141,7 +140,7 @@ def crops_per_pair(splits: Mapping[str, Sequence[PairRef]], recipe: Recipe) -> d
     empty = [name for name, count in counts.items() if not count]
     if empty:
         raise UserError(f"task {empty[0]} has no pair to train on. Lower --test-fraction and --val-fraction.")
-    return {name: max(1, round(recipe.crops.per_image * max(counts.values()) / n)) for name, n in counts.items()}
+    return {name: recipe.crops.per_image * round(max(counts.values()) / n) for name, n in counts.items()}
 
 
 def task_recipe(recipe: Recipe, crops: int) -> Recipe:
@@ -153,24 +152,9 @@ def mixed_recipe(recipe: Recipe, num_tasks: int) -> Recipe:
     """Return the recipe of the mixed network: an epoch is that of all tasks, so it has fewer, for as many steps."""
     milestones = tuple(max(1, round(epoch / num_tasks)) for epoch in recipe.optim.milestones)
     optim = replace(recipe.optim, milestones=milestones)
-    return replace(
-        recipe, epochs=max(1, round(recipe.epochs / num_tasks)), optim=optim, crops=replace(recipe.crops, per_image=1)
-    )
+    return replace(recipe, epochs=max(1, round(recipe.epochs / num_tasks)), optim=optim)
 
 
 def tuned_recipe(recipe: Recipe) -> Recipe:
     """Return the recipe of the training that goes on from the mixed network: a tenth of its rate, none lowered."""
     return replace(recipe, optim=replace(recipe.optim, lr=recipe.optim.lr * 0.1, milestones=()))
-
-
-def mix(labelled: Mapping[str, Sequence[LabelledPair]], crops: Mapping[str, int]) -> list[LabelledPair]:
-    """Return the pairs of all tasks, each training pair as often as it gives crops in an epoch.
-
-    Keys get the task and a number, as they name the draw of a crop.
-    """
-    mixed = []
-    for task, pairs in labelled.items():
-        for pair in pairs:
-            times = crops[task] if pair.ref.split == "train" else 1
-            mixed += [replace(pair, ref=replace(pair.ref, key=f"{task}/{pair.ref.key}/{i}")) for i in range(times)]
-    return mixed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from fusion import storage
@@ -132,6 +132,22 @@ def labelled_pairs(out: str, refs: Sequence[PairRef], labels: Mapping[str, Label
         for ref in refs
         if ref.key in labels
     ]
+
+
+def mix_tasks(labelled: Mapping[str, Sequence[LabelledPair]]) -> list[LabelledPair]:
+    """Return the pairs of all tasks; a task with few to train on has them several times, to count like the largest.
+
+    Of several tasks, keys get the task and a number, as they name the draw of a crop.
+    """
+    if len(labelled) == 1:
+        return list(*labelled.values())
+    counts = {task: sum(pair.ref.split == "train" for pair in pairs) for task, pairs in labelled.items()}
+    mixed = []
+    for task, pairs in labelled.items():
+        for pair in pairs:
+            times = round(max(counts.values()) / counts[task]) if pair.ref.split == "train" else 1
+            mixed += [replace(pair, ref=replace(pair.ref, key=f"{task}/{pair.ref.key}/{i}")) for i in range(times)]
+    return mixed
 
 
 def count_evolutions(out: str) -> int:

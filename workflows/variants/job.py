@@ -2,8 +2,11 @@
 
     duskfuse variants --evolution EVOLVED --out DIR                          200 steps, two seeds
     duskfuse variants --evolution EVOLVED --out DIR --steps 0 --num-seeds 1  the full recipe
+    duskfuse variants --evolution A --evolution B --out DIR                  several tasks, as in the paper
 
-Every block is trained alike; the held-out pairs are fused and scored by the paper's columns. OUT/table.csv has means
+Every block is trained alike; the held-out pairs are fused and scored by the paper's columns. Of several tasks, every
+network learns all, each as often as the others, and a column is the mean over the tasks of the means over their
+held-out pairs; "e2_of_TASK" is that of one. OUT/table.csv has means
 and deviations over the seeds, OUT/runs.csv every run, OUT/bubbles.svg quality over time; finished runs are kept.
 """
 
@@ -12,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +37,7 @@ from workflows.cluster.connect import connect
 from workflows.cluster.parallel import in_parallel
 from workflows.console import log_progress
 from workflows.evolve import train as evolve_train
-from workflows.evolve.store import LabelledPair, count_evolutions, labelled_pairs, read_labels
+from workflows.evolve.store import LabelledPair, count_evolutions, labelled_pairs, mix_tasks, read_labels
 from workflows.inputs import PairUnit, pair_units, read_items
 from workflows.outputs import claim_output, completing
 from workflows.provenance import provenance
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
 METRICS = ("e2", "niqe", "ssim", "en", "psnr", "brenner", "viff")
 TIMED_SIZE = (400, 400)
 NUM_TURNS = 12
+OF_TASK = "e2_of_"  # begins the columns of E2 on one of several tasks
 ADAM_BYTES = 12  # of a parameter in a checkpoint with both moments: what the paper calls size
 
 
@@ -102,8 +106,12 @@ def run(args: Args, command: list[str]) -> None:
         raise UserError(f"unknown block {unknown[0]!r}. Known: {', '.join(BLOCKS)}.")
     if args.num_seeds < 1 or args.steps < 0:
         raise UserError("--num-seeds must be at least 1, and --steps at least 0 (0: the full recipe).")
-    pairs = read_evolved_pairs(args.evolution)
-    claim = {"evolution": storage.absolute(args.evolution), "number": pairs.number}
+    pairs = read_tasks(args.evolution)
+    found = [
+        {"evolution": storage.absolute(path), "number": p.number}
+        for path, p in zip(args.evolution, pairs.values(), strict=True)
+    ]
+    claim: dict[str, Any] = found[0] if len(found) == 1 else {"evolutions": found}
     claim |= {name: getattr(args, name) for name in ("steps", "batch_size", "patch")}
     claim_output(args.out, "settings.json", claim, "study")
     with completing(args.out, "variants.json") as complete:
@@ -125,13 +133,27 @@ def run(args: Args, command: list[str]) -> None:
         complete(
             {
                 "provenance": provenance(["variants", *command]),
-                "pairs": len(pairs.held_out),
+                "pairs": sum(len(task.held_out) for task in pairs.values()),
+                "tasks": list(pairs),
                 "blocks": list(blocks),
                 "seeds": args.num_seeds,
             }
         )
-    print_table(table, len(pairs.held_out))
+    print_table(table, sum(len(task.held_out) for task in pairs.values()), len(pairs))
     print(f"{args.out}: {len(blocks)} blocks, {args.num_seeds} seeds each")
+
+
+def read_tasks(evolutions: Sequence[str]) -> dict[str, EvolvedPairs]:
+    """Return task -> its pairs; a task is called as its folder. UserError: none given, or two of one name."""
+    if not evolutions:
+        raise UserError("give --evolution, the --out folder of `duskfuse evolve`.")
+    tasks: dict[str, EvolvedPairs] = {}
+    for path in evolutions:
+        name = path.rstrip("/").rpartition("/")[2]
+        if name in tasks:
+            raise UserError(f"--evolution {path}: two are called {name!r}. Give each task a folder of its own name.")
+        tasks[name] = read_evolved_pairs(path)
+    return tasks
 
 
 def read_evolved_pairs(out: str) -> EvolvedPairs:
@@ -169,31 +191,45 @@ def network(out: str, block: str, seed: int) -> str:
     return storage.absolute(storage.join(out, "runs", f"{block}-{seed}", "training", "checkpoint"))
 
 
-def train_and_score(args: Args, block: str, seed: int, pairs: EvolvedPairs, command: list[str]) -> dict[str, Any]:
+def train_and_score(
+    args: Args, block: str, seed: int, tasks: Mapping[str, EvolvedPairs], command: list[str]
+) -> dict[str, Any]:
     """Train and score a variant, unless it is done. Returns its row of runs.csv."""
     folder = storage.join(args.out, "runs", f"{block}-{seed}")
     path = storage.join(folder, "scores.json")
     if storage.exists(path):
-        row = json.loads(storage.read_bytes(path))
-        return {name: row[name] for name in ("block", "seed", *METRICS)}
-    num_pairs = sum(pair.ref.split == "train" for pair in pairs.labelled)
-    training = storage.join(folder, "training")
-    evolve_train.train(training, recipe_for(args, block, seed, num_pairs), pairs.labelled, None, command)
+        done = json.loads(storage.read_bytes(path)).items()
+        return {k: v for k, v in done if k in ("block", "seed", *METRICS) or k.startswith(OF_TASK)}
+    labelled = mix_tasks({name: task.labelled for name, task in tasks.items()})
+    num_pairs = sum(pair.ref.split == "train" for pair in labelled)
+    evolve_train.train(
+        storage.join(folder, "training"), recipe_for(args, block, seed, num_pairs), labelled, None, command
+    )
+    trained = network(args.out, block, seed)
+    means = {
+        name: mean_metrics(f"{block}, seed {seed}, {name}", task.held_out, trained) for name, task in tasks.items()
+    }
+    row = {"block": block, "seed": seed}
+    row |= {metric: sum(task[metric] for task in means.values()) / len(means) for metric in METRICS}
+    if len(tasks) > 1:
+        row |= {f"{OF_TASK}{name}": task["e2"] for name, task in means.items()}
+    storage.write_text(path, json.dumps(row) + "\n")
+    return row
+
+
+def mean_metrics(what: str, refs: Sequence[PairRef], trained: str) -> dict[str, float]:
+    """Return metric -> mean over the pairs on which it is finite; those left out are told, as of `what`."""
     scored = 0
     finite: dict[str, list[float]] = {name: [] for name in METRICS}
-    for result in score_pairs(pairs.held_out, network(args.out, block, seed)):
+    for result in score_pairs(refs, trained):
         scored += 1
         for name, value in result.values.items():
             finite[name] += [value] if math.isfinite(value) else []
-    total = len(pairs.held_out)
     for name, values in finite.items():
-        if len(values) < total:
-            unread = f", {total - scored} cannot be read" if scored < total else ""
-            log_progress(f"{block}, seed {seed}: {name} is the mean of {len(values)} of {total} held-out pairs{unread}")
-    means = {name: sum(values) / len(values) if values else math.nan for name, values in finite.items()}
-    result_row = {"block": block, "seed": seed, **means}
-    storage.write_text(path, json.dumps(result_row) + "\n")
-    return result_row
+        if len(values) < len(refs):
+            unread = f", {len(refs) - scored} cannot be read" if scored < len(refs) else ""
+            log_progress(f"{what}: {name} is the mean of {len(values)} of {len(refs)} held-out pairs{unread}")
+    return {name: sum(values) / len(values) if values else math.nan for name, values in finite.items()}
 
 
 def score_pairs(refs: Sequence[PairRef], checkpoint_path: str) -> Iterator[PairMetrics]:
@@ -247,20 +283,22 @@ def summarise(runs: pd.DataFrame, costs: Sequence[BlockCost]) -> pd.DataFrame:
     cost = {row.block: asdict(row) for row in costs}
     rows = []
     for block, part in runs.groupby("block", sort=False):
-        row = {"block": block, "seeds": len(part)} | {name: part[name].mean() for name in METRICS}
+        columns = [*METRICS, *(name for name in runs.columns if name.startswith(OF_TASK))]
+        row = {"block": block, "seeds": len(part)} | {name: part[name].mean() for name in columns}
         row["e2_sd"] = part["e2"].std(ddof=1) if len(part) > 1 else math.nan
         rows.append(row | cost[block])
     return pd.DataFrame(rows)
 
 
-def print_table(table: pd.DataFrame, num_pairs: int) -> None:
+def print_table(table: pd.DataFrame, num_pairs: int, num_tasks: int) -> None:
     """Print a line a block."""
     heads = ("E2", "sd", "NIQE", "SSIM", "EN", "PSNR", "Brenner", "VIFF", "ms", "MB")
     names = ("e2", "e2_sd", "niqe", "ssim", "en", "psnr", "brenner", "viff", "ms", "size_mb")
     log_progress(f"{'block':14}" + "".join(f"{head:>9}" for head in heads))
     for row in table.to_dict("records"):
         log_progress(f"{row['block']:14}" + "".join(f"{row[name]:9.4g}" for name in names))
+    of_tasks = f" of {num_tasks} tasks" if num_tasks > 1 else ""
     log_progress(
-        f"means over {num_pairs} held-out pairs; Brenner dominates E2, which rewards sharpness, and noise, "
+        f"means over {num_pairs} held-out pairs{of_tasks}; Brenner dominates E2, which rewards sharpness, and noise, "
         "above all else"
     )

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from workflows.options import parse
+from workflows.options import Repeated, parse
 
 
 @dataclass(frozen=True)
 class Args:
-    evolution: str
-    """What `duskfuse evolve` wrote: pairs, splits and labels are those of its latest evolution."""
     out: str
     """Folder or s3://bucket/path of the runs and tables."""
+    evolution: Repeated = ()
+    """What `duskfuse evolve` wrote: pairs, splits and labels are those of its latest evolution. Given several times,
+    as for each OUT/tasks/TASK of `duskfuse commonness`: networks learn all tasks, and means are over the tasks."""
     blocks: str = ""
     """Blocks to compare, separated by commas; by default all of them."""
     steps: int = 200

@@ -9,9 +9,9 @@ from fusion.data.pairs import find_pairs
 from fusion.errors import UserError
 from fusion.training.recipes import aenet
 from workflows.commonness.options import Args
-from workflows.commonness.tasks import crops_per_pair, draw_splits, methods_of, mix, mixed_recipe, parse_tasks
+from workflows.commonness.tasks import crops_per_pair, draw_splits, methods_of, mixed_recipe, parse_tasks
 from workflows.evolve.options import DEFAULT_METHODS
-from workflows.evolve.store import LabelledPair
+from workflows.evolve.store import LabelledPair, mix_tasks
 
 ARGS = Args(out="o", sequences=False)
 
@@ -83,10 +83,11 @@ def test_every_network_makes_about_as_many_steps():
     crops = crops_per_pair(splits, recipe)
     assert crops == {"large": 1, "small": 4, "one": 40}
     labelled = {name: [LabelledPair(ref, "l.png") for ref in refs] for name, refs in splits.items()}
-    mixed = mix(labelled, crops)
+    mixed = mix_tasks(labelled)
     assert len(mixed) == 40 + 44 + 40 and len({pair.ref.key for pair in mixed}) == len(mixed)
     for_all = mixed_recipe(recipe, 3)
     assert for_all.epochs * len(mixed) == pytest.approx(recipe.epochs * 40, rel=0.05)
     assert for_all.optim.milestones == (3,)
+    assert mix_tasks({"one": labelled["small"]}) == labelled["small"]
     with pytest.raises(UserError, match="empty"):
         crops_per_pair({"large": refs(3), "empty": []}, recipe)

@@ -82,9 +82,36 @@ def test_blocks_side_by_side(common, command, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in out.rglob("run.json")} == trained
 
 
+def test_blocks_on_several_tasks(common, command, tmp_path):
+    out = tmp_path / "blocks"
+    words = [
+        "variants",
+        "--out",
+        out,
+        "--blocks",
+        "plain",
+        "--steps",
+        4,
+        "--num-seeds",
+        1,
+        "--batch-size",
+        4,
+        "--patch",
+        64,
+    ]
+    for task in ("scenes", "multifocus"):
+        words += ["--evolution", common[0] / "tasks" / task]
+    code, _, err = command(*words)
+    assert code == 0, err
+    row = pd.read_csv(out / "table.csv").iloc[0]
+    assert row["e2"] == pytest.approx((row["e2_of_scenes"] + row["e2_of_multifocus"]) / 2)
+    assert json.loads((out / "variants.json").read_text())["tasks"] == ["scenes", "multifocus"]
+
+
 def test_wrong_words(command, tmp_path):
     for words, parts in (
         (["variants", "--evolution", tmp_path], ["no finished evolution"]),
+        (["variants"], ["--evolution", "duskfuse evolve"]),
         (["variants", "--evolution", tmp_path, "--blocks", "gcb,magic"], ["magic", "gcb_inception"]),
         (["commonness", "--tasks", "scenes:10"], ["two tasks"]),
         (["commonness", "--tasks", "scenes:10,scenes:12"], ["scenes", "twice"]),
