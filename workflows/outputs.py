@@ -52,11 +52,11 @@ def claim_output(out: str, name: str, content: dict[str, Any], what: str) -> Non
         pass
     wanted = json.loads(json.dumps(content))
     if claimed != wanted:
-        difference = _difference(claimed, wanted)
+        difference = describe_difference(claimed, wanted)
         raise UserError(f"{out} holds another {what}: {difference} (see {path}). Choose another --out, or delete it.")
 
 
-def _difference(claimed: Any, wanted: Any, name: str = "") -> str:
+def describe_difference(claimed: Any, wanted: Any, name: str = "") -> str:
     """Return the first setting that differs, in words."""
     if not isinstance(claimed, dict) or not isinstance(wanted, dict):
         if isinstance(claimed, str) and len(claimed) == 64:  # a fingerprint
@@ -66,7 +66,7 @@ def _difference(claimed: Any, wanted: Any, name: str = "") -> str:
     keys.sort(
         key=lambda key: isinstance(claimed.get(key), str) and len(claimed[key]) == 64
     )  # words before fingerprints
-    return _difference(claimed.get(keys[0]), wanted.get(keys[0]), f"{name}.{keys[0]}".lstrip("."))
+    return describe_difference(claimed.get(keys[0]), wanted.get(keys[0]), f"{name}.{keys[0]}".lstrip("."))
 
 
 def require_own_output(out: str, marker: str, what: str) -> None:

@@ -2,6 +2,7 @@
 
     duskfuse evolve --pairs DIR --out DIR
     duskfuse evolve --pairs DIR --out DIR --checkpoint moefusion=RUN       the library grows, the network evolves
+    duskfuse evolve --pairs DIR --from DIR --out DIR2 --checkpoint ...     the same in another folder
 
 Every method fuses and E2 scores the training and validation pairs; the best result of a pair is its label. Running it
 again with more methods (--methods, --checkpoint NAME=RUN, --fused NAME=DIR) scores only those, replaces labels where
@@ -31,6 +32,7 @@ from fusion.training.recipes import Recipe
 from workflows.cluster.connect import connect
 from workflows.console import log_progress
 from workflows.evolve import train as evolve_train
+from workflows.evolve.earlier import check_start, copy_evolutions
 from workflows.evolve.library import UNREADABLE, held_out_means, library, score_method
 from workflows.evolve.options import Args
 from workflows.evolve.store import (
@@ -61,9 +63,13 @@ def run(args: Args, command: list[str]) -> None:
         raise UserError(f"--max-sharpness {args.max_sharpness:g}: give a number of at least 0.")
     methods = library(args)
     found = find_pairs(args.pairs)
+    if args.start is not None:
+        check_start(args.start, settings(args))
     claim_output(args.out, "settings.json", settings(args), "evolution")
     with Lease(args.out) as lease:
         claim_output(args.out, "settings.json", settings(args), "evolution")  # another one may have claimed it just now
+        if args.start is not None:
+            copy_evolutions(args.start, args.out)
         evolve(args, command, methods, found, lease)
 
 

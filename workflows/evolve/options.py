@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import tyro
 
@@ -26,6 +27,8 @@ class Args(SplitOptions):
     """Methods of the library, separated by commas."""
     checkpoint: Repeated = ()
     """Trained networks as methods, each NAME=RUN."""
+    start: Annotated[str | None, tyro.conf.arg(name="from")] = None
+    """An earlier evolution, the --out of one: this one begins with a copy of its library, labels and network."""
     fused: Repeated = ()
     """Folders of fused images as methods, each NAME=DIR."""
     max_sharpness: float = 2.0

@@ -62,7 +62,8 @@ JOB_SPECS: dict[str, JobSpec] = {
     "train": JobSpec("run.json", {"corpus": ("corpus",), "from": ("train",), "detector": ("detect",)}),
     "tune": JobSpec("tune.json", {"corpus": ("corpus",), "from": ("train",), "detector": ("detect",)}),
     "evolve": JobSpec(
-        "evolve.json", {"pairs": (), "splits": (), "checkpoint": ("train", "evolve"), "fused": ("fuse",)}
+        "evolve.json",
+        {"pairs": (), "splits": (), "from": ("evolve",), "checkpoint": ("train", "evolve"), "fused": ("fuse",)},
     ),
     "variants": JobSpec("variants.json", {"evolution": ("evolve",)}),
     "fuse": JobSpec("fused.json", {"checkpoint": ("train", "evolve"), "pairs": (), "corpus": ("corpus",)}),

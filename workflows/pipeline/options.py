@@ -13,7 +13,7 @@ from workflows.options import Repeated, parse
 @dataclass(frozen=True)
 class Args:
     pipeline: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PIPELINE")]
-    """A file, or a built-in one: tgecnet, tgecnet-tiny, moefusion-tiny, aenet."""
+    """A file, or a built-in one: tgecnet, tgecnet-tiny, moefusion, moefusion-tiny, aenet, aenet-evolution."""
     pairs: str = ""
     """What $pairs stands for: a folder of pairs, s3://bucket/path, or scenes:COUNT."""
     out: str = ""

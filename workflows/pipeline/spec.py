@@ -32,7 +32,7 @@ from fusion import storage
 from fusion.errors import UserError
 from workflows.pipeline.jobs import JOB_SPECS, JobSpec, OptionValue
 
-BUILT_IN = ("tgecnet", "tgecnet-tiny", "moefusion-tiny", "aenet")
+BUILT_IN = ("tgecnet", "tgecnet-tiny", "moefusion", "moefusion-tiny", "aenet", "aenet-evolution")
 FOLDER = Path(__file__).with_name("builtin")
 REFERENCE = re.compile(r"\$(?:\{([\w-]+)\}|([A-Za-z][\w-]*))((?:/[\w.@+-]+)*)")
 PAIRS = "pairs"  # the one reference that is not a stage

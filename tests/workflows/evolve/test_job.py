@@ -180,6 +180,28 @@ def test_a_method_that_wins_nothing_joins(after_second, sharp, words, command):
     assert network.read_bytes() == before
 
 
+def test_an_evolution_begins_with_an_earlier_one_in_a_folder_of_its_own(first, second, place, words, sharp, command):
+    """The same comes of it as in one folder, nothing is fused again, and the earlier one stays as it is."""
+    before, out = times(first.saved), place / "elsewhere"
+    fused = ["--methods", "average,tif", "--fused", f"sharp={sharp}"]
+    elsewhere = [out if word == place / "out" else word for word in words]
+    code, _, err = command(*elsewhere, *fused, "--from", first.saved)
+    assert code == 0 and "copying 1 evolution with" in err, err
+    result = json.loads((out / "evolve.json").read_text())["evolutions"]
+    for ours, theirs in zip(result, second.evolutions, strict=True):
+        assert ours["held_out_scores"] == pytest.approx(theirs["held_out_scores"], rel=1e-4)
+        assert ours["forgetting"] == theirs["forgetting"] or ours["forgetting"] == pytest.approx(theirs["forgetting"])
+        for name in ("library", "joined", "labels", "replaced", "wins", "epochs"):
+            assert ours[name] == theirs[name], name
+    assert labels(out, 2) == labels(second.saved, 2)
+    assert times(first.saved) == before
+    code, said, err = command(*elsewhere, *fused, "--from", first.saved)
+    assert code == 0 and "nothing new" in said and "copying" not in err
+    code, _, err = command(*elsewhere, *fused, "--from", first.saved, "--recipe.seed", 5)
+    assert code == 2
+    one_line(err, "--from", "recipe.seed is 0 there and 5 now")
+
+
 def test_wrong_words(after_first, command, words, tmp_path):
     for more, parts in (
         (["--methods", "adf,magic"], ["magic", "adf"]),

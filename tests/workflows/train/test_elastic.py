@@ -6,7 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from detection.moefusion.recipes import moefusion_detectors
 from fusion.errors import UserError
+from fusion.training.recipes import tgecnet_restore
 from workflows.train import elastic
 from workflows.train.elastic import (
     NOT_ENOUGH_CPUS,
@@ -14,6 +16,7 @@ from workflows.train.elastic import (
     WorkerResources,
     run_elastic,
 )
+from workflows.train.trainer import plan_batch
 
 
 def cluster(monkeypatch, *nodes: dict) -> None:
@@ -43,6 +46,17 @@ def attempts(clock: Clock, *outcomes):
         return SimpleNamespace(return_value=outcome)
 
     return attempt, tried
+
+
+def test_the_batch_and_the_rate_are_printed():
+    recipe = moefusion_detectors()
+    text = (
+        "batch 6 = 6 x 1 (the recipe's 4 is not shared evenly), learning rate 0.0001225 (the recipe's 0.0001, scaled)"
+    )
+    assert str(plan_batch(recipe.batch_size, recipe.optim, 6)) == text
+    recipe = tgecnet_restore()
+    assert str(plan_batch(recipe.batch_size, recipe.optim, 6)) == "batch 42 = 6 x 7, learning rate 0.0001"
+    assert str(plan_batch(recipe.batch_size, recipe.optim, 1)) == "batch 42, learning rate 0.0001"
 
 
 def test_room_is_counted_by_node_and_leaves_cpus_for_reading(monkeypatch):
