@@ -1,4 +1,7 @@
-"""The bubble picture of AE-Netv2's study: quality over time, the size of a bubble for the size of a network."""
+"""AE-Netv2's study: what networks cost and how well they fuse, as tables and as a picture.
+
+In the picture quality stands over time, and the size of a bubble for the size of a network.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,44 @@ from matplotlib.transforms import Bbox
 
 from fusion.errors import UserError
 from fusion.report.style import MUTED, PALETTE, plot_settings, save_figure
+from fusion.report.tables import Cell, Column, PaperTable, Row, format_value
 
 COLUMNS = ("block", "e2", "e2_sd", "ms", "size_mb")
 GAP = 3.0  # points between a bubble and its label
 STEPS = (0.0, 8.0, 16.0, 26.0, 40.0)  # points further away where there is no room
 SIDES = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1))  # of the bubble: above, below, ...
+
+
+def costs_table(costs: pd.DataFrame) -> PaperTable:
+    """Return a row for each network: parameters, parameters x pixels, multiply-adds."""
+    columns = (
+        Column("parameters_x_pixels", "Parameters x pixels", "↓"),
+        Column("multiply_adds", "Multiply-adds", "↓"),
+    )
+    rows = tuple(
+        Row(one["network"], f"{one['parameters']:,}", tuple(_plain(f"{one[column.metric]:,}") for column in columns))
+        for one in costs.to_dict("records")
+    )
+    return PaperTable("", "", columns, rows, 1, False, head="Network", counted="Parameters")
+
+
+def quality_table(table: pd.DataFrame) -> PaperTable:
+    """Return a row for each block of AE-Netv2: E2, its deviation over the seeds, time, size."""
+    columns = (
+        Column("e2", "E2", "↑"),
+        Column("e2_sd", "deviation", ""),
+        Column("ms", "ms, one CPU thread", "↓"),
+        Column("size_mb", "MB with Adam's state", "↓"),
+    )
+    rows = tuple(
+        Row(one["block"], f"{one['seeds']}", tuple(_plain(format_value(one[column.metric], 3)) for column in columns))
+        for one in table.to_dict("records")
+    )
+    return PaperTable("", "", columns, rows, int(table["seeds"].max()), False, head="Block", counted="Seeds")
+
+
+def _plain(text: str) -> Cell:
+    return Cell(text, 0, False, "")
 
 
 def bubbles(table: pd.DataFrame, *, format: str = "svg") -> bytes:

@@ -82,7 +82,14 @@ JOB_SPECS: dict[str, JobSpec] = {
     ),
     "report": JobSpec(
         "report.html",
-        {"scores": ("score",), "detect": ("detect",), "evolution": ("evolve",), "search": ("tune",), "run": ("train",)},
+        {
+            "scores": ("score",),
+            "detect": ("detect",),
+            "evolution": ("evolve",),
+            "variants": ("variants",),
+            "search": ("tune",),
+            "run": ("train",),
+        },
         single_file=True,
     ),
 }
@@ -141,8 +148,8 @@ def _check_detect(options: detect_options.Args) -> None:
 
 
 def _check_report(options: report_options.Args) -> None:
-    if options.scores is None and not (options.detect or options.evolution or options.search):
-        raise UserError("give scores, detect, evolution or search: what the report is of.")
+    if options.scores is None and not (options.detect or options.evolution or options.variants or options.search):
+        raise UserError("give scores, detect, evolution, variants or search: what the report is of.")
 
 
 CHECKS: dict[str, Callable[[Any], None]] = {

@@ -1,7 +1,7 @@
 """duskfuse report: scores, plots, pictures and training curves in one self-contained HTML page.
 
 duskfuse report --scores DIR --out report.html [--run RUN ...] [--detect DIR ...] [--evolution DIR ...]
-                [--search DIR ...]
+                [--variants DIR ...] [--search DIR ...]
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from workflows.report.options import Args
 from workflows.report.results import Scores, TrainingRun, read_command, read_run, read_scores
 from workflows.report.search import search_section
 from workflows.report.sections import curves, detection_section, evolution_section, experts_section
+from workflows.report.variants import variants_section
 
 SCORE_COLUMNS = ["method", "image", "degradation", "level", "metric", "value"]
 MAX_NOTES = 20  # problems that are named
@@ -28,11 +29,14 @@ def run(args: Args, command: list[str]) -> None:
     """Read the results, write the page. UserError: nothing to report, or a result that is not finished."""
     import pandas as pd
 
-    if args.scores is None and not (args.detect or args.evolution or args.search):
-        raise UserError("give --scores, --detect, --evolution or --search, one or more: what the report is of.")
+    if args.scores is None and not (args.detect or args.evolution or args.variants or args.search):
+        raise UserError(
+            "give --scores, --detect, --evolution, --variants or --search, one or more: what the report is of."
+        )
     runs = [read_run(folder) for folder in dict.fromkeys(args.run)]
     sections = [detection_section(folder, number) for number, folder in enumerate(args.detect, 1)]
     sections += [evolution_section(folder, number) for number, folder in enumerate(args.evolution, 1)]
+    sections += [variants_section(folder, number) for number, folder in enumerate(args.variants, 1)]
     sections += [search_section(folder, number) for number, folder in enumerate(args.search, 1)]
     if args.scores is None:
         scores, rows = None, []
@@ -95,6 +99,7 @@ def commands(scores: Scores | None, runs: list[TrainingRun], args: Args, command
         while line := read_command(storage.join(folder, "evolutions", str(number), "training"), "run.json"):
             lines.append(line)
             number += 1
+    lines += [line for folder in args.variants if (line := read_command(folder, "variants.json"))]
     return [*lines, shlex.join(["duskfuse", "report", *command])]
 
 

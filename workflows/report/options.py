@@ -15,6 +15,8 @@ class Args:
     """What `duskfuse detect` wrote."""
     evolution: Repeated = ()
     """What `duskfuse evolve` wrote."""
+    variants: Repeated = ()
+    """What `duskfuse variants` wrote."""
     search: Repeated = ()
     """What `duskfuse tune` wrote."""
     out: str = "report.html"

@@ -3,11 +3,12 @@
     duskfuse variants --evolution EVOLVED --out DIR                          200 steps, two seeds
     duskfuse variants --evolution EVOLVED --out DIR --steps 0 --num-seeds 1  the full recipe
     duskfuse variants --evolution A --evolution B --out DIR                  several tasks, as in the paper
+    duskfuse variants --costs --out DIR                                      its Table VI alone, of every network
 
 Every block is trained alike; the held-out pairs are fused and scored by the paper's columns. Of several tasks, every
 network learns all, each as often as the others, and a column is the mean over the tasks of the means over their
-held-out pairs; "e2_of_TASK" is that of one. OUT/table.csv has means
-and deviations over the seeds, OUT/runs.csv every run, OUT/bubbles.svg quality over time; finished runs are kept.
+held-out pairs; "e2_of_TASK" is that of one. OUT/table.csv has means and deviations over the seeds, OUT/runs.csv every
+run, OUT/costs.csv parameters and multiply-adds, OUT/bubbles.svg quality over time; finished runs are kept.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from fusion.metrics import score
 from fusion.metrics.triplet import to_batch
 from fusion.models.aenet import BLOCKS
 from fusion.models.configs import AENetConfig
+from fusion.models.costs import NetworkCost, count_costs
 from fusion.report.variants import bubbles
 from fusion.training.recipes import Recipe, aenet
 from workflows.cluster.connect import connect
@@ -41,6 +43,7 @@ from workflows.evolve.store import LabelledPair, count_evolutions, labelled_pair
 from workflows.inputs import PairUnit, pair_units, read_items
 from workflows.outputs import claim_output, completing
 from workflows.provenance import provenance
+from workflows.variants.costs import ALL_NETWORKS, block_costs, write_costs
 from workflows.variants.options import Args
 
 if TYPE_CHECKING:
@@ -106,6 +109,9 @@ def run(args: Args, command: list[str]) -> None:
         raise UserError(f"unknown block {unknown[0]!r}. Known: {', '.join(BLOCKS)}.")
     if args.num_seeds < 1 or args.steps < 0:
         raise UserError("--num-seeds must be at least 1, and --steps at least 0 (0: the full recipe).")
+    if args.costs:
+        count_only(args, command)
+        return
     pairs = read_tasks(args.evolution)
     found = [
         {"evolution": storage.absolute(path), "number": p.number}
@@ -126,7 +132,9 @@ def run(args: Args, command: list[str]) -> None:
         frame = pd.DataFrame(runs)
         log_progress("timing the networks, in turns")
         networks = {block: network(args.out, block, 0) for block in blocks}
-        table = summarise(frame, list(in_parallel([networks], measure_costs)))
+        counts = block_costs(blocks)
+        table = summarise(frame, list(in_parallel([networks], measure_costs)), counts)
+        write_costs(args.out, list(counts.values()))
         storage.write_text(storage.join(args.out, "runs.csv"), frame.to_csv(index=False))
         storage.write_text(storage.join(args.out, "table.csv"), table.to_csv(index=False))
         storage.write_bytes(storage.join(args.out, "bubbles.svg"), bubbles(table))
@@ -143,10 +151,21 @@ def run(args: Args, command: list[str]) -> None:
     print(f"{args.out}: {len(blocks)} blocks, {args.num_seeds} seeds each")
 
 
+def count_only(args: Args, command: list[str]) -> None:
+    """Count what every network costs. UserError for options of trainings."""
+    if args.evolution or args.blocks:
+        raise UserError("--costs counts every network and trains none; leave out --evolution and --blocks.")
+    claim_output(args.out, "settings.json", {"costs": True}, "study")
+    with completing(args.out, "variants.json") as complete:
+        write_costs(args.out, count_costs(ALL_NETWORKS))
+        complete({"provenance": provenance(["variants", *command]), "networks": list(ALL_NETWORKS)})
+    print(f"{args.out}: {len(ALL_NETWORKS)} networks")
+
+
 def read_tasks(evolutions: Sequence[str]) -> dict[str, EvolvedPairs]:
     """Return task -> its pairs; a task is called as its folder. UserError: none given, or two of one name."""
     if not evolutions:
-        raise UserError("give --evolution, the --out folder of `duskfuse evolve`.")
+        raise UserError("give --evolution, the --out folder of `duskfuse evolve` (or --costs, to count alone).")
     tasks: dict[str, EvolvedPairs] = {}
     for path in evolutions:
         name = path.rstrip("/").rpartition("/")[2]
@@ -276,8 +295,11 @@ def measure_costs(checkpoints: dict[str, str]) -> list[BlockCost]:
     ]
 
 
-def summarise(runs: pd.DataFrame, costs: Sequence[BlockCost]) -> pd.DataFrame:
-    """Return a row a block: means over the seeds, the deviation of the index, what it costs."""
+def summarise(runs: pd.DataFrame, costs: Sequence[BlockCost], counts: Mapping[str, NetworkCost]) -> pd.DataFrame:
+    """Return a row a block: means over the seeds, the deviation of the index, what it costs.
+
+    parameters_x_pixels is what the paper calls FLOPs, multiply_adds are those that are made; both at 400 x 400.
+    """
     import pandas as pd
 
     cost = {row.block: asdict(row) for row in costs}
@@ -286,6 +308,8 @@ def summarise(runs: pd.DataFrame, costs: Sequence[BlockCost]) -> pd.DataFrame:
         columns = [*METRICS, *(name for name in runs.columns if name.startswith(OF_TASK))]
         row = {"block": block, "seeds": len(part)} | {name: part[name].mean() for name in columns}
         row["e2_sd"] = part["e2"].std(ddof=1) if len(part) > 1 else math.nan
+        count = counts[str(block)]
+        row |= {"parameters_x_pixels": count.parameters_x_pixels, "multiply_adds": count.multiply_adds}
         rows.append(row | cost[block])
     return pd.DataFrame(rows)
 

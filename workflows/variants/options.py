@@ -14,6 +14,8 @@ class Args:
     evolution: Repeated = ()
     """What `duskfuse evolve` wrote: pairs, splits and labels are those of its latest evolution. Given several times,
     as for each OUT/tasks/TASK of `duskfuse commonness`: networks learn all tasks, and means are over the tasks."""
+    costs: bool = False
+    """Train nothing: only count the parameters and multiply-adds of every network, at 400 x 400."""
     blocks: str = ""
     """Blocks to compare, separated by commas; by default all of them."""
     steps: int = 200

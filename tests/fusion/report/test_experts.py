@@ -15,7 +15,7 @@ from fusion.report import experts, variants
 from fusion.report.experts import expert_sheet, gate_choices, heat
 from fusion.report.sheets import side_by_side
 from fusion.report.style import PALETTE
-from fusion.report.variants import bubbles
+from fusion.report.variants import bubbles, costs_table, quality_table
 from tests.helpers.figures import bars, figure_of
 
 TINY = MoEFusionConfig(experts=3, top_k=2, width=4, decoder_widths=(4, 4, 4), grid=(2, 3))
@@ -122,6 +122,19 @@ def test_bubbles():
     assert bubbles(study()).decode() == svg
     with pytest.raises(UserError, match="e2_sd"):
         bubbles(study().drop(columns="e2_sd"))
+
+
+def test_tables_of_a_study():
+    costs = pd.DataFrame(
+        [{"network": "gcb", "parameters": 5378, "parameters_x_pixels": 860_480_000, "multiply_adds": 829_440_000}]
+    )
+    table = costs_table(costs)
+    assert (table.head, table.counted) == ("Network", "Parameters")
+    assert (table.rows[0].method, table.rows[0].images) == ("gcb", "5,378")
+    assert [cell.text for cell in table.rows[0].cells] == ["860,480,000", "829,440,000"]
+    quality = quality_table(study().assign(seeds=[2, 1]))
+    assert [row.images for row in quality.rows] == ["2", "1"]
+    assert [cell.text for cell in quality.rows[0].cells] == ["0.800", "0.010", "20.000", "0.060"]
 
 
 def test_labels_of_bubbles_hide_nothing():
