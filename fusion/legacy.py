@@ -89,6 +89,8 @@ HISTORY_KEYS = {
 def upgrade_recipe(recipe: Any) -> Any:
     """Return the settings of a recipe, nested as in JSON, with the fields of today. Others stay as they are."""
     model = recipe.get("model_name") if isinstance(recipe, dict) else None
+    if isinstance(recipe, dict) and {"restore", "fuse"} <= recipe.keys():
+        return recipe  # of two stages, which earlier versions had not
     added = ADDED_COMMON_FIELDS | ADDED_RECIPE_FIELDS.get(str(model), {})
     return _completed(_renamed(recipe, RECIPE_FIELDS), added)
 

@@ -33,18 +33,18 @@ def completing(out: str, name: str) -> Iterator[Callable[[Any], None]]:
     yield lambda content: write_json(path, content)
 
 
-def claim_output(out: str, name: str, content: dict[str, Any], what: str) -> None:
+def claim_output(out: str, name: str, content: dict[str, Any], what: str, beside: tuple[str, ...] = ()) -> None:
     """Write `content` as OUT/`name` first, so that a folder never mixes two pieces of work.
 
-    UserError if OUT is claimed with other content, or is not empty and not claimed. `what`: "corpus", "run". A claim
-    of an earlier version is compared in today's keys.
+    UserError if OUT is claimed with other content, or is not empty and not claimed. `what`: "corpus", "run". `beside`:
+    how the names of files begin that may be there before. A claim of an earlier version is compared in today's keys.
     """
     path = storage.join(out, name)
     claimed: Any = None
     try:
         claimed = upgrade_settings(json.loads(storage.read_bytes(path)))
     except (FileNotFoundError, NotADirectoryError):
-        if storage.is_dir(out) and storage.list_files(out):
+        if storage.is_dir(out) and not all(file.startswith(beside) for file in storage.list_files(out)):
             raise UserError(f"{out} is not empty and holds no {what}. Choose another --out, or empty it.") from None
         write_json(path, content)
         return

@@ -5,6 +5,9 @@ model.experts=2..16:2        every second
 loss.gradient=1..40          real numbers, evenly; 1..40:log evenly in the logarithm
 model.top_k=1..model.experts up to another field of the same trial
 model.ablation=none,no_mole  one of these
+
+Of a recipe of two stages fields of a stage have its name in front: restore.optim.lr, fuse.loss.gradient. Those of the
+model are of both.
 """
 
 from __future__ import annotations
@@ -23,8 +26,11 @@ from fusion.config import from_dict, from_yaml, to_dict
 from fusion.errors import UserError
 from fusion.legacy import RECIPE_FIELDS
 from fusion.seeds import make_rng
+from fusion.training.two_stage import FUSE, RESTORE, TwoStageRecipe
 
 Values = dict[str, Any]  # dotted name -> value
+MAX_CORNERS = 2000
+ALPHA = ("loss.gradient", f"{FUSE}.loss.gradient")
 
 
 @dataclass(frozen=True)
@@ -169,17 +175,23 @@ def draws(dimensions: Sequence[Dimension], count: int, seed: int) -> list[Values
 
 
 def corners(dimensions: Sequence[Dimension]) -> list[Values]:
-    """Return the settings at both ends of every dimension, to check whether a recipe allows them."""
-    settings = []
-    for share in (0.0, 1.0):
-        values: Values = {}
-        for dimension in dimensions:
-            if isinstance(dimension, Range):
-                values[dimension.name] = dimension.at(share, values)
-            else:
-                values[dimension.name] = dimension.values[0 if share == 0 else -1]
-        settings.append(values)
+    """Return the settings of all choices and both ends of every range together, to check whether a recipe allows them.
+
+    Of more than MAX_CORNERS only so many, drawn at random, always the same.
+    """
+    rng = make_rng(0, "corners")
+    settings: list[Values] = [{}]
+    for dimension in dimensions:
+        settings = [values | {dimension.name: value} for values in settings for value in _ends(dimension, values)]
+        if len(settings) > MAX_CORNERS:
+            settings = [settings[i] for i in sorted(rng.choice(len(settings), MAX_CORNERS, replace=False))]
     return settings
+
+
+def _ends(dimension: Dimension, values: Values) -> list[Any]:
+    if isinstance(dimension, Choice):
+        return list(dimension.values)
+    return list(dict.fromkeys(dimension.at(share, values) for share in (0.0, 1.0)))
 
 
 def field_of(recipe: Any, name: str) -> Any:
@@ -219,15 +231,16 @@ def apply(recipe: Any, values: Mapping[str, Any]) -> Any:
 
 
 def label(values: Mapping[str, Any]) -> str:
-    """Return a short name of a setting: E4K2, alpha 10, experts 4, lr 0.001."""
+    """Return a short name of a setting: E4K2, alpha 10, experts 4, lr 0.001, restore lr 0.001."""
     rest = dict(values)
     words = []
     if {"model.experts", "model.top_k"} <= rest.keys():
         words.append(f"E{rest.pop('model.experts')}K{rest.pop('model.top_k')}")
     for name, value in rest.items():
-        short = "alpha" if name == "loss.gradient" else name.rpartition(".")[2]
+        stage = f"{RESTORE} " if name.startswith(f"{RESTORE}.") else ""
+        short = stage + ("alpha" if name in ALPHA else name.rpartition(".")[2])
         words.append(f"{short} {value:.3g}" if isinstance(value, float) else f"{short} {value}")
-    return ", ".join(words)
+    return ", ".join(words) or "as in the recipe"
 
 
 @dataclass(frozen=True)
@@ -245,7 +258,7 @@ def _experts(recipe: Any) -> list[Values]:
 
 
 def _alpha(recipe: Any) -> list[Values]:
-    return [{"loss.gradient": alpha} for alpha in (1.0, 5.0, 10.0, 20.0, 40.0)]
+    return [{f"{_last_stage(recipe)}loss.gradient": alpha} for alpha in (1.0, 5.0, 10.0, 20.0, 40.0)]
 
 
 def _ablations(recipe: Any) -> list[Values]:
@@ -254,9 +267,15 @@ def _ablations(recipe: Any) -> list[Values]:
 
 def _nka(recipe: Any) -> tuple[str, ...]:
     moefusion = recipe.model_name == "moefusion"  # half of its experts are for each modality
-    balance = "loss.load_global=0.002..0.2:log" if moefusion else "loss.balance=0.01..1:log"
+    stage = _last_stage(recipe)
+    balance = "loss.load_global=0.002..0.2:log" if moefusion else f"{stage}loss.balance=0.01..1:log"
     experts = "model.experts=2..16:2" if moefusion else "model.experts=2..16"
-    return (experts, "model.top_k=1..model.experts", "loss.gradient=1..40:log", balance)
+    return (experts, "model.top_k=1..model.experts", f"{stage}loss.gradient=1..40:log", balance)
+
+
+def _last_stage(recipe: Any) -> str:
+    """Return what is in front of the fields of the last stage, which settings may differ in and share their stage 1."""
+    return f"{FUSE}." if isinstance(recipe, TwoStageRecipe) else ""
 
 
 PRESETS: dict[str, Preset] = {

@@ -13,7 +13,9 @@ from fusion.data.shards import CorpusConfig
 from fusion.errors import UserError
 from fusion.metrics import choose
 from fusion.training.engine import check_validation
+from fusion.training.recipes import Recipe
 from fusion.training.stages import STAGES
+from fusion.training.two_stage import stages_of
 from workflows.cli import read_options
 from workflows.corpus import options as corpus_options
 from workflows.detect import options as detect_options
@@ -114,8 +116,10 @@ def _check_corpus(options: corpus_options.Args) -> None:
 
 
 def _check_train(options: train_options.Args) -> None:
-    check_validation(options.recipe)
-    if STAGES[options.recipe.model.stage].continues != (options.start is not None):
+    for recipe in stages_of(options.recipe):
+        check_validation(recipe)
+    continues = isinstance(options.recipe, Recipe) and STAGES[options.recipe.model.stage].continues
+    if continues != (options.start is not None):
         raise UserError("from: stage 2 of TG-ECNet starts from a stage 1, and nothing else does.")
 
 

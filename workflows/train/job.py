@@ -2,6 +2,7 @@
 
     duskfuse train tgecnet-restore --corpus DIR --out DIR
     duskfuse train tgecnet-fuse --corpus DIR --from STAGE_1_RUN --out DIR
+    duskfuse train tgecnet --corpus DIR --out DIR            both: stage 1 in OUT/restore, stage 2 in OUT
     duskfuse train best.json --corpus DIR --out DIR          a recipe in a file, as `duskfuse tune` leaves the best
 
 `train_loop` is what each worker does. The same command goes on where a killed run stopped. OUT/checkpoint is the
@@ -28,6 +29,7 @@ from fusion.training.engine import check_validation
 from fusion.training.first_stage import follow_first_stage
 from fusion.training.recipes import Recipe
 from fusion.training.stages import STAGES
+from fusion.training.two_stage import RESTORE, AnyRecipe, TwoStageRecipe
 from workflows.cluster.connect import connect, resources
 from workflows.console import log_progress
 from workflows.outputs import Lease, claim_output, write_json
@@ -44,6 +46,7 @@ from workflows.train.trainer import (
     plan_batch,
     steps_per_epoch,
 )
+from workflows.train.two_stage import stage_options
 from workflows.train.worker import TrainSettings, train_loop
 
 if TYPE_CHECKING:
@@ -66,9 +69,17 @@ def run(
     `verbose`: workers print lines about epochs. `take_lease`: hold OUT's; a trial does without, as the search holds its
     own and kills trials. `threads`: of each worker, 0: shared evenly. `callbacks` are added to the loggers.
     """
-    check_validation(args.recipe)
+    recipe: AnyRecipe = args.recipe
+    if isinstance(recipe, TwoStageRecipe):
+        both = stage_options(args, recipe)
+        manifest = open_corpus(args.corpus)
+        for one in both:
+            check_recipe(one, manifest)
+        for one in both:
+            run(one, command)
+        return
     manifest = open_corpus(args.corpus)
-    check_steps(args, manifest, 1)
+    check_recipe(args, manifest)
     if missing := manifest.missing():
         raise UserError(
             f"{args.corpus}: shard {missing[0]} is gone or damaged. Delete what is left of it and run the same "
@@ -83,10 +94,8 @@ def run(
         settings["recipe"] = to_dict(recipe)
     elif args.start is not None:
         raise UserError(f"{args.recipe.name} starts afresh; --from is for stage 2 of TG-ECNet.")
-    if args.detector is not None:
-        detection_metric.check(args.detector, args.recipe)
     loggers = logger_callbacks(args.out, settings, args.recipe.epochs, mlflow=args.mlflow, wandb=args.wandb)
-    claim_output(args.out, "settings.json", settings, "run")
+    claim_output(args.out, "settings.json", settings, "run", beside=(f"{RESTORE}/",))
     run_file = storage.join(args.out, "run.json")
     if storage.exists(run_file):
         print(f"{args.out} is finished; its model is in {storage.join(args.out, 'checkpoint')}")
@@ -116,6 +125,14 @@ def run(
         write_json(run_file, about)
     log_progress(f"trained {len(history)} epochs in {time.time() - start:.0f} s")
     print(f"{args.out}: the model is in {storage.join(args.out, 'checkpoint')}")
+
+
+def check_recipe(args: Args, manifest: Manifest) -> None:
+    """Raise UserError for what the recipe asks of metrics, the corpus or the detector that they have not."""
+    check_validation(args.recipe)
+    check_steps(args, manifest, 1)
+    if args.detector is not None:
+        detection_metric.check(args.detector, args.recipe)
 
 
 def check_steps(args: Args, manifest: Manifest, workers: int) -> int:

@@ -15,11 +15,12 @@ from fusion.errors import UserError
 from fusion.legacy import upgrade_recipe
 from fusion.training.recipes import RECIPES as FUSION_RECIPES
 from fusion.training.recipes import Recipe
+from fusion.training.two_stage import FUSE, RESTORE, TWO_STAGE_RECIPES, AnyRecipe, TwoStageRecipe
 
-RECIPES: dict[str, Callable[[], Recipe]] = FUSION_RECIPES | JOINT_RECIPES
+RECIPES: dict[str, Callable[[], AnyRecipe]] = {**TWO_STAGE_RECIPES, **FUSION_RECIPES, **JOINT_RECIPES}
 
 
-def find_recipe(name: str) -> Recipe:
+def find_recipe(name: str) -> AnyRecipe:
     """Return a recipe by its name or out of a file (JSON or YAML, local or s3://). UserError: there is none."""
     if name in RECIPES:
         return RECIPES[name]()
@@ -34,11 +35,13 @@ def find_recipe(name: str) -> Recipe:
     return read_recipe(settings, name)
 
 
-def read_recipe(settings: Any, where: str = "recipe") -> Recipe:
+def read_recipe(settings: Any, where: str = "recipe") -> AnyRecipe:
     """Build the recipe of which `to_dict` made these settings. UserError names what does not fit."""
     settings = upgrade_recipe(settings)
-    joint = isinstance(settings, dict) and "detectors" in settings
-    return from_dict(JointRecipe if joint else Recipe, settings, where)
+    groups = set(settings) if isinstance(settings, dict) else set()
+    if {RESTORE, FUSE} <= groups:
+        return from_dict(TwoStageRecipe, settings, where)
+    return from_dict(JointRecipe if "detectors" in groups else Recipe, settings, where)
 
 
 def show_recipes(job: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from fusion.training.recipes import Recipe
+from fusion.training.two_stage import AnyRecipe
 from workflows.options import GivenFields, Repeated, given_fields, parse_with_recipe
 from workflows.train.recipes import RECIPES, find_recipe, show_recipes
 
@@ -16,7 +16,7 @@ SEARCHES = ("grid", "random", "optuna")
 
 @dataclass(frozen=True)
 class Args:
-    recipe: Recipe
+    recipe: AnyRecipe
     """What every trial starts from; any field of it can be set, as in --recipe.epochs 8."""
     corpus: str
     """A finished corpus: a folder or s3://bucket/path."""
@@ -26,7 +26,7 @@ class Args:
     """experts, alpha or ablations, the grids of MoE-Fusion's paper; or nka, N, K, alpha and balance together."""
     space: Repeated = ()
     """A field and its values, as often as needed: loss.gradient=1,5,10 or model.experts=2..16 or optim.lr=1e-4..0.1:log
-    or model.top-k=1..model.experts."""
+    or model.top-k=1..model.experts; of a recipe of two stages also restore.optim.lr=... or fuse.loss.gradient=..."""
     search: str = ""
     """grid (every combination), random or optuna (TPE). By default grid where all values are listed, else random."""
     num_samples: int = 20
@@ -40,7 +40,7 @@ class Args:
     early_stopping: bool | None = None
     """Stop what is behind (ASHA). By default for random and optuna, not for a grid."""
     grace: int = 0
-    """Epochs that each trial gets at least; 0: an eighth of the recipe's."""
+    """Epochs that each trial gets at least, of each stage; 0: an eighth of the recipe's."""
     reduction: int = 3
     """Of so many trials one goes on at each rung of ASHA."""
     detector: str | None = None

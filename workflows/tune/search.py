@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusion import storage
 from fusion.training.search_space import Choice, Dimension, label
+from fusion.training.two_stage import RESTORE, of_stage
 from workflows.console import log_progress
 from workflows.tune.records import (
     FAILED,
@@ -64,6 +65,7 @@ def trial_task(args: Args, plan: Plan, ended: Mapping[str, TrialRecord], resourc
     left = tuple((values, seed) for values, seed in plan.trials if trial_name(values, seed) not in ended)
     return TrialTask(
         recipe=args.recipe,
+        stage=plan.stage,
         corpus=storage.absolute(args.corpus),
         start=absolute(args.start),
         detector=absolute(args.detector),
@@ -87,6 +89,7 @@ def build_tuner(
     """Return the Tuner of Ray: over the numbers of the settings that are left, or over Optuna's proposals."""
     from ray import tune
 
+    epochs = of_stage(args.recipe, plan.stage).epochs
     first, higher_is_better = next(iter(objectives.items()))
     metric, mode = metric_key(first), "max" if higher_is_better else "min"
     if task.settings is None:
@@ -102,7 +105,7 @@ def build_tuner(
         param_space=space,
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=build_scheduler(args, metric, mode, ended) if plan.stops else None,
+            scheduler=build_scheduler(args, epochs, metric, mode, ended) if plan.stops else None,
             num_samples=num_samples,
             max_concurrent_trials=task.resources.max_concurrent,
             trial_dirname_creator=lambda trial: trial.trial_id,
@@ -111,18 +114,19 @@ def build_tuner(
             name=f"{task.attempt}",
             storage_path=path,
             storage_filesystem=filesystem if storage.is_uri(args.out) else None,
-            callbacks=[progress_callback(task, args.recipe.epochs, first, len(ended), total)],
+            callbacks=[progress_callback(task, epochs, first, len(ended), total)],
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=2),
         ),
     )
 
 
-def build_scheduler(args: Args, metric: str, mode: str, ended: Mapping[str, TrialRecord]) -> TrialScheduler:
-    """Return ASHA over epochs, which has seen the trials that have ended."""
+def build_scheduler(
+    args: Args, epochs: int, metric: str, mode: str, ended: Mapping[str, TrialRecord]
+) -> TrialScheduler:
+    """Return ASHA over the epochs of a training, which has seen the trials that have ended."""
     from ray.tune.schedulers import ASHAScheduler
 
-    epochs = args.recipe.epochs
     scheduler: Any = ASHAScheduler(
         time_attr="epoch",
         metric=metric,
@@ -177,6 +181,8 @@ def progress_callback(task: TrialTask, epochs: int, objective: str, ended: int, 
     """Return Tune's callback: a line for every epoch, and the records of trials that were stopped or died."""
     from ray.tune import Callback
 
+    stage = "stage 1 " if task.stage == RESTORE else ""
+
     class ProgressCallback(Callback):
         num_ended = ended
 
@@ -201,6 +207,6 @@ def progress_callback(task: TrialTask, epochs: int, objective: str, ended: int, 
             self.log(current, f"failed: {reason}")
 
         def log(self, trial: TrialRecord, text: str) -> None:
-            log_progress(f"[{self.num_ended}/{total}] {label(trial.values)}, seed {trial.seed}  {text}")
+            log_progress(f"{stage}[{self.num_ended}/{total}] {label(trial.values)}, seed {trial.seed}  {text}")
 
     return ProgressCallback()

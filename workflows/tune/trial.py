@@ -16,13 +16,16 @@ from typing import Any
 
 from detection.moefusion.recipes import JointRecipe
 from fusion import storage
+from fusion.models.configs import TGECNET_STAGES
 from fusion.training.recipes import Recipe
 from fusion.training.search_space import Choice, Dimension, apply
+from fusion.training.two_stage import RESTORE, TwoStageRecipe, of_stage
 from workflows.cluster.errors import user_error_in
 from workflows.train import job as train_job
 from workflows.train import options as train_options
 from workflows.tune.records import FAILED, FINISHED, RUNNING, TrialRecord, read_record, trial_name, write_record
 from workflows.tune.resources import TrialResources
+from workflows.tune.two_stage import first_stage_run
 
 Setting = tuple[dict[str, Any], int]  # values of the searched fields, and the seed
 
@@ -31,12 +34,14 @@ Setting = tuple[dict[str, Any], int]  # values of the searched fields, and the s
 class TrialTask:
     """What every trial of a search needs to know; paths are absolute, as trials run in another folder.
 
+    stage       which stage of a recipe of two is trained
     attempt     which start of the search this is, from 1
     settings    those left to try, where they are planned; Tune gives the number of one
     dimensions  what Optuna draws from otherwise, for trials of `seed`
     """
 
-    recipe: Recipe | JointRecipe
+    recipe: Recipe | JointRecipe | TwoStageRecipe
+    stage: str
     corpus: str
     start: str | None
     detector: str | None
@@ -115,26 +120,38 @@ def train_trial(trial: TrialRecord, task: TrialTask) -> None:
     """Run `duskfuse train` with the values of a trial."""
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    recipe = apply(task.recipe, trial.values | {"seed": trial.seed})
-    args = train_options.Args(
-        recipe=recipe,
-        corpus=task.corpus,
-        out=storage.join(task.out, "trials", trial.name),
-        start=task.start,
-        detector=task.detector,
-        workers=task.workers,
-        cpus_per_worker=task.resources.cpus,
-    )
-    command = [recipe.name, "--corpus", args.corpus, "--out", args.out]
-    command += [word for name, value in trial.values.items() for word in (f"--recipe.{name}", str(value))]
+    args, command = train_command(trial, task)
     train_job.run(
         args,
-        [*command, "--recipe.seed", str(trial.seed)],
+        command,
         verbose=False,
         take_lease=False,
         threads=task.resources.threads,
         callbacks=[TuneReportCallback()],
     )
+
+
+def train_command(trial: TrialRecord, task: TrialTask) -> tuple[train_options.Args, list[str]]:
+    """Return the options of the training of a trial, and the command that it stands for."""
+    whole = apply(task.recipe, trial.values | {"seed": trial.seed})
+    recipe, start = of_stage(whole, task.stage), task.start
+    if isinstance(whole, TwoStageRecipe) and task.stage != RESTORE:
+        start = first_stage_run(task.out, trial.values, trial.seed)
+    args = train_options.Args(
+        recipe=recipe,
+        corpus=task.corpus,
+        out=storage.join(task.out, "trials", trial.name),
+        start=start,
+        detector=task.detector,
+        workers=task.workers,
+        cpus_per_worker=task.resources.cpus,
+    )
+    command = [recipe.name, "--corpus", args.corpus, "--out", args.out, *(("--from", start) if start else ())]
+    for name, value in trial.values.items():
+        own = name.removeprefix(f"{task.stage}.")
+        if own.partition(".")[0] not in TGECNET_STAGES:  # a field of the other stage
+            command += [f"--recipe.{own}", str(value)]
+    return args, [*command, "--recipe.seed", str(trial.seed)]
 
 
 def wait_for_history(out: str, trial: TrialRecord) -> list[dict[str, float]]:

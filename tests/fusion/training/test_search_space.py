@@ -2,6 +2,7 @@ from collections import Counter
 
 import pytest
 
+from fusion.config import to_dict
 from fusion.errors import UserError
 from fusion.training import search_space
 from fusion.training.recipes import RECIPES
@@ -126,14 +127,26 @@ def test_presets_need_their_fields():
                 search_space.preset(preset, RECIPES[name]())
 
 
-def test_both_ends_are_looked_at():
+def test_choices_and_both_ends_of_ranges_are_looked_at_together():
     dimensions = search_space.order(
         search_space.parse(t, MOE) for t in ("model.experts=2..16:2", "model.top_k=1..model.experts")
     )
     assert search_space.corners(dimensions) == [
-        {"model.experts": 2, "model.top_k": 1},
-        {"model.experts": 16, "model.top_k": 16},
+        {"model.experts": experts, "model.top_k": top_k} for experts, top_k in ((2, 1), (2, 2), (16, 1), (16, 16))
     ]
+    choices = [search_space.parse("loss.gradient=1,5,9", MOE), search_space.parse("optim.lr=1e-4..1e-2:log", MOE)]
+    found = search_space.corners(choices)
+    assert [values["loss.gradient"] for values in found] == [1, 1, 5, 5, 9, 9]
+    assert [values["optim.lr"] for values in found] == pytest.approx([1e-4, 1e-2] * 3)
+
+
+def test_of_very_many_combinations_some_of_every_value_are_looked_at():
+    names = [f"loss.{name}" for name in to_dict(MOE.loss)] + ["optim.lr", "optim.weight_decay"]
+    choices = [search_space.parse(f"{name}=0.1,0.5,0.9", MOE) for name in names]
+    assert 3 ** len(names) > search_space.MAX_CORNERS
+    found = search_space.corners(choices)
+    assert len(found) == search_space.MAX_CORNERS and found == search_space.corners(choices)
+    assert all({values[name] for values in found} == {0.1, 0.5, 0.9} for name in names)
 
 
 def test_a_field_of_an_earlier_version_is_refused_with_its_name_of_today():

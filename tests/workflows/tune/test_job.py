@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from fusion import checkpoint
 from tests.helpers.command_line import succeed
 from tests.helpers.folders import put_back, times
 from tests.helpers.jobs import duskfuse, end
@@ -127,6 +128,72 @@ def test_optuna(corpus, tmp_path, command):
     found = [json.loads(path.read_text()) for path in out.glob("trials/*.json")]
     assert found and all(1 <= one["values"]["model.top_k"] <= one["values"]["model.experts"] for one in found)
     assert (out / "figures" / "parallel.svg").exists()
+
+
+@pytest.mark.slow
+def test_both_stages_of_tgecnet(corpus, tmp_path, command):
+    """Two trainings of stage 1 for four trials; the best recipe trains both stages in one command."""
+    out = tmp_path / "out"
+    small = [words for stage in ("restore", "fuse") for words in both_small(stage)]
+    space = ["--space", "model.top_k=1,2", "--space", "fuse.loss.gradient=1,10"]
+    words = ["tune", "tgecnet-tiny", "--corpus", corpus, "--out", out, *space, *small]
+    code, _, err = command(*words, "--early-stopping")
+    assert code == 0, err
+    first = {path.parent.name: load(path) for path in out.glob("restore/trials/*/run.json")}
+    trials = [load(path) for path in out.glob("trials/*/run.json")]
+    assert len(first) == 2 and len(trials) == 4
+    starts = {checkpoint.load(out / "restore" / "trials" / name).fingerprint: run for name, run in first.items()}
+    for run in trials:
+        stage_1, recipe = starts[run["settings"]["init_checkpoint"]], run["settings"]["recipe"]
+        assert stage_1["settings"]["recipe"]["model"]["top_k"] == recipe["model"]["top_k"]
+        assert {"val/qabf", "val/vif"} <= run["history"][-1].keys() and "val/psnr" in stage_1["history"][-1]
+    before = times(out / "trials") | times(out / "restore" / "trials")
+    code, _, err = command(*words, "--early-stopping")
+    assert code == 0 and "all 4 trials are there" in err
+    assert times(out / "trials") | times(out / "restore" / "trials") == before
+
+    run = tmp_path / "run"
+    code, said, err = command("train", out / "best.json", "--corpus", corpus, "--out", run, "--workers", 1)
+    assert code == 0, err
+    assert {path.name for path in run.iterdir()} >= {"restore", "checkpoint", "run.json"}
+    both = checkpoint.load(run), checkpoint.load(run / "restore")
+    assert [one.model.config.stage for one in both] == ["fuse", "restore"]
+    code, said, err = command("train", out / "best.json", "--corpus", corpus, "--out", run, "--workers", 1)
+    assert code == 0 and said.count("is finished") == 2
+    code, _, err = command("train", "tgecnet-tiny", "--corpus", corpus, "--out", out)
+    assert code == 2 and "holds no run of both stages" in err.splitlines()[-1]
+
+
+def both_small(stage):
+    yield from (f"--recipe.{stage}.epochs", 1, f"--recipe.{stage}.crops.size", 32)
+    yield from (f"--recipe.{stage}.validation.size", 48)
+
+
+def load(path):
+    return json.loads(path.read_text())
+
+
+@pytest.mark.slow
+def test_a_killed_search_of_both_stages_keeps_stage_1(corpus, tmp_path):
+    out = tmp_path / "out"
+    small = [words for stage in ("restore", "fuse") for words in both_small(stage)]
+    options = ["--space", "model.top_k=1,2", "--max-concurrent", 1, *small, "--recipe.fuse.epochs", 3]
+    words = ["tune", "tgecnet-tiny", "--corpus", corpus, "--out", out, *options]
+    first = duskfuse(*words)
+    deadline = time.time() + 600
+    while len(ready := list(out.glob("restore/trials/*/run.json"))) < 1 and time.time() < deadline:
+        assert first.poll() is None, first.stderr.read()
+        time.sleep(0.2)
+    time.sleep(1)
+    end(first)
+    before = {path: path.stat().st_mtime_ns for path in ready}
+    assert before and not (out / "tune.json").exists()
+    second = duskfuse(*words, stdout=subprocess.PIPE)
+    _, err = second.communicate(timeout=900)
+    assert second.returncode == 0, err
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert list(pd.read_csv(out / "trials.csv")["state"]) == ["finished"] * 2
+    assert len(list(out.glob("restore/trials/*/run.json"))) == 2
 
 
 @pytest.mark.slow

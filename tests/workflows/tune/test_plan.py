@@ -69,7 +69,8 @@ def test_a_loss_whose_weights_are_searched_is_no_objective():
 
 def test_without_rows_to_validate_on_nothing_begins(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "workflows.tune.job.open_corpus", lambda where: SimpleNamespace(rows=lambda split: 0, content="x")
+        "workflows.tune.job.open_corpus",
+        lambda where: SimpleNamespace(rows=lambda split: 40 * (split != "val"), content="x"),
     )
     with pytest.raises(UserError, match="no rows to validate on"):
         tune_job.run(replace(ARGS, preset="alpha", out=str(tmp_path / "out")), [])
@@ -121,7 +122,7 @@ def test_asha_knows_the_trials_that_have_ended():
     args = replace(ARGS, recipe=replace(ARGS.recipe, epochs=9), grace=1, reduction=3)
     good = {f"t{i}": records.TrialRecord(f"t{i}", history=history([0.5 + i / 100] * 9)) for i in range(6)}
     for ended, decision in ((good, "STOP"), ({}, "CONTINUE")):
-        scheduler = build_scheduler(args, "val/qabf", "max", ended)
+        scheduler = build_scheduler(args, 9, "val/qabf", "max", ended)
         new = SimpleNamespace(trial_id="new")
         scheduler.on_trial_add(None, new)
         assert scheduler.on_trial_result(None, new, {"epoch": 1, "val/qabf": 0.1}) == decision
