@@ -23,6 +23,8 @@ from workflows.fuse import options as fuse_options
 from workflows.report import options as report_options
 from workflows.score import options as score_options
 from workflows.train import options as train_options
+from workflows.tune import options as tune_options
+from workflows.tune.plan import check_settings, check_stages, parse_objectives, plan_search
 
 # Options that change how a stage runs or who follows it, but not its result.
 RUNTIME_OPTIONS = frozenset(
@@ -123,6 +125,13 @@ def _check_train(options: train_options.Args) -> None:
         raise UserError("from: stage 2 of TG-ECNet starts from a stage 1, and nothing else does.")
 
 
+def _check_tune(options: tune_options.Args) -> None:
+    parse_objectives(options)
+    plan = plan_search(options)
+    check_stages(options, plan)
+    check_settings(options, plan)
+
+
 def _check_fuse(options: fuse_options.Args) -> None:
     if options.files:
         raise UserError("visible, infrared: a pipeline fuses pairs or a corpus, not single files.")
@@ -159,6 +168,7 @@ def _check_report(options: report_options.Args) -> None:
 CHECKS: dict[str, Callable[[Any], None]] = {
     "corpus": _check_corpus,
     "train": _check_train,
+    "tune": _check_tune,
     "fuse": _check_fuse,
     "score": _check_score,
     "detect": _check_detect,
