@@ -30,7 +30,8 @@ from fusion.config import to_dict
 from fusion.data.finding import PairRef
 from fusion.data.synthetic import resolve_pairs_uri
 from fusion.errors import UserError
-from fusion.training.commonness import Parts, decompose
+from fusion.models.configs import AENetConfig
+from fusion.training.commonness import Parts, Weights, decompose
 from fusion.training.engine import Engine
 from fusion.training.evolution import mean_score
 from fusion.training.recipes import Recipe
@@ -197,10 +198,12 @@ def score_sums(
     """Return the rows of unique.csv and of transfer.csv."""
     tasks = list(parts.unique)
     others = {t: [s for s in tasks if s != t] for t in tasks}
+    wanted: dict[Key, tuple[Weights, tuple[str, ...]]]
     wanted = {Key(t, "", a): (parts.unique_and_common(t, a), (t,)) for t in tasks for a in (0.0, *amounts) if a != 1}
     wanted |= {Key(t, "", 1.0): (parts.unique_and_common(t, 1.0), tuple(tasks)) for t in tasks}
     added = [a for a in amounts if a]
     wanted |= {Key(t, s, a): (parts.transfer(t, s, a), (t, s)) for t in tasks for s in others[t] for a in added}
+    assert isinstance(args.recipe.model, AENetConfig)
     means = score_weights(args.recipe.model, wanted, held_out)
     unique = [{"task": key.task, "a": key.a, "e2": means[key][key.task]} for key in sorted(wanted) if not key.other]
     transfer = []
