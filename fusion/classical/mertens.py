@@ -32,7 +32,8 @@ def fuse_colour(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
     """Fuse every channel by the weights of the grey versions: float (H, W, 3) twice -> float (H, W, 3)."""
     first, second = as_float64(visible, infrared)
     weight = first_weight(grey_levels(first), grey_levels(second))
-    channels = [blend(*(np.ascontiguousarray(image[..., c]) for image in (first, second)), weight) for c in range(3)]
+    planes = [[np.ascontiguousarray(image[..., c]) for c in range(3)] for image in (first, second)]
+    channels = [blend(one, two, weight) for one, two in zip(*planes, strict=True)]
     return to_output(np.stack(channels, axis=-1), visible)
 
 
