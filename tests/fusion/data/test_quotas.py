@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -53,6 +54,17 @@ def test_which_data_sets_have_which_degradations():
     assert set(train["stripes2"]) == {"M3FD", "MSRS", "DroneVehicle", "DroneRGBT"}
     assert test["stripes2"]["LLVIP"] == 50 and "LLVIP" not in train["haze2"]
     assert {name for wanted in (*train.values(), *test.values()) for name in wanted} == set(DATA_SETS)
+
+
+def test_the_page_has_these_numbers():
+    text = (Path(__file__).parents[3] / "docs" / "demmi_rf.md").read_text()
+    rows = {line.split("|")[1].strip(): line.split("|")[2:-2] for line in text.splitlines() if line.startswith("|")}
+    assert [cell.strip() for cell in rows[""]] == list(DATA_SETS)
+    for degradation in quotas.DEMMI_RF["train"]:
+        for name, cell in zip(DATA_SETS, rows[degradation], strict=True):
+            numbers = [quotas.DEMMI_RF[split][degradation].get(name, 0) for split in ("train", "test")]
+            train, test = f"{numbers[0]:,}" * (numbers[0] > 0), f"({numbers[1]:,})" * (numbers[1] > 0)
+            assert cell.strip() == f"{train} {test}".strip()
 
 
 def test_every_data_set_gives_its_number():
