@@ -170,12 +170,12 @@ def moefusion() -> Recipe:
 def moefusion_duskfuse() -> Recipe:
     """MoE-Fusion without its detectors by our own settings: crops of 480 x 480 with flips, each image once an epoch.
 
-    Its gates see their inputs standardised, so that images differ in their choice.
+    Its gates see their inputs standardised, on a coarse grid, so that images differ in their choice.
     """
     return replace(
         moefusion(),
         name="moefusion-duskfuse",
-        model=MoEFusionConfig(gate_inputs="standardised"),
+        model=MoEFusionConfig(gate_inputs="standardised", grid=(2, 2)),
         optim=OptimConfig(lr=1e-4, weight_decay=1e-4, milestones=(16, 22)),
         crops=CropConfig(size=480, per_image=1),
         repeats=1,
@@ -183,11 +183,11 @@ def moefusion_duskfuse() -> Recipe:
 
 
 def moefusion_tiny() -> Recipe:
-    """MoE-Fusion narrow, on small crops: minutes on two CPU cores. Its gates choose by image, unlike the paper's."""
+    """MoE-Fusion narrow, on small crops: minutes on two CPU cores. Too short for gates that choose by image."""
     return replace(
         moefusion_duskfuse(),
         name="moefusion-tiny",
-        model=MoEFusionConfig(width=8, decoder_widths=(24, 12, 8), grid=(6, 8), gate_inputs="standardised"),
+        model=MoEFusionConfig(width=8, decoder_widths=(24, 12, 8), grid=(6, 8)),
         optim=OptimConfig(lr=2e-3, warmup_fraction=0.05, max_grad_norm=1.0),
         crops=CropConfig(size=96, per_image=2),
         validation=ValidationConfig(rows=24, size=128),

@@ -133,8 +133,6 @@ def _same(one, other):
 @pytest.mark.parametrize("path", RECIPE_FILES, ids=lambda path: path.stem)
 def test_a_recipe_file_is_the_recipe_of_today_but_for_what_was_not_there(path):
     expected = RECIPES[path.stem]()
-    if expected.model_name == "moefusion":
-        expected = replace(expected, model=replace(expected.model, gate_inputs="pooled"))
     if isinstance(expected, JointRecipe):
         expected = replace(expected, detectors=replace(expected.detectors, exchange="per_level"))
     assert find_recipe(str(path)) == expected
