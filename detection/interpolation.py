@@ -34,7 +34,8 @@ def voc2007(precision_HB: np.ndarray, true_HB: np.ndarray, positives_B: np.ndarr
 
 def voc(precision_HB: np.ndarray, true_HB: np.ndarray, positives_B: np.ndarray) -> np.ndarray:
     """Return AP over all recalls."""
-    return _sum(precision_HB, true_HB) / positives_B
+    area: np.ndarray = _sum(precision_HB, true_HB) / positives_B
+    return area
 
 
 def _sum(precision_HB: np.ndarray, reached_HB: np.ndarray) -> np.ndarray:

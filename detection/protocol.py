@@ -215,6 +215,7 @@ def _estimate(values: np.ndarray) -> Estimate:
 def _score(method: str, found: Matches, draws: np.ndarray) -> Scores:
     count = len(found.classes)
     estimates = tuple(_estimate(column) for column in draws.T)
+    map50, map50_95 = estimates[count : count + 2]
     (*voc2007, mean2007), (*voc, mean) = estimates[count + 2 : 2 * count + 3], estimates[2 * count + 3 :]
     return Scores(
         method,
@@ -223,7 +224,8 @@ def _score(method: str, found: Matches, draws: np.ndarray) -> Scores:
         tuple(int(one.positives.sum()) for one in found.found),
         tuple(len(one.scores) for one in found.found),
         estimates[:count],
-        *estimates[count : count + 2],
+        map50,
+        map50_95,
         VocScores(tuple(voc2007), mean2007),
         VocScores(tuple(voc), mean),
     )
