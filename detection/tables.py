@@ -47,7 +47,7 @@ def column_labels(classes: Sequence[str]) -> dict[str, str]:
 
 def voc_labels(classes: Sequence[str]) -> dict[str, str]:
     """Return the columns of AP by VOC's curves in `scores_table`, and what each is called in print."""
-    labels = {}
+    labels: dict[str, str] = {}
     for curve, points in VOC.items():
         labels |= {f"{curve}_ap50_{name}": f"AP50 {name}, {points}" for name in classes}
         labels[f"{curve}_map50"] = f"mAP50, {points}"

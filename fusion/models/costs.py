@@ -85,13 +85,14 @@ def count_multiply_adds(model: nn.Module, *inputs: Tensor) -> int:
     """
     counter = FlopCounterMode(display=False)
     training = model.training
-    with torch.no_grad(), _ZeroProducts(), counter:
+    zeros = _ZeroProducts()  # type: ignore[no-untyped-call]
+    with torch.no_grad(), zeros, counter:
         model.eval()(*inputs)
     model.train(training)
     return int(counter.get_total_flops()) // 2
 
 
-class _ZeroProducts(TorchDispatchMode):
+class _ZeroProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Returns zeros in place of the results of convolutions and matrix products."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
