@@ -122,6 +122,10 @@ def run(
             "batch": to_dict(batch),
             "history": history,
         }
+        if isinstance(args.recipe, JointRecipe):
+            about["detectors_batch"] = to_dict(
+                plan_batch(args.recipe.batch_size, args.recipe.detectors_optim, plan.workers)
+            )
         write_json(run_file, about)
     log_progress(f"trained {len(history)} epochs in {time.time() - start:.0f} s")
     print(f"{args.out}: the model is in {storage.join(args.out, 'checkpoint')}")
@@ -143,7 +147,7 @@ def check_steps(args: Args, manifest: Manifest, workers: int) -> int:
         raise UserError(
             f"{args.corpus} has {rows} training samples: too few for a batch of "
             f"{plan_batch(args.recipe.batch_size, args.recipe.optim, workers).batch_size} "
-            f"at {args.recipe.crops.per_image} crops each. Lower --recipe.batch-size or build a larger corpus."
+            f"at {args.recipe.crops.per_image} crops each. Lower --recipe.batch-size or --workers, or build a larger corpus."
         )
     return steps
 
