@@ -144,10 +144,10 @@ def check_steps(args: Args, manifest: Manifest, workers: int) -> int:
     rows = manifest.rows("train")
     steps = steps_per_epoch(rows, args.recipe, workers)
     if not steps:
+        batch = plan_batch(args.recipe.batch_size, args.recipe.optim, workers).batch_size
         raise UserError(
-            f"{args.corpus} has {rows} training samples: too few for a batch of "
-            f"{plan_batch(args.recipe.batch_size, args.recipe.optim, workers).batch_size} "
-            f"at {args.recipe.crops.per_image} crops each. Lower --recipe.batch-size or --workers, or build a larger corpus."
+            f"{args.corpus} has {rows} training samples: too few for a batch of {batch} at "
+            f"{args.recipe.crops.per_image} crops each. Lower --recipe.batch-size or --workers, or build a larger corpus."
         )
     return steps
 

@@ -64,7 +64,8 @@ def test_aenet_shares_eighteen_in_place_of_sixteen(corpus, tmp_path):
     }
     (epoch,) = about["history"]
     assert (epoch["workers"], epoch["batch_size"]) == (6, 18)
-    assert epoch["train/images"] == 18 * epoch["train/steps"] and epoch["train/steps"] == rows(corpus) // 6 // 3
+    assert epoch["train/steps"] == 6 * (rows(corpus) // 6 // 3)  # of all workers
+    assert epoch["train/images"] == 3 * epoch["train/steps"]
     assert checkpoint.load(tmp_path / "run").name == "aenet"
 
 
@@ -87,5 +88,6 @@ def test_moefusion_goes_on_with_four_where_six_were(corpus, tmp_path):
     pairs = [(epoch["workers"], epoch["batch_size"]) for epoch in history]
     assert set(pairs) == {(6, 6), (4, 4)} and sorted(pairs, reverse=True) == pairs
     for epoch in history:
-        assert epoch["train/steps"] == 3 * (rows(corpus) // epoch["workers"])
+        assert epoch["train/steps"] == epoch["workers"] * 3 * (rows(corpus) // epoch["workers"])
+        assert epoch["train/images"] == epoch["train/steps"]
     assert math.isfinite(history[-1]["train/loss"]) and history[-1]["train/loss"] < history[0]["train/loss"]
