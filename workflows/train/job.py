@@ -147,7 +147,7 @@ def check_steps(args: Args, manifest: Manifest, workers: int) -> int:
         batch = plan_batch(args.recipe.batch_size, args.recipe.optim, workers).batch_size
         raise UserError(
             f"{args.corpus} has {rows} training samples: too few for a batch of {batch} at "
-            f"{args.recipe.crops.per_image} crops each. Lower --recipe.batch-size or --workers, or build a larger corpus."
+            f"{args.recipe.crops.per_image} crops each. Lower --recipe.batch-size or --workers, or add samples."
         )
     return steps
 
