@@ -73,10 +73,10 @@ def test_it_finds_what_it_found(old_checkpoint):
 def test_fields_of_detectors_in_other_settings():
     old = {"head": 16, "longest": 128, "jitter": 0.2, "sampled": 16}
     new = {"box_head_dim": 16, "max_size": 128, "scale_jitter": 0.2, "rois_per_image": 16}
-    assert upgrade_config("detectors", {"detector": old}) == {"detector": new}
+    assert upgrade_config("detectors", {"detector": old}) == {"detector": new, "exchange": "per_level"}
     assert upgrade_recipe({"detectors": {"detector": old}, "optim": {"clip": 5.0}}) == {
         "detectors": {"detector": new},
-        "optim": {"max_grad_norm": 5.0},
+        "optim": {"max_grad_norm": 5.0, "batch_scaling": "sqrt"},
     }
     assert upgrade_recipe({"model": "yolo11n.yaml", "loaders": 4}) == {"model": "yolo11n.yaml", "num_workers": 4}
     assert upgrade_recipe({"model": {"heads": [1, 2]}}) == {"model": {"heads": [1, 2]}}
