@@ -204,8 +204,9 @@ def field_of(recipe: Any, name: str) -> Any:
         if not isinstance(value, dict) or part not in value:
             if name in RECIPE_FIELDS:
                 raise UserError(f"--space: {name} is now {RECIPE_FIELDS[name]}.")
-            known = ", ".join(sorted(_leaves(to_dict(recipe))))
-            raise UserError(f"--space: the recipe has no field {name!r}. It has {known}.")
+            known = sorted(_leaves(to_dict(recipe)))
+            near = [leaf for leaf in known if leaf.endswith(f".{name}")]  # of a stage
+            raise UserError(f"--space: the recipe has no field {name!r}. It has {', '.join(near or known)}.")
         value = value[part]
     return value
 

@@ -77,6 +77,11 @@ def test_which_fields_change_stage_1(name, first):
     assert (shapes[0] != shapes[1] or replace(first_now, model=first_before.model) != first_before) is first
 
 
+def test_a_field_without_its_stage_names_those_of_both():
+    with pytest.raises(UserError, match=r"It has fuse\.loss\.gradient, restore\.loss\.gradient\.$"):
+        search_space.parse("loss.gradient=1,2", TINY)
+
+
 def test_presets_address_the_stage_they_are_of():
     assert search_space.PRESETS["alpha"].settings(TINY)[0] == {"fuse.loss.gradient": 1.0}
     assert search_space.label({"fuse.loss.gradient": 5.0}) == "alpha 5"
