@@ -137,7 +137,7 @@ def test_both_stages_of_tgecnet(corpus, tmp_path, command):
     small = [words for stage in ("restore", "fuse") for words in both_small(stage)]
     space = ["--space", "model.top_k=1,2", "--space", "fuse.loss.gradient=1,10"]
     words = ["tune", "tgecnet-tiny", "--corpus", corpus, "--out", out, *space, *small]
-    code, _, err = command(*words, "--early-stopping")
+    code, _, err = command(*words, "--early-stopping", "True")
     assert code == 0, err
     first = {path.parent.name: load(path) for path in out.glob("restore/trials/*/run.json")}
     trials = [load(path) for path in out.glob("trials/*/run.json")]
@@ -148,7 +148,7 @@ def test_both_stages_of_tgecnet(corpus, tmp_path, command):
         assert stage_1["settings"]["recipe"]["model"]["top_k"] == recipe["model"]["top_k"]
         assert {"val/qabf", "val/vif"} <= run["history"][-1].keys() and "val/psnr" in stage_1["history"][-1]
     before = times(out / "trials") | times(out / "restore" / "trials")
-    code, _, err = command(*words, "--early-stopping")
+    code, _, err = command(*words, "--early-stopping", "True")
     assert code == 0 and "all 4 trials are there" in err
     assert times(out / "trials") | times(out / "restore" / "trials") == before
 
