@@ -124,15 +124,21 @@ def build_tuner(
 def build_scheduler(
     args: Args, epochs: int, metric: str, mode: str, ended: Mapping[str, TrialRecord]
 ) -> TrialScheduler:
-    """Return ASHA over the epochs of a training, which has seen the trials that have ended."""
-    from ray.tune.schedulers import ASHAScheduler
+    """Return ASHA over the epochs of a training, which has seen the trials that have ended.
 
+    It stops nothing at the last epoch: a trial that has come so far is finished.
+    """
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+
+    grace = args.grace or max(1, epochs // 8)
+    if grace >= epochs:
+        return FIFOScheduler()
     scheduler: Any = ASHAScheduler(
         time_attr="epoch",
         metric=metric,
         mode=mode,
-        max_t=epochs,
-        grace_period=min(args.grace or max(1, epochs // 8), epochs),
+        max_t=epochs - 1,  # no rung is above
+        grace_period=grace,
         reduction_factor=args.reduction,
         stop_last_trials=False,  # a trial ends by itself, with its run finished
     )

@@ -128,6 +128,19 @@ def test_asha_knows_the_trials_that_have_ended():
         assert scheduler.on_trial_result(None, new, {"epoch": 1, "val/qabf": 0.1}) == decision
 
 
+@pytest.mark.parametrize(("epochs", "grace"), [(1, 0), (3, 1), (9, 1), (9, 3), (4, 4), (4, 9)])
+def test_asha_stops_nothing_at_the_last_epoch(epochs, grace):
+    """Ray has a rung at the last epoch where that is the grace period times a power of the reduction."""
+    args = replace(ARGS, grace=grace, reduction=3)
+    good = {f"t{i}": records.TrialRecord(f"t{i}", history=history([0.5] * epochs)) for i in range(6)}
+    scheduler = build_scheduler(args, epochs, "val/qabf", "max", good)
+    new = SimpleNamespace(trial_id="new")
+    scheduler.on_trial_add(None, new)
+    values = [0.9] * (epochs - 1) + [0.1]
+    for numbers in history(values):
+        assert scheduler.on_trial_result(None, new, numbers) == "CONTINUE"
+
+
 def test_optuna_draws_what_a_recipe_allows(tmp_path):
     plan = plan_search(replace(ARGS, preset="nka", search="optuna", num_samples=8))
     write(tmp_path, "begun", state="running", raw={**dict.fromkeys(plan.names, 0.5), "model.experts": 6})
