@@ -15,6 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fusion.models import onednn
+from fusion.models.strips import Strip, strips
+
 # Without gradients, a feature map of more pixels than this goes through a block in strips of rows: the same sums, those
 # of the attention in another order, a fraction of the memory, and faster on a CPU.
 WHOLE_PIXELS = 512 * 512
@@ -26,14 +29,9 @@ def conv(inputs: int, outputs: int, kernel: int, groups: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=False)
 
 
-def _strips(x_BCHW: Tensor) -> Iterator[tuple[slice, slice, slice]]:
-    """Yield strips of rows: where each lies, where it lies with a row more on both sides, where it lies in that."""
+def _strips(x_BCHW: Tensor) -> Iterator[Strip]:
     batch, _, height, width = x_BCHW.shape
-    rows = max(STRIP_PIXELS // (batch * width), 1)
-    for start in range(0, height, rows):
-        end = min(start + rows, height)
-        first = max(start - 1, 0)
-        yield slice(start, end), slice(first, min(end + 1, height)), slice(start - first, end - first)
+    return strips(height, max(STRIP_PIXELS // (batch * width), 1))
 
 
 class ChannelNorm(nn.Module):
@@ -161,11 +159,28 @@ class Block(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W); large maps without gradients go through in strips."""
+        if onednn.can_run(x_BCHW):
+            return onednn.run_block(x_BCHW, self._weights())
         if not torch.is_grad_enabled() and x_BCHW[:, 0].numel() > WHOLE_PIXELS:
             return self._in_strips(x_BCHW)
         x_BCHW = x_BCHW + self.attention(self.norm1(x_BCHW))
         y_BCHW: Tensor = x_BCHW + self.feed_forward(self.norm2(x_BCHW))
         return y_BCHW
+
+    def _weights(self) -> onednn.BlockWeights:
+        a, f = self.attention, self.feed_forward
+        attention = (
+            self.norm1.weight,
+            self.norm1.bias,
+            a.temperature,
+            *(m.weight for m in (a.qkv, a.qkv_dwconv, a.project_out)),
+        )
+        feed_forward = (
+            self.norm2.weight,
+            self.norm2.bias,
+            *(m.weight for m in (f.project_in, f.dwconv, f.project_out)),
+        )
+        return onednn.BlockWeights(*attention, *feed_forward)
 
     def _in_strips(self, x_BCHW: Tensor) -> Tensor:
         attention = self.attention.attention(x_BCHW, self.norm1)

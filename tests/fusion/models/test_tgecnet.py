@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fusion.errors import UserError
-from fusion.models import restormer
+from fusion.models import onednn, restormer
 from fusion.models.configs import TGECNetConfig
 from fusion.models.experts import TaskMoE
 from fusion.models.registry import MODELS
@@ -350,8 +350,9 @@ def run(model, *pair):
 
 @pytest.fixture
 def strips(monkeypatch):
-    """Turns the strips on, of a few rows, and counts the blocks that use them."""
+    """Turns the strips of other devices on, of a few rows, and counts the blocks that use them."""
     calls = []
+    monkeypatch.setattr(onednn, "can_run", lambda x: False)
     in_strips = restormer.Block._in_strips
     monkeypatch.setattr(restormer, "WHOLE_PIXELS", 0)
     monkeypatch.setattr(restormer, "STRIP_PIXELS", 150)
