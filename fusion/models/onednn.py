@@ -24,7 +24,7 @@ STRIP_PIXELS = 12 * 1024  # for each thread: with CHANNELS float32 values a pixe
 CHANNELS = 64  # hidden channels at a time
 ALIGN = 16  # float32 values of a register; hidden channels are padded with zeros to a multiple
 
-AVAILABLE = torch.backends.mkldnn.is_available() and all(
+AVAILABLE = torch.backends.mkldnn.is_available() and all(  # type: ignore[no-untyped-call]  # torch's own
     hasattr(torch.ops.mkldnn, name) for name in ("_convolution_pointwise", "_convolution_pointwise_")
 )
 
@@ -81,12 +81,12 @@ def _add_attention(x_1CHW: Tensor, w: BlockWeights) -> Tensor:
         qkv = _depthwise(_pointwise(normed, w.qkv), w.qkv_dwconv)[0, :, strip.inside]
         values[0, :, strip.rows] = qkv[2 * channels :]
         qk_PC = qkv[: 2 * channels].permute(1, 2, 0).flatten(0, 1)
-        q_PGc, k_PGc = qk_PC.unflatten(1, (2, heads, -1)).unbind(1)
+        q_PGc, k_PGc = torch.unflatten(qk_PC, 1, (2, heads, -1)).unbind(1)
         scores = scores + torch.einsum("pgc,pgd->gcd", q_PGc, k_PGc)
         squares = squares + qk_PC.square().sum(0)
     q_Gc, k_Gc = squares.clamp_min(1e-24).sqrt().view(2, heads, -1)
     attention_Gcd = (scores / (q_Gc[:, :, None] * k_Gc[:, None]) * w.temperature_G11).softmax(-1)
-    out_CGc = w.attention_out[:, :, 0, 0].unflatten(1, (heads, -1))
+    out_CGc = torch.unflatten(w.attention_out[:, :, 0, 0], 1, (heads, -1))
     joint_CC = torch.einsum("ogc,gcd->ogd", out_CGc, attention_Gcd).flatten(1)
     return _pointwise_add(values, joint_CC[:, :, None, None], x_1CHW)
 
@@ -122,7 +122,7 @@ def _chunks(w: BlockWeights) -> Iterator[_Chunk]:
     def pad(weight: Tensor) -> Tensor:
         return F.pad(weight, (0, 0, 0, 0, 0, 0, 0, more))
 
-    halves = (half for weight in (w.project_in, w.dwconv) for half in weight.split(hidden))
+    halves = (half for weight in (w.project_in, w.dwconv) for half in torch.split(weight, hidden))
     gate_in, value_in, gate_dwconv, value_dwconv = (pad(half) for half in halves)
     out = F.pad(w.project_out, (0, 0, 0, 0, 0, more))
     for start in range(0, hidden, CHANNELS):
@@ -153,6 +153,6 @@ def _pointwise_add(x_1CHW: Tensor, weight: Tensor, other: Tensor) -> Tensor:
 def _depthwise(x_1CHW: Tensor, weight: Tensor, activation: str = "none") -> Tensor:
     """3x3 convolution of every channel, then "gelu" (with the error function) or "none"."""
     convolve = torch.ops.mkldnn._convolution_pointwise
-    ways = ([1, 1], [1, 1], [1, 1], weight.shape[0], activation, [], "none" if activation == "gelu" else None)
-    y: Tensor = convolve(x_1CHW, weight, None, *ways)
+    kind = "none" if activation == "gelu" else None
+    y: Tensor = convolve(x_1CHW, weight, None, [1, 1], [1, 1], [1, 1], weight.shape[0], activation, [], kind)
     return y

@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from fusion import inference, storage
-from fusion.classical import CLASSICAL, Method
+from fusion.classical import CLASSICAL
 from fusion.data.finding import PairRef, Rejected
 from fusion.errors import UserError
 from fusion.images.colour import to_grey
@@ -154,14 +153,11 @@ def build_fuse_fn(spec: MethodSpec) -> FuseItemFn:
             return image
 
         return read
-    network = None if spec.kind == "library" else load_network(spec.where)
-    model: nn.Module | Method = CLASSICAL[spec.where].fuse if network is None else network.model
-
-    def fuse(item: Item) -> np.ndarray:
-        attention = None if network is None else network.attention(item.visible, item.infrared)
-        return inference.fuse(model, to_grey(item.visible), item.infrared, attention)
-
-    return fuse
+    if spec.kind == "library":
+        method = CLASSICAL[spec.where].fuse
+        return lambda item: inference.fuse(method, to_grey(item.visible), item.infrared)
+    network = load_network(spec.where).ready(threads=1)
+    return lambda item: network.fuse(item.visible, item.infrared, grey=True)[0]
 
 
 def held_out_means(

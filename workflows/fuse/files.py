@@ -18,16 +18,14 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from fusion import inference, realtime, storage, weights
+from fusion import storage, weights
 from fusion.errors import UserError
 from fusion.images.colour import to_grey
 from fusion.images.decode import decode
 from fusion.images.formats import BadImage
 from fusion.images.png import encode_png
-from fusion.models.aenet import AENet
 from workflows.console import log_progress
 from workflows.fuse.methods import FuseFn, classical_fuse_fn, load_network
 
@@ -75,15 +73,8 @@ def build_fuse_fn(args: Args) -> FuseFn:
     network = load_network(str(weights.folder()) if args.checkpoint is None else args.checkpoint)
     if network.restores:
         raise UserError(f"{args.checkpoint} restores and does not fuse. Give a checkpoint of stage 2, or use --pairs.")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = network.model
-    if isinstance(model, AENet):
-        model = realtime.fold(model) if device == "cpu" else realtime.on_gpu(model)
-    else:
-        model = model.to(device)
-    if network.detectors is not None:
-        network.detectors.to(device)
-    return lambda visible, infrared: inference.fuse(model, visible, infrared, network.attention(visible, infrared))
+    network = network.ready()
+    return lambda visible, infrared: network.fuse(visible, infrared)[0]
 
 
 def match_size(visible: np.ndarray, infrared: np.ndarray, files: FilePair) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,9 @@ from torch import nn
 
 from detection.moefusion.attention import DUAL_DETECTORS, DualDetector
 from detection.moefusion.joint import attention_maps
-from fusion import checkpoint, inference
+from fusion import checkpoint, inference, realtime
 from fusion.classical import CLASSICAL, fuse_colour
+from fusion.images.colour import to_grey
 from fusion.training.stages import STAGES
 
 FuseFn = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -28,11 +29,13 @@ class LoadedNetwork:
         checkpoint: The network as it was saved.
         detectors: The two detectors that tell a MoE-Fusion what to look at; None for other networks.
         identity: What its images depend on: the fingerprints of both.
+        runner: What computes the network, where that is not the network itself: an AE-Netv2 in real time.
     """
 
     checkpoint: checkpoint.Checkpoint
     detectors: DualDetector | None
     identity: str
+    runner: nn.Module | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -50,12 +53,23 @@ class LoadedNetwork:
         """Parameters of the network and its detectors together."""
         return sum(p.numel() for network in (self.model, self.detectors) if network for p in network.parameters())
 
-    def to(self, device: str) -> LoadedNetwork:
-        """Return the network after moving it, and its detectors, to a device."""
-        self.model.to(device)
+    def ready(self, threads: int | None = None) -> LoadedNetwork:
+        """Return the network for many images, on the GPU where there is one; `threads` of a CPU, all by default."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
         if self.detectors is not None:
             self.detectors.to(device)
-        return self
+        return replace(self, runner=realtime.fastest(self.model, device, threads))
+
+    def fuse(
+        self, visible: np.ndarray, infrared: np.ndarray, grey: bool = False
+    ) -> tuple[np.ndarray, dict[str, list[float]]]:
+        """Return the fused image and the weights of the experts by gate, see `inference.fuse_with_gates`.
+
+        `grey`: its luma only; detectors see the colour all the same.
+        """
+        attention = self.attention(visible, infrared)
+        pair = to_grey(visible) if grey else visible, infrared
+        return inference.fuse_with_gates(self.runner or self.model, *pair, attention)
 
     def attention(self, visible: np.ndarray, infrared: np.ndarray) -> torch.Tensor | None:
         """Return the attention maps (1, 2, H, W) of its detectors on a pair; None without detectors."""

@@ -72,7 +72,7 @@ class Fuser:
             self.identity = name_of_method(settings.method, settings.colour)
             self.fuse_classical = classical_fuse_fn(settings.method, settings.colour)
         elif settings.checkpoint is not None:
-            self.network = load_network(settings.checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
+            self.network = load_network(settings.checkpoint).ready(settings.threads)
             self.identity = self.network.identity
 
     def __call__(self, unit: Unit) -> list[FuseResult | Rejected]:
@@ -99,8 +99,7 @@ class Fuser:
         elif restores:
             images = inference.restore(network.model, visible, infrared)
         else:
-            attention = network.attention(visible, infrared)
-            fused, gates = inference.fuse_with_gates(network.model, visible, infrared, attention)
+            fused, gates = network.fuse(visible, infrared)
             images = [fused]
         text = {STAMP: stamp} | ({GATES: json.dumps(gates)} if gates else {})
         for path, image in zip(paths, images, strict=True):

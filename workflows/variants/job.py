@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fusion import checkpoint, inference, storage
+from fusion import checkpoint, inference, realtime, storage
 from fusion.data.finding import PairRef, Rejected
 from fusion.data.pairs import find_pairs
 from fusion.data.splits import FILE, read_frozen_splits
@@ -260,7 +260,7 @@ def score_pairs(refs: Sequence[PairRef], checkpoint_path: str) -> Iterator[PairM
 def score_network(task: NetworkTask) -> list[PairMetrics]:
     """Compute the metrics of a network on a few pairs, in a Ray task."""
     torch.set_num_threads(1)
-    model = checkpoint.load(checkpoint.fetch(task.checkpoint)).model
+    model = realtime.fastest(checkpoint.load(checkpoint.fetch(task.checkpoint)).model, "cpu", threads=1)
     results = []
     for item in read_items(task.unit):
         if isinstance(item, Rejected):

@@ -133,3 +133,15 @@ def test_strips_are_about_equal_and_fit():
     for height, width in [(1, 1), (400, 400), (480, 640), (100, 5000), (3000, 2)]:
         rows = strip_rows(height, width, 4000)
         assert rows >= 4 and (rows == 4 or rows * (width + 2) <= 6100)
+
+
+def test_fastest_is_real_time_for_an_aenet_and_the_network_itself_for_others():
+    network = trained("gcb")
+    fast = realtime.fastest(network, "cpu", threads=1)
+    assert isinstance(fast, FastAENet)
+    assert fast.threads == 1
+    visible, infrared = pair(1, (20, 30))
+    with torch.no_grad():
+        assert apart(fast(visible, infrared).image, network(visible, infrared).image) < 1e-6
+    other = torch.nn.Linear(1, 1)
+    assert realtime.fastest(other, "cpu") is other
