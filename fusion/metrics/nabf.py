@@ -19,4 +19,4 @@ def compute(t: Triplet) -> Tensor:
     harmonic wavelet transform", Signal, Image and Video Processing 7, 2013.
     """
     sums = edge_sums(t, added=True)
-    return sums.kept / sums.weight
+    return sums.share

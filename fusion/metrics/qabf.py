@@ -19,10 +19,15 @@ ORIENTATION = (0.9879, -22.0, 0.8)
 
 
 class Sums(NamedTuple):
-    """Over all pixels and both sources, each B: g, and Q g of all pixels or what was asked for instead."""
+    """Over all pixels, for each of the S = 2 sources: g, and Q g of all pixels or what was asked for instead."""
 
-    weight: Tensor
-    kept: Tensor
+    weight_BS: Tensor
+    kept_BS: Tensor
+
+    @property
+    def share(self) -> Tensor:
+        """What was asked for of both sources together, by their g, (B,)."""
+        return self.kept_BS.sum(1) / self.weight_BS.sum(1)
 
 
 def compute(t: Triplet) -> Tensor:
@@ -41,8 +46,29 @@ def compute(t: Triplet) -> Tensor:
     About 0.975 for F = A = B. NaN if both sources are 0 everywhere (no edge, not even the rim: 0/0). Standard and
     cddfuse. Source: Xydeas and Petrovic, "Objective image fusion performance measure", Electronics Letters 36, 2000.
     """
-    sums = edge_sums(t)
-    return sums.kept / sums.weight
+    return t.get(edge_sums).share
+
+
+def of_visible(t: Triplet) -> Tensor:
+    """Return Q_AF of every image: the share of the visible image's edges that is kept, float64 (B,).
+
+    Q_AF = sum over pixels of Q_AF g_A / sum over pixels of g_A, one of the two parts of Q_abf (see `compute`). A plain
+    copy of one source has a high Q_abf and a low share of the other source: so read the smaller of the two. NaN if the
+    source is 0 everywhere. Source: Xydeas and Petrovic 2000.
+    """
+    sums = t.get(edge_sums)
+    return sums.kept_BS[:, 0] / sums.weight_BS[:, 0]
+
+
+def of_infrared(t: Triplet) -> Tensor:
+    """Return Q_BF of every image: the share of the infrared image's edges that is kept, see `of_visible`."""
+    sums = t.get(edge_sums)
+    return sums.kept_BS[:, 1] / sums.weight_BS[:, 1]
+
+
+def of_either(t: Triplet) -> Tensor:
+    """Return the smaller of Q_AF and Q_BF of every image: what is kept of both sources. NaN if either is."""
+    return torch.minimum(of_visible(t), of_infrared(t))
 
 
 def on_unit_scale(t: Triplet) -> Tensor:
@@ -52,14 +78,12 @@ def on_unit_scale(t: Triplet) -> Tensor:
     and a root that is not rounded right by up to 2e-5.
     """
     whole = t.fused.new_full((1,), 255.0)  # torch divides by a plain number as a product with its inverse
-    sums = edge_sums(t.map(lambda image: image / whole), sobel_by_column, rounded_root)
-    return sums.kept / sums.weight
+    return edge_sums(t.map(lambda image: image / whole), sobel_by_column, rounded_root).share
 
 
 def on_squared_scale(t: Triplet) -> Tensor:
     """vifb: on 0..65025, which shows only where g_A = g_F."""
-    sums = edge_sums(t.map(lambda image: image * 255))
-    return sums.kept / sums.weight
+    return edge_sums(t.map(lambda image: image * 255)).share
 
 
 def edge_sums(
@@ -70,7 +94,7 @@ def edge_sums(
 ) -> Sums:
     """Return what Q_abf is made of, in bands of rows; `added`: (1 - Q) g where the fused edge tops both sources'."""
     source, fused = F.pad(t.source_BSHW, (1, 1, 1, 1)), F.pad(t.fused, (1, 1, 1, 1))
-    weight, total = torch.zeros_like(source[:, 0, 0, 0]), torch.zeros_like(source[:, 0, 0, 0])
+    weight, total = torch.zeros_like(source[:, :, 0, 0]), torch.zeros_like(source[:, :, 0, 0])
     for first, rows in bands(t.source_BSHW, maps=8):
         strength, angle = _polar(*differences(source.narrow(-2, first, rows + 2)), root)
         fused_strength, fused_angle = _polar(*differences(fused.narrow(-2, first, rows + 2)), root)
@@ -78,8 +102,8 @@ def edge_sums(
         if added:
             stronger = (fused_strength > strength).all(dim=1, keepdim=True)
             quality = (1 - quality).mul_(stronger)
-        weight += strength.sum(dim=(1, 2, 3))
-        total += quality.mul_(strength).sum(dim=(1, 2, 3))
+        weight += strength.sum(dim=(2, 3))
+        total += quality.mul_(strength).sum(dim=(2, 3))
     return Sums(weight, total)
 
 

@@ -40,12 +40,32 @@ def compute(t: Triplet) -> Tensor:
     NaN for images under 41 pixels on a side and where a source is constant (no information to keep: 0/0). Standard and
     cddfuse. Source: Sheikh and Bovik, "Image information and visual quality", IEEE Trans. Image Processing 15, 2006.
     """
+    return t.get(of_each).sum(dim=1)
+
+
+def of_each(t: Triplet) -> Tensor:
+    """Return VIFp(A, F) and VIFp(B, F) of every image, float64 (B, 2); see `compute`."""
     return _pooled(t, saturate=False)
+
+
+def of_visible(t: Triplet) -> Tensor:
+    """Return VIFp(A, F) of every image, (B,): what is kept of the visible image, 1 if F = A. See `compute`."""
+    return t.get(of_each)[:, 0]
+
+
+def of_infrared(t: Triplet) -> Tensor:
+    """Return VIFp(B, F) of every image, (B,): what is kept of the infrared image, 1 if F = B. See `compute`."""
+    return t.get(of_each)[:, 1]
+
+
+def of_either(t: Triplet) -> Tensor:
+    """Return the smaller of VIFp(A, F) and VIFp(B, F), (B,): what is kept of both sources. NaN if either is."""
+    return torch.minimum(of_visible(t), of_infrared(t))
 
 
 def saturated(t: Triplet) -> Tensor:
     """tang2022: at the first scale the squares and products of pixels are 8-bit integers, cut to 255."""
-    return _pooled(t, saturate=True)
+    return _pooled(t, saturate=True).sum(dim=1)
 
 
 def models(t: Triplet, saturate: bool = False) -> Iterator[tuple[int, Model]]:
@@ -79,15 +99,14 @@ def local_model(local: Moments) -> Model:
 
 def _pooled(t: Triplet, saturate: bool) -> Tensor:
     if t.short_side < MIN_SIDE:
-        return t.nan()
+        return t.nan()[:, None].expand(-1, 2)
     kept_BS = present_BS = t.fused.new_zeros(())
     for _, model in models(t, saturate):
         kept, present = information(model, NOISE)
         kept_BS = kept_BS + kept.sum(dim=(-2, -1))
         present_BS = present_BS + present.sum(dim=(-2, -1))
     # rounding leaves variances up to 7e-11 in a constant image, too close to EPSILON to rely on
-    value_BS: Tensor = (kept_BS / present_BS).masked_fill(is_constant(t.source_BSHW), torch.nan)
-    return value_BS.sum(dim=1)
+    return (kept_BS / present_BS).masked_fill(is_constant(t.source_BSHW), torch.nan)
 
 
 def information(model: Model, noise: float) -> tuple[Tensor, Tensor]:

@@ -265,7 +265,9 @@ def test_constant_fused_image_keeps_nothing():
 
 def test_one_constant_source_leaves_its_information_and_correlation_open():
     values = score(textured(1), textured(2), torch.full((1, 1, HEIGHT, WIDTH), 33.3), ALL)
-    assert {name for name in ALL if torch.isnan(values[name][0])} == {"vif", "viff", "scd", "cc"}
+    assert {name for name in ALL if torch.isnan(values[name][0])} == {
+        *("vif", "vif_infrared", "vif_smaller", "viff", "scd", "cc")
+    }
 
 
 def test_scd_ignores_rounding_noise_in_a_constant_difference():
@@ -290,6 +292,7 @@ def test_images_too_small_for_a_filter_score_nan(height, width, missing):
     images[0][..., 0, 0] = 140.0  # a lone pixel is an edge of nothing: its Sobel sums are 0
     values = score(*images, ALL)
     missing = missing | ({"qabf", "nabf"} if height == width == 1 else set())
+    missing |= {f"{name}_{of}" for name in missing & {"qabf", "vif"} for of in ("visible", "infrared", "smaller")}
     assert {name for name in ALL if torch.isnan(values[name]).any()} == missing
 
 
@@ -347,8 +350,28 @@ def test_integers_and_floats_score_alike_and_stay_as_they_were():
 def test_swapping_the_sources_changes_nothing():
     fused, visible, infrared = (textured(seed, 2) for seed in (1, 2, 3))
     one, other = score(fused, visible, infrared, ALL), score(fused, infrared, visible, ALL)
+    sides = {"visible": "infrared", "infrared": "visible"}
     for name in sorted(set(ALL) - {"viff"}):  # where both sources are kept alike well, VIFF takes the second
-        assert torch.allclose(one[name], other[name], rtol=1e-12, atol=1e-12), name
+        metric, _, side = name.partition("_")
+        swapped = f"{metric}_{sides[side]}" if side in sides else name
+        assert torch.allclose(one[name], other[swapped], rtol=1e-12, atol=1e-12), name
+
+
+def test_what_is_kept_of_each_source_and_of_both():
+    visible, infrared = (textured(seed, 2, 64, 80) for seed in (2, 3))
+    names = [f"{metric}_{side}" for metric in ("qabf", "vif") for side in ("visible", "infrared", "smaller")]
+    ways = {"copy": visible, "average": (visible + infrared) / 2}
+    scores = {way: score(image, visible, infrared, ["qabf", "vif", *names]) for way, image in ways.items()}
+    for found in scores.values():
+        for metric in ("qabf", "vif"):
+            parts = torch.stack([found[f"{metric}_visible"], found[f"{metric}_infrared"]])
+            assert torch.equal(found[f"{metric}_smaller"], parts.amin(0))
+            assert (parts.amin(0) < found[metric]).all()
+        assert torch.allclose(found["vif_visible"] + found["vif_infrared"], found["vif"], rtol=1e-12)
+    # a copy of a source has the higher sums, and keeps little of the other source
+    for metric in ("qabf", "vif"):
+        assert (scores["copy"][f"{metric}_visible"] > 0.97).all()
+        assert (scores["copy"][f"{metric}_smaller"] < scores["average"][f"{metric}_smaller"]).all()
 
 
 @pytest.mark.parametrize(
