@@ -161,3 +161,16 @@ class TGECNetConfig:
     def restoration_fields(self) -> dict[str, Any]:
         """Return the fields that shape stage 1."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in self.FUSION_FIELDS}
+
+
+@dataclass(frozen=True)
+class BlendNetConfig:
+    """`widths`: channels at a half, a quarter, ... of the size."""
+
+    stage: ClassVar[str] = "blend"
+
+    widths: tuple[int, ...] = (24, 32, 48)
+
+    def __post_init__(self) -> None:
+        if not self.widths or min(self.widths) < 1:
+            raise UserError(f"model.widths is {self.widths}; it must have a width of at least 1 for every level")

@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from fusion.models.aenet import AENet
-from fusion.models.configs import AENetConfig, MoEFusionConfig, TGECNetConfig
+from fusion.models.blendnet import BlendNet
+from fusion.models.configs import AENetConfig, BlendNetConfig, MoEFusionConfig, TGECNetConfig
 from fusion.models.moefusion import MoEFusion
 from fusion.models.tgecnet import TGECNet
 
@@ -28,4 +29,5 @@ MODELS: dict[str, Model] = {
     "tgecnet": Model("TG-ECNet", TGECNetConfig, TGECNet, "Task-gated multi-expert collaboration network, ICML 2025"),
     "moefusion": Model("MoE-Fusion", MoEFusionConfig, MoEFusion, "Mixture of local-to-global experts, ICCV 2023"),
     "aenet": Model("AE-Netv2", AENetConfig, AENet, "Optimization of fusion efficiency and architecture, 2020"),
+    "blendnet": Model("BlendNet", BlendNetConfig, BlendNet, "A small U-Net that blends both images, of this project"),
 }

@@ -22,6 +22,8 @@ class CropConfig:
     classes                 which boxes detectors learn
     box_attention           MoE-Fusion without detectors takes the labelled boxes as its attention, in training and in
                             validation: 1 inside, 0 outside. For studies: where there are no boxes it is 0.5 everywhere
+    tone                    how often gamma, gain and, now and then, sign of both images of a pair are drawn anew,
+                            each for itself
     """
 
     size: int = 128
@@ -32,6 +34,7 @@ class CropConfig:
     shuffle_buffer: int = 512
     classes: tuple[str, ...] = ()
     box_attention: bool = False
+    tone: float = 0.0
 
     def __post_init__(self) -> None:
         if self.size < 8 or self.size % 8:
@@ -44,6 +47,8 @@ class CropConfig:
             raise UserError("crops.per_image and crops.shuffle_buffer must be at least 1")
         if not 0 <= self.identity_probability <= 1:
             raise UserError(f"crops.identity_probability is {self.identity_probability}; it must be in 0..1")
+        if not 0 <= self.tone <= 1:
+            raise UserError(f"crops.tone is {self.tone}; it must be in 0..1")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -93,6 +98,16 @@ class AENetLoss:
 # The exponent of (batch of all workers / batch of the recipe) by which the rate is multiplied. Adam divides a gradient
 # by its own size, so its steps want the root (Malladi et al., NeurIPS 2022); "linear" is the rule for SGD.
 BATCH_SCALING = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
+
+
+@dataclass(frozen=True)
+class BlendLoss:
+    """Weights of BlendNet, see `fusion.training.keep_both`."""
+
+    edges: float = 1.0
+    detail: float = 0.7
+    tone: float = 2.0
+    range: float = 5.0
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fusion.errors import UserError
-from fusion.training.configs import AENetLoss, FuseLoss, MoEFusionLoss, RestoreLoss
+from fusion.training.configs import AENetLoss, BlendLoss, FuseLoss, MoEFusionLoss, RestoreLoss
+from fusion.training.keep_both import keep_both_terms
 
 Terms = dict[str, Tensor]
 Batch = dict[str, Tensor]
@@ -107,7 +108,7 @@ def aenet_terms(fused: Tensor, first: Tensor, second: Tensor, label: Tensor | No
     }
 
 
-def total(terms: Terms, weights: RestoreLoss | FuseLoss | MoEFusionLoss | AENetLoss) -> Tensor:
+def total(terms: Terms, weights: RestoreLoss | FuseLoss | MoEFusionLoss | AENetLoss | BlendLoss) -> Tensor:
     """Return the weighted sum of the terms, a scalar. UserError, which shows all terms, when it is not finite."""
     first, *others = (weight * terms[name] for name, weight in asdict(weights).items())
     loss: Tensor = sum(others, first)
@@ -133,10 +134,15 @@ def _aenet(output: Any, batch: Batch) -> Terms:
     return aenet_terms(output.image.float(), batch["visible"], batch["infrared"], batch.get("label"))
 
 
+def _blend(output: Any, batch: Batch) -> Terms:
+    return keep_both_terms(output.image.float(), batch["visible"], batch["infrared"])
+
+
 # The class of a stage's loss weights -> its terms, of a network's output and the batch, in float32.
 TERMS: dict[type, Callable[[Any, Batch], Terms]] = {
     RestoreLoss: _restore,
     FuseLoss: _fuse,
     MoEFusionLoss: _moefusion,
     AENetLoss: _aenet,
+    BlendLoss: _blend,
 }

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from fusion.errors import UserError
-from fusion.models.configs import AENetConfig, MoEFusionConfig, TGECNetConfig
+from fusion.models.configs import AENetConfig, BlendNetConfig, MoEFusionConfig, TGECNetConfig
 from fusion.training.configs import (
     AENetLoss,
+    BlendLoss,
     CropConfig,
     FuseLoss,
     MoEFusionLoss,
@@ -30,8 +31,8 @@ class Recipe:
 
     name: str
     model_name: str
-    model: TGECNetConfig | MoEFusionConfig | AENetConfig
-    loss: RestoreLoss | FuseLoss | MoEFusionLoss | AENetLoss
+    model: TGECNetConfig | MoEFusionConfig | AENetConfig | BlendNetConfig
+    loss: RestoreLoss | FuseLoss | MoEFusionLoss | AENetLoss | BlendLoss
     optim: OptimConfig = field(default_factory=OptimConfig)
     crops: CropConfig = field(default_factory=CropConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
@@ -226,6 +227,34 @@ def aenet_tiny() -> Recipe:
     )
 
 
+def blendnet() -> Recipe:
+    """Return BlendNet (135 thousand parameters) as it is shipped: hours on two CPU cores."""
+    return Recipe(
+        "blendnet",
+        "blendnet",
+        BlendNetConfig(),
+        BlendLoss(),
+        OptimConfig(lr=1e-3, warmup_fraction=0.01, max_grad_norm=1.0),
+        CropConfig(size=128, per_image=2, tone=0.5),
+        ValidationConfig(rows=24, size=256),
+        epochs=100,
+        batch_size=8,
+    )
+
+
+def blendnet_tiny() -> Recipe:
+    """Return BlendNet narrow, on small crops: seconds on two CPU cores."""
+    return replace(
+        blendnet(),
+        name="blendnet-tiny",
+        model=BlendNetConfig((8, 12)),
+        crops=CropConfig(size=64, per_image=1, tone=0.5),
+        validation=ValidationConfig(rows=8, size=128),
+        epochs=4,
+        batch_size=4,
+    )
+
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "tgecnet-restore": tgecnet_restore,
     "tgecnet-fuse": tgecnet_fuse,
@@ -238,6 +267,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "moefusion-tiny": moefusion_tiny,
     "aenet": aenet,
     "aenet-tiny": aenet_tiny,
+    "blendnet": blendnet,
+    "blendnet-tiny": blendnet_tiny,
 }
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusion.training.configs import AENetLoss, FuseLoss, MoEFusionLoss, RestoreLoss
+from fusion.training.configs import AENetLoss, BlendLoss, FuseLoss, MoEFusionLoss, RestoreLoss
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -61,6 +61,10 @@ def _both_and_clean(sample: Any, rng: np.random.Generator | None, identity_proba
     return {name: name for name in ("visible", "infrared", "degraded_visible", "degraded_infrared")}
 
 
+def _pair(sample: Any, rng: np.random.Generator | None, identity_probability: float) -> Roles:
+    return {"visible": "visible", "infrared": "infrared"}
+
+
 def _pair_and_mask(sample: Any, rng: np.random.Generator | None, identity_probability: float) -> Roles:
     return {"visible": "visible", "infrared": "infrared", "mask": "boxes"}
 
@@ -86,4 +90,5 @@ STAGES: dict[str, Stage] = {
     "moefusion": Stage(MoEFusionLoss, PAIR, _pair_and_mask, PAIR, FUSION),
     "moefusion-joint": Stage(MoEFusionLoss, PAIR, _pair_and_boxes, PAIR, FUSION),  # its detectors give the attention
     "aenet": Stage(AENetLoss, PAIR, _pair_and_label, PAIR, FUSION),
+    "blend": Stage(BlendLoss, PAIR, _pair, PAIR, ("qabf_smaller", "vif_smaller", *FUSION)),
 }
