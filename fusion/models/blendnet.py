@@ -9,6 +9,7 @@ Shapes: B batch, C channels, H height, W width. Images are grey, float, in [0, 1
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -45,7 +46,7 @@ class BlendNet(nn.Module):
         self.config = config
         widths = config.widths
         self.first = layers(2 * CELL**2, widths[0])
-        pairs = list(zip(widths, widths[1:], strict=False))
+        pairs = list(pairwise(widths))
         self.down = nn.ModuleList(
             nn.Sequential(conv(above, below, stride=2), nn.LeakyReLU(0.1), layers(below, below))
             for above, below in pairs

@@ -22,13 +22,13 @@ from fusion.images.colour import luma
 from fusion.seeds import make_rng
 from fusion.training.configs import CropConfig
 from fusion.training.stages import STAGES
+from fusion.training.tone import change_tone
 
 # Luma in [0, 1], (B, 1, H, W), but "colour": RGB (B, 3, H, W). "mask", "attention": 1 inside boxes. "boxes":
 # (B, most, 5), x1 y1 x2 y2 in pixels and a place in `CropConfig.classes`, or -1 in rows that are no box.
 Batch = dict[str, Tensor]
 MIN_VISIBLE_FRACTION = 0.3  # of a box's area must lie in a crop
 MIN_BOX_PIXELS = 2.0  # width and height of a box in a crop
-FLAT_PROBABILITY, NEGATIVE_PROBABILITY = 0.02, 0.1
 
 
 def crops(sample: Sample, stage: str, config: CropConfig, seed: int, epoch: int) -> list[dict[str, np.ndarray]]:
@@ -79,29 +79,6 @@ def crop_boxes(
 ) -> np.ndarray:
     """Return boxes (n, 5), x1 y1 x2 y2 class, as they lie in a crop that was flipped; slivers are dropped."""
     high, wide = size
-
-
-def change_tone(crop: dict[str, np.ndarray], rng: np.random.Generator, probability: float) -> None:
-    """Draw gamma and gain of "visible" and "infrared" anew, each by `probability`; float32 in [0, 1], in place.
-
-    So a network sees dark, bright, flat and saturated images. An infrared image is negated now and then (hot is black
-    in some cameras), and a pair in fifty is two flat images of one level.
-    """
-    if rng.random() < FLAT_PROBABILITY * probability:
-        level = np.float32(rng.random())
-        crop |= {name: np.full_like(crop[name], level) for name in ("visible", "infrared")}
-        return
-    for name in ("visible", "infrared"):
-        if rng.random() < probability:
-            image = crop[name] ** np.float32(np.exp(rng.normal(0, 0.35)))
-            gain = np.float32(np.exp(rng.uniform(-1.2, 0.2)))
-            crop[name] = np.clip(image * gain + np.float32(rng.uniform(0, max(1 - gain, 0)) * 0.5), 0, 1)
-    if rng.random() < NEGATIVE_PROBABILITY * probability:
-        crop["infrared"] = 1 - crop["infrared"]
-
-
-def crop_boxes(boxes_n5: np.ndarray, top: int, left: int, size: int, down: bool, across: bool) -> np.ndarray:
-    """Return boxes (n, 5), x1 y1 x2 y2 class, as they lie in a square crop that was flipped; slivers are dropped."""
     moved_n4 = boxes_n5[:, :4] - np.array([left, top, left, top], np.float32)
     inside_n4 = moved_n4.clip(0, [wide, high, wide, high])
     sides_n2 = inside_n4[:, 2:] - inside_n4[:, :2]
