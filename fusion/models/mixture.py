@@ -31,8 +31,9 @@ def mixture(
     `w1` is (N, D, F), `b1` (N, F), `w2` (N, F, D), `b2` (N, D). Under autocast the products run in its type; the
     log-sum-exp always in float32 or better. Differentiable once in all but `experts_TK`.
     """
-    if torch.is_autocast_enabled(x_TD.device.type):
-        dtype = torch.get_autocast_dtype(x_TD.device.type)
+    device = x_TD.device.type
+    if torch.is_autocast_enabled(device):  # on a CPU small products are slower in bfloat16
+        dtype = torch.float32 if device == "cpu" else torch.get_autocast_dtype(device)
         x_TD, w1, b1, w2, b2 = (tensor.to(dtype) for tensor in (x_TD, w1, b1, w2, b2))
     pad = -w1.shape[2] % ALIGN
     w1, b1, w2 = F.pad(w1, (0, pad)), F.pad(b1, (0, pad)), F.pad(w2, (0, 0, 0, pad))

@@ -54,6 +54,14 @@ def check_validation(recipe: Recipe) -> None:
         raise UserError(f"validation.metrics: unknown metric {unknown[0]!r}. Known: {known}.")
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device itself computes bfloat16: GPUs since 2020, CPUs with AVX-512 BF16 or AMX."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in names)
+
+
 def adam(model: nn.Module, optim: OptimConfig) -> torch.optim.Adam:
     """Return Adam for the parameters that are trained."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -94,12 +102,13 @@ class Engine:
     reduce: Callable[[Numbers], Numbers] = lambda numbers: numbers  # sums over the workers
     epoch: int = 0  # finished epochs
     notes: tuple[str, ...] = ()  # what a user should know of how it starts
+    cpu_bf16: bool = False  # train in bfloat16 on a CPU that computes it too, as on GPUs
 
     def __post_init__(self) -> None:
         torch.manual_seed(derive_torch_seed(self.recipe.seed, "weights"))
         self.model = self.build().to(self.device)
         self.optimiser = adam(self.model, self.recipe.optim)
-        self.bf16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        self.bf16 = has_bfloat16(self.device) and (self.device.type == "cuda" or self.cpu_bf16)
         self._network: nn.Module | None = None
 
     def build(self) -> nn.Module:

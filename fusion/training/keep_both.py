@@ -15,6 +15,7 @@ from torch import Tensor
 EDGE_NOISE = 0.02  # a Sobel difference of about one grey level, below which edges do not count
 NOISE = 2.0 / 255**2  # variance of the visual noise of VIF
 TONE_CELL = 16  # pixels on a side of the means whose brightness is compared
+BRIGHTNESS = 0.7
 SHARPNESS = 12.0  # of the soft minimum; the greater, the more the smaller one counts
 
 
@@ -22,7 +23,7 @@ def keep_both_terms(fused: Tensor, visible: Tensor, infrared: Tensor) -> dict[st
     """Return the terms of BlendNet, scalars; images are (B, 1, H, W), H and W at least 32.
 
     "edges": 1 less the share of edges kept; "detail": 1 less the share of local detail; each the soft minimum over
-    both sources. "tone": how far local means leave those of both sources, and a little how far from their middle.
+    both sources. "tone": how far local means leave those of both sources, and a little how far they are from a bright mean of them.
     "range": how far values leave 0..1.
     """
     sources = torch.cat([visible, infrared], 1)
@@ -95,8 +96,12 @@ def box_mean(image_BCHW: Tensor, size: int, step: int) -> Tensor:
 
 
 def tone_error(fused_B1HW: Tensor, sources_BSHW: Tensor) -> Tensor:
-    """Return how far local means leave the range of both sources, plus a tenth of how far their middle is, (B,)."""
+    """Return how far local means are from what they should be, (B,).
+
+    That is how far they leave the range of both sources' means, and a fifth of how far they are from BRIGHTNESS of
+    the way from the darker to the brighter one: dark scenes stay readable, a bright sky stays bright.
+    """
     mean_f, means = F.avg_pool2d(fused_B1HW, TONE_CELL), F.avg_pool2d(sources_BSHW, TONE_CELL)
     low, high = means.amin(1, keepdim=True), means.amax(1, keepdim=True)
     outside = F.relu(low - mean_f) + F.relu(mean_f - high)
-    return (outside + 0.1 * (mean_f - (low + high) / 2).abs()).mean((1, 2, 3))
+    return (outside + 0.2 * (mean_f - torch.lerp(low, high, BRIGHTNESS)).abs()).mean((1, 2, 3))

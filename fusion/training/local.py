@@ -70,7 +70,8 @@ def train(
     per_epoch = len(samples) * chosen.crops.per_image // chosen.batch_size
     if not per_epoch:
         raise UserError(f"{len(samples)} pairs give no batch of {chosen.batch_size}. Give more pairs.")
-    engine = Engine(chosen, per_epoch, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    engine = Engine(chosen, per_epoch, device, cpu_bf16=True)
     history: list[Numbers] = []
     saved = out / "checkpoint"
     if saved.exists():

@@ -52,13 +52,14 @@ def test_soft_minimum_leans_to_the_smaller():
     assert least[1] == pytest.approx(0.4)
 
 
-def test_tone_is_free_between_the_sources_and_costs_outside():
+def test_tone_is_best_at_the_bright_side_of_the_middle_and_dear_outside():
     sources = torch.full((1, 2, 64, 64), 0.2)
     sources[:, 1] = 0.6
-    errors = [float(tone_error(torch.full((1, 1, 64, 64), level), sources)) for level in (0.4, 0.25, 0.1, 0.9)]
-    assert errors[0] == pytest.approx(0, abs=1e-6)
-    assert errors[1] < 0.1 * errors[2] + 0.02
-    assert errors[3] > 0.3
+    errors = {level: float(tone_error(torch.full((1, 1, 64, 64), level), sources)) for level in (0.48, 0.25, 0.1, 0.9)}
+    assert errors[0.48] == pytest.approx(0, abs=1e-5)
+    assert errors[0.25] == pytest.approx(0.2 * 0.23, abs=1e-5)
+    assert errors[0.1] == pytest.approx(0.1 + 0.2 * 0.38, abs=1e-5)
+    assert errors[0.9] == pytest.approx(0.3 + 0.2 * 0.42, abs=1e-5)
 
 
 def test_values_beyond_the_range_cost(pair):
