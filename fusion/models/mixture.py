@@ -38,7 +38,8 @@ def mixture(
     pad = -w1.shape[2] % ALIGN
     w1, b1, w2 = F.pad(w1, (0, pad)), F.pad(b1, (0, pad)), F.pad(w2, (0, 0, 0, pad))
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x_TD, log_weights_TK, w1, b1, w2, b2))
-    y_TD: Tensor = _Mixture.apply(keep, x_TD, experts_TK, log_weights_TK, w1, b1, w2, b2)
+    with torch.autocast(device, enabled=False):  # types are chosen above
+        y_TD: Tensor = _Mixture.apply(keep, x_TD, experts_TK, log_weights_TK, w1, b1, w2, b2)
     return y_TD
 
 
