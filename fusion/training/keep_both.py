@@ -23,8 +23,8 @@ def keep_both_terms(fused: Tensor, visible: Tensor, infrared: Tensor) -> dict[st
     """Return the terms of BlendNet, scalars; images are (B, 1, H, W), H and W at least 32.
 
     "edges": 1 less the share of edges kept; "detail": 1 less the share of local detail; each the soft minimum over
-    both sources. "tone": how far local means leave those of both sources, and a little how far they are from a bright mean of them.
-    "range": how far values leave 0..1.
+    both sources. "tone": how far local means leave those of both sources, and a little how far they are from a bright
+    mean of them. "range": how far values leave 0..1.
     """
     sources = torch.cat([visible, infrared], 1)
     return {
