@@ -64,7 +64,8 @@ class CorpusConfig:
 
     def __post_init__(self) -> None:
         expand_preset(self.preset)
-        if find_quota(self.preset) is None and parse_data_sets(self.data_sets):
+        quota, data_sets = find_quota(self.preset), parse_data_sets(self.data_sets)  # both tell what cannot be read
+        if data_sets and quota is None:
             raise UserError(f"--data-sets is for presets with numbers of samples; --preset {self.preset} has none.")
         for name in ("val_fraction", "test_fraction"):
             if not 0 <= getattr(self, name) < 1:

@@ -57,7 +57,7 @@ def check_validation(recipe: Recipe) -> None:
 def has_bfloat16(device: torch.device) -> bool:
     """Whether the device itself computes bfloat16: GPUs since 2020, CPUs with AVX-512 BF16 or AMX."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in names)
 

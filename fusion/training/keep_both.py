@@ -76,7 +76,7 @@ def detail_kept(fused_B1HW: Tensor, sources_BSHW: Tensor) -> Tensor:
     for size, step in ((9, 2), (5, 1), (5, 1)):
         products = (sources_BSHW.square(), fused_B1HW.square(), sources_BSHW * fused_B1HW)
         means = box_mean(torch.cat([sources_BSHW, fused_B1HW, *products], 1), size, step)
-        mean_a, mean_f, square_a, square_f, product = means.split([2, 1, 2, 1, 2], 1)
+        mean_a, mean_f, square_a, square_f, product = torch.split(means, [2, 1, 2, 1, 2], 1)
         s = (square_a - mean_a.square()).clamp_min(0)
         covariance = product - mean_a * mean_f
         gain = (covariance / (s + 1e-6)).clamp_min(0)

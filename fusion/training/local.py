@@ -12,7 +12,7 @@ import argparse
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def read_samples(folders: Sequence[str], skip: Callable[[str], bool] = lambda ke
 
 
 def train(
-    chosen: Recipe, samples: Sequence[Sample], held_out: dict[str, Sequence[Sample]], out: Path, every: int = 5
+    chosen: Recipe, samples: Sequence[Sample], held_out: Mapping[str, Sequence[Sample]], out: Path, every: int = 5
 ) -> list[Numbers]:
     """Train to the recipe's last epoch and return the numbers of every epoch; goes on from `out`/checkpoint.
 

@@ -19,8 +19,8 @@ def change_tone(crop: dict[str, np.ndarray], rng: np.random.Generator, probabili
         return
     for name in ("visible", "infrared"):
         if rng.random() < probability:
-            image = crop[name] ** np.float32(np.exp(rng.normal(0, 0.35)))
-            gain = np.float32(np.exp(rng.uniform(-1.2, 0.2)))
-            crop[name] = np.clip(image * gain + np.float32(rng.uniform(0, max(1 - gain, 0)) * 0.5), 0, 1)
+            gamma, gain = float(np.exp(rng.normal(0, 0.35))), float(np.exp(rng.uniform(-1.2, 0.2)))
+            lift = float(rng.uniform(0, max(1 - gain, 0.0))) / 2
+            crop[name] = np.clip(crop[name] ** np.float32(gamma) * np.float32(gain) + np.float32(lift), 0, 1)
     if rng.random() < NEGATIVE_PROBABILITY * probability:
         crop["infrared"] = 1 - crop["infrared"]

@@ -148,7 +148,7 @@ def test_values_are_checked_as_always():
     with pytest.raises(UserError, match=r"optim\.lr"):
         OptimConfig(lr=0)
     for change in ({"epochs": 0}, {"batch_size": 0}):
-        with pytest.raises(UserError, match="epochs and batch_size"):
+        with pytest.raises(UserError, match="epochs, batch_size and repeats"):
             replace(recipe("tgecnet-fuse-tiny"), **change)
 
 

@@ -98,4 +98,4 @@ def test_choices_of_the_command_line(command, folder, tmp_path):
         assert code == 2 and part in err.strip().splitlines()[-1]
     with pytest.raises(UserError, match="unknown metric"):
         choose(["en", "ssimm"])
-    assert len(METRICS) == 24
+    assert len(METRICS) == 30
