@@ -48,6 +48,7 @@ ADDED_CONFIG_FIELDS: dict[str, dict[str, Any]] = {
 }
 ADDED_COMMON_FIELDS: dict[str, Any] = {
     "crops.box_attention": False,
+    "crops.tone": 0.0,
     "crops.resize": [0, 0],
     "optim.batch_scaling": "sqrt",
     "detectors_optim.batch_scaling": "sqrt",
