@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -22,10 +23,14 @@ from fusion import checkpoint
 from fusion.config import to_dict
 from fusion.data.corpus import Sample
 from fusion.data.pairs import BadPair, find_pairs, read_pair
+from fusion.data.shards import make_sample
 from fusion.errors import UserError
+from fusion.seeds import make_rng
 from fusion.training.crops import training_batches, validation_batches
 from fusion.training.engine import Engine, Numbers
 from fusion.training.recipes import Recipe, recipe
+
+OLD = "checkpoint.old"
 
 
 def read_samples(folders: Sequence[str], skip: Callable[[str], bool] = lambda key: False) -> list[Sample]:
@@ -40,22 +45,8 @@ def read_samples(folders: Sequence[str], skip: Callable[[str], bool] = lambda ke
             except BadPair as error:
                 print(f"{ref.key}: {error}; left out", flush=True)
                 continue
-            samples.append(
-                Sample(
-                    key=f"{Path(folder).name}_{pair.key}",
-                    split="train",
-                    source=ref.source,
-                    degradation="clean",
-                    level="0",
-                    parameters="{}",
-                    visible=pair.visible,
-                    infrared=pair.infrared,
-                    degraded_visible=pair.visible,
-                    degraded_infrared=pair.infrared,
-                    boxes=pair.boxes,
-                    classes=pair.classes,
-                )
-            )
+            own = replace(ref, key=f"{Path(folder).name}_{ref.key}", split="train")
+            samples.append(make_sample(own, pair, "clean", seed=0))  # which draws nothing
     return samples
 
 
@@ -74,6 +65,8 @@ def train(
     engine = Engine(chosen, per_epoch, device, cpu_bf16=True)
     history: list[Numbers] = []
     saved = out / "checkpoint"
+    if not saved.exists() and (out / OLD).exists():  # killed between the two steps of `_save`
+        os.rename(out / OLD, saved)
     if saved.exists():
         state = checkpoint.read_state(saved)
         if checkpoint.read_config(saved) != chosen.model:
@@ -84,8 +77,7 @@ def train(
     batches = {name: list(validation_batches(kept, engine.stage, size)) for name, kept in held_out.items()}
     while engine.epoch < chosen.epochs:
         epoch, start = engine.epoch, time.perf_counter()
-        order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(chosen.seed + epoch)).tolist()
-        shuffled = (samples[i] for i in order)
+        shuffled = (samples[i] for i in make_rng(chosen.seed, "order", epoch).permutation(len(samples)))
         losses = engine.train_epoch(
             training_batches(shuffled, engine.stage, chosen.crops, chosen.batch_size, chosen.seed, epoch)
         )
@@ -102,7 +94,7 @@ def train(
 
 def _save(engine: Engine, folder: Path, history: list[Numbers]) -> None:
     """Write the new checkpoint beside the old one, then put it in its place."""
-    fresh, old = folder.with_name("checkpoint.new"), folder.with_name("checkpoint.old")
+    fresh, old = folder.with_name("checkpoint.new"), folder.with_name(OLD)
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
     engine.save(fresh, {"history": history, "recipe": to_dict(engine.recipe)})
@@ -122,9 +114,19 @@ def main() -> None:
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    try:
+        _run(args)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+def _run(args: argparse.Namespace) -> None:
     chosen = recipe(args.recipe)
-    if args.epochs:
+    if args.epochs is not None:
         chosen = replace(chosen, epochs=args.epochs)
+    if args.skip and not Path(args.skip).is_file():
+        raise UserError(f"--skip {args.skip}: there is no such file.")
     skipped = set(Path(args.skip).read_text().split()) if args.skip else set()
     samples = read_samples(args.pairs, skipped.__contains__)
     held_out = {Path(folder).name: read_samples([folder]) for folder in args.held_out}
