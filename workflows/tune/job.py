@@ -37,12 +37,12 @@ from workflows.tune.plan import (
     plan_search,
     with_objective_metrics,
 )
-from workflows.tune.records import TrialRecord, ended_trials, read_records
+from workflows.tune.records import TrialRecord, ended_trials, metric_key, read_records
 from workflows.tune.resources import CPU_OVERSUBSCRIPTION, TrialResources, plan_resources
-from workflows.tune.results import tables, write_results
+from workflows.tune.results import save_tables, tables, write_results
 from workflows.tune.search import run_search
 from workflows.tune.two_stage import OBJECTIVE as FIRST_OBJECTIVE
-from workflows.tune.two_stage import first_stage_out, first_stage_plan, write_blocked, write_first_stage_tables
+from workflows.tune.two_stage import first_stage_out, first_stage_plan, write_blocked
 
 
 def run(args: Args, command: list[str]) -> None:
@@ -109,7 +109,7 @@ def search_first_stage(
         run_search(first_args, first, {FIRST_OBJECTIVE: True}, there, resources)
     records = read_records(first_args.out)
     blocked = write_blocked(args.out, plan, records, ended)
-    write_first_stage_tables(args.out, tables(records, first), first)
+    save_tables(first_args.out, *tables(records, first), first, [metric_key(FIRST_OBJECTIVE)])
     return blocked
 
 

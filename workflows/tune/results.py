@@ -35,14 +35,7 @@ def write_results(args: Args, command: list[str], objectives: Mapping[str, bool]
     errors = [record.error for record in records.values() if record.state == FAILED]
     if len(errors) == len(records):
         raise UserError(f"all {len(records)} trials failed, the first with: {errors[0]}")
-    table = summary(trials, plan.names, keys)
-
-    def save(name: str, frame: pd.DataFrame) -> None:
-        storage.write_text(storage.join(args.out, name), frame.to_csv(index=False, float_format="%.10g"))
-
-    save("trials.csv", trials)
-    save("curves.csv", curves)
-    save("summary.csv", table)
+    table = save_tables(args.out, trials, curves, plan, keys)
     for name, picture in pictures(trials, curves, plan, keys).items():
         storage.write_bytes(storage.join(args.out, "figures", f"{name}.svg"), picture)
     best = table.iloc[0]
@@ -56,6 +49,14 @@ def write_results(args: Args, command: list[str], objectives: Mapping[str, bool]
     for error in dict.fromkeys(errors):
         log_progress(f"failed: {error}")
     print(f"{args.out}: the best is {best['label']}; its recipe is {storage.join(args.out, 'best.json')}")
+
+
+def save_tables(out: str, trials: pd.DataFrame, curves: pd.DataFrame, plan: Plan, keys: Sequence[str]) -> pd.DataFrame:
+    """Write trials.csv, curves.csv and summary.csv, and return the summary."""
+    table = summary(trials, plan.names, keys)
+    for name, frame in {"trials": trials, "curves": curves, "summary": table}.items():
+        storage.write_text(storage.join(out, f"{name}.csv"), frame.to_csv(index=False, float_format="%.10g"))
+    return table
 
 
 def tables(records: Mapping[str, TrialRecord], plan: Plan) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 from fusion import storage
 from fusion.config import fingerprint
 from fusion.errors import UserError
-from fusion.report.trials import summary
 from fusion.training.stages import STAGES
 from fusion.training.two_stage import RESTORE, changes_stage_1
-from workflows.tune.records import FAILED, FINISHED, STOPPED, TrialRecord, metric_key, trial_name, write_record
+from workflows.tune.records import FAILED, FINISHED, STOPPED, TrialRecord, trial_name, write_record
 
 if TYPE_CHECKING:
     from workflows.tune.plan import Plan
@@ -77,12 +76,3 @@ def write_blocked(
         reasons = [record.error for record in first.values() if record.error]
         raise UserError(f"stage 1 was finished for no setting; the first failed with: {(reasons or ['no reason'])[0]}")
     return blocked
-
-
-def write_first_stage_tables(out: str, tables: tuple[Any, Any], plan: Plan) -> None:
-    """Write OUT/restore/trials.csv, curves.csv and summary.csv of the trainings of stage 1."""
-    trials, curves = tables
-    frames = {"trials": trials, "curves": curves, "summary": summary(trials, plan.names, [metric_key(OBJECTIVE)])}
-    for name, frame in frames.items():
-        text = frame.to_csv(index=False, float_format="%.10g")
-        storage.write_text(storage.join(first_stage_out(out), f"{name}.csv"), text)
