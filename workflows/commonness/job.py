@@ -55,7 +55,8 @@ from workflows.evolve import train as evolve_train
 from workflows.evolve.store import mix_tasks
 from workflows.outputs import claim_output, completing
 from workflows.provenance import provenance
-from workflows.variants.job import read_evolved_pairs, score_pairs
+from workflows.variants.job import read_evolved_pairs
+from workflows.variants.score import score_pairs
 
 
 def run(args: Args, command: list[str]) -> None:

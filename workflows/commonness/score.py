@@ -10,17 +10,14 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from fusion import inference
 from fusion.data.finding import PairRef, Rejected
-from fusion.images.colour import to_grey
-from fusion.metrics import score
-from fusion.metrics.triplet import to_batch
 from fusion.models.aenet import AENet
 from fusion.models.configs import AENetConfig
 from fusion.training.commonness import Weights, fold_norms
 from fusion.training.evolution import mean_score
 from workflows.cluster.parallel import in_parallel
 from workflows.inputs import PairUnit, pair_units, read_items
+from workflows.variants.score import fuse_and_score
 
 
 class Key(NamedTuple):
@@ -87,7 +84,6 @@ def score_sum(task: SumTask) -> list[SumScore]:
     results = []
     for item in read_items(task.unit):
         if not isinstance(item, Rejected):
-            fused = inference.fuse(model, to_grey(item.visible), item.infrared)
-            values = score(to_batch(fused), to_batch(item.visible), to_batch(item.infrared), ("e2",))
-            results.append(SumScore(task.key, task.pairs_of, item.key, float(values["e2"][0])))
+            e2 = fuse_and_score(model, item, ("e2",))["e2"]
+            results.append(SumScore(task.key, task.pairs_of, item.key, e2))
     return results

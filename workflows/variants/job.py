@@ -16,20 +16,17 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fusion import checkpoint, inference, realtime, storage
-from fusion.data.finding import PairRef, Rejected
+from fusion import checkpoint, storage
+from fusion.data.finding import PairRef
 from fusion.data.pairs import find_pairs
 from fusion.data.splits import FILE, read_frozen_splits
 from fusion.errors import UserError
-from fusion.images.colour import to_grey
-from fusion.metrics import score
-from fusion.metrics.triplet import to_batch
 from fusion.models.aenet import BLOCKS
 from fusion.models.configs import AENetConfig
 from fusion.models.costs import NetworkCost, count_costs
@@ -40,16 +37,15 @@ from workflows.cluster.parallel import in_parallel
 from workflows.console import log_progress
 from workflows.evolve import train as evolve_train
 from workflows.evolve.store import LabelledPair, count_evolutions, labelled_pairs, mix_tasks, read_labels
-from workflows.inputs import PairUnit, pair_units, read_items
 from workflows.outputs import claim_output, completing
 from workflows.provenance import provenance
 from workflows.variants.costs import ALL_NETWORKS, block_costs, write_costs
 from workflows.variants.options import Args
+from workflows.variants.score import METRICS, mean_metrics
 
 if TYPE_CHECKING:
     import pandas as pd
 
-METRICS = ("e2", "niqe", "ssim", "en", "psnr", "brenner", "viff")
 TIMED_SIZE = (400, 400)
 NUM_TURNS = 12
 OF_TASK = "e2_of_"  # begins the columns of E2 on one of several tasks
@@ -69,22 +65,6 @@ class EvolvedPairs:
     number: int
     labelled: list[LabelledPair]
     held_out: list[PairRef]
-
-
-@dataclass(frozen=True)
-class NetworkTask:
-    """A few pairs that a network fuses."""
-
-    checkpoint: str
-    unit: PairUnit
-
-
-@dataclass(frozen=True)
-class PairMetrics:
-    """The metrics of a network's result on a pair."""
-
-    key: str
-    values: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -234,43 +214,6 @@ def train_and_score(
         row |= {f"{OF_TASK}{name}": task["e2"] for name, task in means.items()}
     storage.write_text(path, json.dumps(row) + "\n")
     return row
-
-
-def mean_metrics(what: str, refs: Sequence[PairRef], trained: str) -> dict[str, float]:
-    """Return metric -> mean over the pairs on which it is finite; those left out are told, as of `what`."""
-    scored = 0
-    finite: dict[str, list[float]] = {name: [] for name in METRICS}
-    for result in score_pairs(refs, trained):
-        scored += 1
-        for name, value in result.values.items():
-            finite[name] += [value] if math.isfinite(value) else []
-    for name, values in finite.items():
-        if len(values) < len(refs):
-            unread = f", {len(refs) - scored} cannot be read" if scored < len(refs) else ""
-            log_progress(f"{what}: {name} is the mean of {len(values)} of {len(refs)} held-out pairs{unread}")
-    return {name: sum(values) / len(values) if values else math.nan for name, values in finite.items()}
-
-
-def score_pairs(refs: Sequence[PairRef], checkpoint_path: str) -> Iterator[PairMetrics]:
-    """Score a network on pairs, on Ray; those that cannot be read are left out."""
-    path = storage.absolute(checkpoint_path)
-    return in_parallel([NetworkTask(path, unit) for unit in pair_units(refs)], score_network)
-
-
-def score_network(task: NetworkTask) -> list[PairMetrics]:
-    """Compute the metrics of a network on a few pairs, in a Ray task."""
-    torch.set_num_threads(1)
-    model = realtime.fastest(checkpoint.load(checkpoint.fetch(task.checkpoint)).model, "cpu", threads=1)
-    results = []
-    for item in read_items(task.unit):
-        if isinstance(item, Rejected):
-            continue
-        fused = inference.fuse(model, to_grey(item.visible), item.infrared)
-        metrics = score(to_batch(fused), to_batch(item.visible), to_batch(item.infrared), METRICS)
-        values = {name: float(value[0]) for name, value in metrics.items()}
-        values["brenner"] /= item.infrared.size  # per pixel, as pairs have different sizes
-        results.append(PairMetrics(item.key, values))
-    return results
 
 
 def measure_costs(checkpoints: dict[str, str]) -> list[BlockCost]:
