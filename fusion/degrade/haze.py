@@ -63,9 +63,8 @@ def apply(
     # exp in float64, rounded afterwards: its float32 form differs between processors in the last bit
     t_HW = np.exp(-strength * depth_HW.astype(np.float64)).astype(np.float32)
     hazy_HWC = np.empty_like(image_HWC)
-    for c, air in enumerate(
-        draws.airlight[: image_HWC.shape[2]]
-    ):  # broadcasting over the three channels took three times as long
+    airlight = draws.airlight[: image_HWC.shape[2]]
+    for c, air in enumerate(airlight):  # broadcasting over the three channels took three times as long
         hazy_HWC[..., c] = (image_HWC[..., c] - np.float32(air)) * t_HW + np.float32(air)
     red, green, blue = draws.airlight
     used: dict[str, float | str] = {"beta": strength, "airlight_r": red, "airlight_g": green, "airlight_b": blue}

@@ -60,9 +60,10 @@ def run_block(x_BCHW: Tensor, weights: BlockWeights) -> Tensor:
     """Return x + attention(norm(x)), then that + feed-forward(norm(that)): (B, C, H, W), channels last in memory."""
     x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
     out = torch.empty_like(x_BCHW)
+    chunks = list(_chunks(weights))
     for i in range(x_BCHW.shape[0]):
         middle = _add_attention(x_BCHW[i : i + 1], weights)
-        _add_feed_forward(middle, weights, out[i : i + 1])
+        _add_feed_forward(middle, weights, chunks, out[i : i + 1])
     return out
 
 
@@ -91,10 +92,9 @@ def _add_attention(x_1CHW: Tensor, w: BlockWeights) -> Tensor:
     return _pointwise_add(values, joint_CC[:, :, None, None], x_1CHW)
 
 
-def _add_feed_forward(x_1CHW: Tensor, w: BlockWeights, out_1CHW: Tensor) -> None:
+def _add_feed_forward(x_1CHW: Tensor, w: BlockWeights, chunks: list[_Chunk], out_1CHW: Tensor) -> None:
     """Write x + feed-forward(norm(x)) into `out`, some of the hidden channels at a time."""
     height, width = x_1CHW.shape[2:]
-    chunks = list(_chunks(w))
     for strip in _strips(height, width):
         normed = _norm(x_1CHW[:, :, strip.wide], w.norm2_weight_C, w.norm2_bias_C)
         total = x_1CHW[:, :, strip.rows]

@@ -95,11 +95,6 @@ class AENetLoss:
     ssim: float = 1.0
 
 
-# The exponent of (batch of all workers / batch of the recipe) by which the rate is multiplied. Adam divides a gradient
-# by its own size, so its steps want the root (Malladi et al., NeurIPS 2022); "linear" is the rule for SGD.
-BATCH_SCALING = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
-
-
 @dataclass(frozen=True)
 class BlendLoss:
     """Weights of BlendNet, see `fusion.training.keep_both`."""
@@ -108,6 +103,11 @@ class BlendLoss:
     detail: float = 0.7
     tone: float = 2.0
     range: float = 5.0
+
+
+# The exponent of (batch of all workers / batch of the recipe) by which the rate is multiplied. Adam divides a gradient
+# by its own size, so its steps want the root (Malladi et al., NeurIPS 2022); "linear" is the rule for SGD.
+BATCH_SCALING = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
 
 
 @dataclass(frozen=True)
